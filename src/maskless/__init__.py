@@ -1,0 +1,63 @@
+"""maskless: any-order, parallel generation of discrete data without masks.
+
+Names are imported when they are first used, so that `import maskless` is quick and does not load torch.
+"""
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from maskless.api.load import load
+    from maskless.api.logprob import LogProb
+    from maskless.api.text import Completion, TextModel
+    from maskless.data.tokenizer import load_tokenizer, train_bpe
+    from maskless.decoding import (
+        Adaptive,
+        Ancestral,
+        Blockwise,
+        Canvas,
+        Choice,
+        Confidence,
+        EntropyBound,
+        LeftToRight,
+        Margin,
+        Noise,
+        Random,
+        Sampler,
+        SamplerOptions,
+        Scheduled,
+        Spaced,
+    )
+    from maskless.models import AutoregressiveConfig, MaskedConfig, PartitionConfig, build
+    from maskless.training.run import train
+
+_HOMES = {
+    "maskless.api.load": ("load",),
+    "maskless.api.logprob": ("LogProb",),
+    "maskless.api.text": ("Completion", "TextModel"),
+    "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
+    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "LeftToRight", "Margin", "Noise",
+                          "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
+    "maskless.models": ("AutoregressiveConfig", "MaskedConfig", "PartitionConfig", "build"),
+    "maskless.training.run": ("train",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "Choice", "Completion", "Confidence", "EntropyBound", "LeftToRight",
+    "LogProb", "Margin", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "TextModel",
+    "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module maskless has no name {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
