@@ -1,0 +1,109 @@
+"""Which token: temperature, top-k, nucleus, and the draw, on the queried sites only.
+
+B rows, Q queried sites, D width, V vocabulary, n queries of a chunk.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskless.decoding.noise import Pick
+
+Head = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n V"]]
+Measure = Callable[[Float[Tensor, "n V"]], Float[Tensor, " n"]]     # what an order wants to know of each law (margin, entropy)
+
+
+class Draw(NamedTuple):
+    """The tokens drawn, the log-probability of each under the law it was drawn from, and the order's measure of that law."""
+
+    token: Int[Tensor, "B Q"]
+    logp: Float[Tensor, "B Q"]
+    measure: Float[Tensor, "B Q"] | None
+    trouble: Bool[Tensor, ""]                                       # a law was not finite or allowed no token
+
+
+def top_k(logits: Float[Tensor, "n V"], k: int) -> Float[Tensor, "n V"]:
+    """-inf below the k-th largest logit of each row (ties with it stay)."""
+    least = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def nucleus(logits: Float[Tensor, "n V"], p: float) -> Float[Tensor, "n V"]:
+    """-inf outside the smallest prefix of the descending sort whose probability exceeds p (Holtzman et al. 2020; the crossing token stays)."""
+    best, order = logits.sort(dim=-1, descending=True)
+    mass = best.softmax(-1)
+    drop = mass.cumsum(-1) - mass > p
+    drop[:, 0] = False
+    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a token is drawn from its logits.
+
+    Args:
+        temperature: divides the logits; 0 takes the most probable token.
+        top_k: keep the k most probable tokens; 0 keeps all.
+        top_p: nucleus mass; 1 keeps all.
+        forbid: ids never drawn, beside those the model forbids (BOS and padding when a gap is filled).
+        chunk: queries whose logits are held at once, so that (B, Q, V) never exists.
+
+    Raises:
+        ValueError: for values out of range.
+
+    Example:
+        >>> Choice(top_k=2).law(torch.tensor([[0.0, 0.0, -1.0]]), None).exp().round(decimals=3).tolist()
+        [[0.5, 0.5, 0.0]]
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    forbid: tuple[int, ...] = ()
+    chunk: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature {self.temperature} is not a finite number >= 0; "
+                             "1 samples the model's own law, 0 takes the most probable token")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"top_k {self.top_k} must be >= 0 (0 keeps all) and top_p {self.top_p} in (0, 1] (1 keeps all)")
+
+    def law(self, logits: Float[Tensor, "n V"], allowed: Bool[Tensor, "... V"] | None) -> Float[Tensor, "n V"]:
+        """Log-probabilities after allowed ids, temperature, top-k and nucleus, in float32 at least."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        if self.forbid:
+            logits = logits.clone()
+            for id in self.forbid:
+                logits[:, id] = -torch.inf
+        if self.temperature not in (0, 1):
+            logits = logits / self.temperature
+        if self.top_k:
+            logits = top_k(logits, self.top_k)
+        if self.top_p < 1:
+            logits = nucleus(logits, self.top_p)
+        return logits.log_softmax(-1)
+
+    def __call__(self, hidden: Float[Tensor, "B Q D"], head: Head, *, allowed: Bool[Tensor, " V"] | None, pick: Pick,
+                 measure: Measure | None = None) -> Draw:
+        """Draw a token for every query, in chunks of rows of the flattened (B * Q, D)."""
+        flat = hidden.flatten(0, 1)
+        tokens, logps, measures = [], [], []
+        for start in range(0, len(flat), self.chunk):
+            span = slice(start, start + self.chunk)
+            logp = self.law(head(flat[span]), allowed)
+            token = logp.argmax(-1) if self.temperature == 0 else pick(logp, span)
+            tokens.append(token)
+            logps.append(logp.gather(-1, token[:, None].clamp(max=logp.shape[-1] - 1))[:, 0])
+            if measure is not None:
+                measures.append(measure(logp))
+        shape, drawn = hidden.shape[:2], torch.cat(logps)
+        # A law with one NaN, or with no allowed token, is NaN everywhere after log-softmax: the drawn token's entry tells.
+        return Draw(torch.cat(tokens).view(shape), drawn.view(shape), torch.cat(measures).view(shape) if measures else None, drawn.isnan().any())

@@ -1,0 +1,99 @@
+"""The one loop that every sampler is.
+
+B rows, L sites, Q queried sites, D width, V vocabulary.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maskless.decoding.canvas import Canvas, Sites
+from maskless.decoding.choice import Choice, Draw, Head
+from maskless.decoding.noise import Noise
+from maskless.decoding.order import Order
+from maskless.decoding.plan import Step, place
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A model opened on one decode, with the caches of that decode.
+
+    A site's hidden state is finite and depends on the canvas's log alone, never on which other sites were asked, nor on padding or batch.
+    Rows not in `step.rows` may get anything finite.
+    """
+
+    @property
+    def head(self) -> Head:
+        """(n, D) -> (n, V), affine."""
+        ...
+
+    @property
+    def allowed(self) -> Bool[Tensor, " V"] | None:
+        """False on ids never drawn; None where every id may be."""
+        ...
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]: ...
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one step did; `kept` marks the slots that became known."""
+
+    step: Step
+    sites: Sites
+    draw: Draw
+    kept: Bool[Tensor, "B Q"]
+
+
+@torch.inference_mode()
+def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order: Order, choice: Choice, noise: Noise,
+           stop_at: int | None = None) -> Iterator[Record]:
+    """Reveal sites step by step; the canvas holds the result.
+
+    Args:
+        predictor: a model, opened; guided already where guidance is wanted.
+        canvas: what is known; changed in place.
+        steps: a plan, made on the host.
+        stop_at: an EOS id: see `Canvas.stop_at`.
+
+    Yields:
+        a `Record` for every call of the predictor: their number is the NFE.
+    """
+    device = canvas.count.device
+    order_at_work = order.start(canvas, steps, noise)
+    reads = order.adaptive or stop_at is not None
+    for step in place(steps, device):
+        slots = order_at_work.propose(canvas, step)
+        if slots.index.shape[1] == 0:
+            continue
+        hidden = predictor(canvas, canvas.lift(slots), step)
+        draw = choice(hidden, predictor.head, allowed=predictor.allowed, pick=noise.picker(slots, step.index), measure=order_at_work.measure)
+        kept = order_at_work.keep(slots, draw, step)
+        canvas.trouble = canvas.trouble | draw.trouble
+        canvas.commit(slots, draw.token, kept, None if reads else step.counts)
+        yield Record(step, slots, draw, kept)
+        if stop_at is not None:
+            canvas.stop_at(stop_at)
+        if reads:
+            canvas.look()
+            if not canvas.open.any():
+                break
+
+
+def check(canvas: Canvas) -> None:
+    """Read, once, whether any law was not finite.
+
+    Raises:
+        ValueError: if a law was NaN or allowed no token.
+    """
+    if bool(canvas.trouble):
+        raise ValueError("the model gave a law that is not finite or allows no token; the weights hold NaN or every token is forbidden: "
+                         "check the checkpoint, or decode in float32")
+
+
+Callback = Callable[[Canvas, Record], None]

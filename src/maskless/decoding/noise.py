@@ -1,0 +1,63 @@
+"""The randomness of a decode: a pure function of (row seed, step, site, purpose).
+
+B rows, Q queried sites, V vocabulary. A row's noise is the same alone, in any batch, chunk and device.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from maskless.decoding.canvas import Sites
+from maskless.noise import uniform
+
+ORDER, TOKEN, PLAN, SCORE, REMASK = range(5)                        # purposes
+
+Pick = Callable[[Float[Tensor, "n V"], slice], Int[Tensor, " n"]]   # tokens of the queries in a slice of the flattened (B * Q)
+
+
+def inverse_cdf(logp: Float[Tensor, "n V"], u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The first token whose cumulative probability exceeds u, summed in float64: never a token of probability 0."""
+    sums = logp.exp().cumsum(-1, dtype=u.dtype)
+    below = u.clamp(max=1 - 2 * torch.finfo(u.dtype).eps) * sums[:, -1]
+    return torch.searchsorted(sums, below[:, None], right=True)[:, 0].clamp(max=logp.shape[-1] - 1)
+
+
+class Noise:
+    """One seed per row.
+
+    Args:
+        seeds: B integers; rows with equal seeds draw the same.
+        device: where the decode runs.
+
+    Example:
+        >>> sites = torch.arange(4)[None]
+        >>> alone, among_64 = Noise.of(3, 1).at(TOKEN, 0, sites), Noise.of(3, 64).at(TOKEN, 0, sites)
+        >>> torch.equal(alone[0], among_64[0])
+        True
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self.host = torch.tensor(list(seeds), dtype=torch.int64)
+        self.seeds = self.host.to(device)
+
+    @staticmethod
+    def of(seed: int, rows: int, device: torch.device | str = "cpu") -> Noise:
+        """Rows seeded seed * 2^20, seed * 2^20 + 1, ...: row b of one batch is row b of any other with the same seed."""
+        return Noise([(seed << 20) + row for row in range(rows)], device)
+
+    def at(self, purpose: int, step: int, sites: Int[Tensor, "#B Q"]) -> Float[Tensor, "B Q"]:
+        """A uniform number for each site."""
+        return uniform(self.seeds[:, None], purpose, step, sites)
+
+    def on_host(self, row: int, purpose: int, size: int) -> Float[Tensor, " n"]:
+        """`size` uniform numbers of a row for the host's own draws (plans)."""
+        return uniform(self.host[row], purpose, torch.arange(size))
+
+    def picker(self, sites: Sites, step: int) -> Pick:
+        """How tokens are drawn at this step: by inverse CDF, one uniform per site."""
+        u = self.at(TOKEN, step, sites.index).flatten()
+        return lambda logp, span: inverse_cdf(logp, u[span])
+

@@ -1,0 +1,89 @@
+"""Samplers by name, for recipes and command lines."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from maskless.decoding.choice import Choice
+from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
+from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Ends, Plan, Scheduled, arccos, cosine, even
+from maskless.decoding.sampler import Sampler
+
+OrderName = Literal["random", "left-to-right", "spaced", "confidence", "margin", "entropy-bound"]
+PlanName = Literal["even", "cosine", "arccos", "ancestral"]
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """Every sampler of this library, in plain fields.
+
+    Args:
+        steps: calls of the model; None for min(64, sites to fill). An autoregressive model always takes one per site.
+        order: which sites; None for random (left-to-right for an autoregressive model).
+        plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps.
+        block: sites of a block for semi-autoregression inside the length; 0 for one block. `steps` are then those of a block.
+        temperature, top_k, top_p: which token, see `Choice`.
+        confidence_noise: Gumbel noise of the confidence order.
+        gamma: nats of the entropy-bound order.
+        guidance: strength of guidance by forgetting the prompt; 0 for none.
+        stop: finish a row at the first EOS it generates.
+
+    Example:
+        >>> SamplerOptions(steps=8, order="margin").sampler(100).order
+        Margin()
+    """
+
+    steps: int | None = None
+    order: OrderName | None = None
+    plan: PlanName = "even"
+    block: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    confidence_noise: float = 4.5
+    gamma: float = 0.1
+    guidance: float = 0.0
+    stop: bool = False
+
+    def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None, forbid: tuple[int, ...] = ()) -> Sampler:
+        """The sampler for a canvas with at most `sites` open sites in a row.
+
+        Raises:
+            ValueError: for values out of range.
+        """
+        if self.stop and eos is None:
+            raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
+        steps = min(64, max(sites, 1)) if self.steps is None else self.steps
+        order = self._order("left-to-right" if left_to_right else "random")
+        if left_to_right and order.left_to_right:
+            steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
+        guide = (lambda step: self.guidance) if self.guidance else None
+        return Sampler(self._plan(steps, order), order, Choice(self.temperature, self.top_k, self.top_p, forbid), guide, eos if self.stop else None)
+
+    def _order(self, default: OrderName) -> Order:
+        orders: dict[OrderName, Order] = {
+            "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(), "confidence": Confidence(self.confidence_noise),
+            "margin": Margin(), "entropy-bound": EntropyBound(self.gamma)}
+        return orders[self.order or default]
+
+    def _plan(self, steps: int, order: Order) -> Plan:
+        if order.adaptive:
+            inside = partial(_adaptive, steps)
+        elif self.plan == "ancestral":
+            inside = partial(_ancestral, steps)
+        else:
+            inside = partial(_scheduled, steps, {"even": even, "cosine": cosine, "arccos": arccos}[self.plan])
+        return Blockwise(self.block, inside) if self.block else inside(None)
+
+
+def _adaptive(steps: int, window: tuple[int, int] | None) -> Plan:
+    return Adaptive(steps, window=window)
+
+
+def _ancestral(steps: int, window: tuple[int, int] | None) -> Plan:
+    return Ancestral(steps, window=window)
+
+
+def _scheduled(steps: int, ends: Ends, window: tuple[int, int] | None) -> Plan:
+    return Scheduled(steps, ends, window=window)

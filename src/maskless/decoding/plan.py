@@ -1,0 +1,226 @@
+"""How many sites are revealed when: plans are lists of steps, made on the host before the loop.
+
+B rows, L sites, S steps.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from maskless.decoding.canvas import Canvas
+from maskless.decoding.noise import PLAN, Noise
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the predictor.
+
+    `counts[b]` sites of row b become known, `done[b]` were revealed by earlier steps of the plan; both are None where tokens decide
+    (then `most` only bounds them). `rows` are the rows with anything to reveal, None for all. `window` limits the step to sites start..stop-1.
+    """
+
+    index: int                          # place in the full grid, idle steps included: the noise depends on it
+    total: int
+    t: float = 1.0                      # diffusion time before the step, 1 = nothing known
+    s: float = 0.0                      # and after it
+    counts: tuple[int, ...] | None = None
+    done: tuple[int, ...] | None = None
+    most: int = 0
+    window: tuple[int, int] | None = None
+    rest: bool = False                  # reveal everything that is still open
+    n: Tensor | None = None             # counts, done and rows on the device
+    begun: Tensor | None = None
+    rows: Tensor | None = None
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, 1 at the last."""
+        return self.index / max(self.total - 1, 1)
+
+
+def place(steps: Sequence[Step], device: torch.device | str) -> list[Step]:
+    """The steps with `n`, `begun` and `rows` on the device, moved there together before the loop."""
+    if not steps or steps[0].counts is None:
+        return list(steps)
+    counts, done = (torch.tensor([getattr(step, name) for step in steps]).to(device) for name in ("counts", "done"))
+    busy = [[b for b, n in enumerate(step.counts or ()) if n] for step in steps]
+    rows = torch.tensor([b for some in busy for b in some]).to(device).split([len(some) for some in busy])
+    return [replace(step, n=n, begun=begun, rows=None if len(some) == len(n) else some)
+            for step, n, begun, some in zip(steps, counts, done, rows)]
+
+
+@runtime_checkable
+class Plan(Protocol):
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]: ...
+
+
+Ends = Callable[[int, int], list[int]]  # (sites, steps) -> how many are known after each step
+
+
+def even(sites: int, steps: int) -> list[int]:
+    """Equal numbers, the larger ones last; `steps` need not divide `sites`."""
+    return [sites * (i + 1) // steps for i in range(steps)]
+
+
+def cosine(sites: int, steps: int) -> list[int]:
+    """MaskGIT (Chang et al. 2022): few at first; at least one a step while any is left."""
+    return [min(sites, max(i + 1, round((1 - math.cos(math.pi / 2 * (i + 1) / steps)) * sites))) for i in range(steps)]
+
+
+def arccos(sites: int, steps: int) -> list[int]:
+    """Halton-MaskGIT (Besnier et al. 2025): fewer still at first; at least one a step while any is left."""
+    return [min(sites, max(i + 1, int((1 - math.acos((i + 1) / steps) / (math.pi / 2)) * sites))) for i in range(steps)]
+
+
+def _times(steps: int) -> list[float]:
+    return [1 - i / steps for i in range(steps + 1)]
+
+
+def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | None = None) -> list[Step]:
+    """Steps from counts[i][b]; steps that reveal nothing in any row vanish, the others keep their index."""
+    times, done, steps = _times(len(counts)), [0] * (len(counts[0]) if counts else 0), []
+    for i, row in enumerate(counts):
+        if any(row):
+            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), max(row), window))
+        done = [a + b for a, b in zip(done, row)]
+    return steps
+
+
+def _open_counts(canvas: Canvas, window: tuple[int, int] | None) -> list[int]:
+    open_sites = canvas.open if window is None else canvas.open[:, window[0]:window[1]]
+    return open_sites.sum(1).tolist()
+
+
+def _at_least_one(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps {steps} is below 1; a plan needs at least one step")
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A fixed number of sites per step: `even` (PGM's uniform-k, Algorithm 2), `cosine` or `arccos`. Ragged rows all finish on the last step.
+
+    Example:
+        >>> from maskless.decoding import Canvas, Noise
+        >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
+        >>> [step.counts for step in Scheduled(3)(canvas, Noise.of(0, 1))]
+        [(2,), (2,), (3,)]
+    """
+
+    steps: int
+    ends: Ends = even
+    window: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps)
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        ends = [[0, *self.ends(n, self.steps)] for n in _open_counts(canvas, self.window)]
+        return from_table([[row[i + 1] - row[i] for row in ends] for i in range(self.steps)], window=self.window)
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """The counts of MDLM's ancestral sampler (Sahoo et al. 2024): every open site is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t).
+
+    When a site is revealed does not depend on any token, so the host draws the counts before the loop; with a random order the law is
+    exactly MDLM's (and PGM's non-uniform sampler, Algorithms 3-5, with the exact binomial). The last step reveals what is left.
+
+    Example:
+        >>> from maskless.decoding import Canvas, Noise
+        >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
+        >>> sum(step.most for step in Ancestral(3)(canvas, Noise.of(0, 1)))
+        7
+    """
+
+    steps: int
+    alpha: Callable[[float], float] = lambda t: 1 - t
+    window: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.steps)
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        hidden = [1 - self.alpha(t) for t in _times(self.steps)]
+        later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64).flip(0)   # P(still unknown after step i), ascending
+        table = []
+        for row, n in enumerate(_open_counts(canvas, self.window)):
+            u = noise.on_host(row, PLAN, canvas.length)[:n].to(torch.float64)
+            step = self.steps - 1 - torch.searchsorted(later, u, right=True)
+            table.append(torch.bincount(step, minlength=self.steps).tolist())
+        return from_table([list(counts) for counts in zip(*table)], window=self.window)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Counts given as a table: counts[i][b] sites of row b at step i."""
+
+    counts: tuple[tuple[int, ...], ...]
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        return from_table(self.counts)
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Up to `steps` steps (None: as many as there are sites) whose counts the order decides from the tokens; the last reveals the rest.
+
+    Example:
+        >>> from maskless.decoding import Canvas, Noise
+        >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
+        >>> [step.rest for step in Adaptive(3)(canvas, Noise.of(0, 1))]
+        [False, False, True]
+    """
+
+    steps: int | None = None
+    window: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _at_least_one(1 if self.steps is None else self.steps)
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        most = max(_open_counts(canvas, self.window))
+        total = min(most, most if self.steps is None else self.steps)
+        times = _times(max(total, 1))
+        return [Step(i, total, times[i], times[i + 1], most=most, window=self.window, rest=i == total - 1) for i in range(total)]
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """Semi-autoregression inside L: blocks of `size` sites, left to right, each revealed by its own plan.
+
+    Args:
+        size: sites of a block; the last one may be shorter.
+        inside: makes the plan of a block from its window, e.g. `lambda window: Scheduled(8, window=window)`.
+
+    Example:
+        >>> from maskless.decoding import Canvas, Noise
+        >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
+        >>> plan = Blockwise(4, lambda window: Scheduled(1, window=window))
+        >>> [step.window for step in plan(canvas, Noise.of(0, 1))]
+        [(0, 4), (4, 7)]
+    """
+
+    size: int
+    inside: Callable[[tuple[int, int]], Plan]
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"block size {self.size} is below 1; give the number of sites of a block")
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        windows = [(start, min(start + self.size, canvas.length)) for start in range(0, canvas.length, self.size)]
+        plans = [self.inside(window)(canvas, noise) for window in windows]
+        grid = max((step.total for plan in plans for step in plan), default=0)
+        done, steps = [0] * canvas.rows, []
+        for block, plan in enumerate(plans):
+            for step in plan:
+                earlier = None if step.done is None else tuple(a + b for a, b in zip(step.done, done))
+                steps.append(replace(step, index=block * grid + step.index, total=grid * len(plans), done=earlier))
+            done = [a + b for a, b in zip(done, _open_counts(canvas, windows[block]))]
+        return steps

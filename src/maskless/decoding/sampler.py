@@ -1,0 +1,147 @@
+"""A sampler is a plan, an order, a choice and, where wanted, guidance.
+
+B rows, L sites.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from maskless.decoding.canvas import Canvas
+from maskless.decoding.choice import Choice
+from maskless.decoding.decode import Callback, Predictor, Record, check, decode
+from maskless.decoding.guidance import Guided
+from maskless.decoding.noise import REMASK, Noise
+from maskless.decoding.order import Order, Random
+from maskless.decoding.plan import Plan, Scheduled, Step
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a sampler asks of a model."""
+
+    left_to_right: ClassVar[bool]       # can only be sampled from left to right
+
+    def predictor(self) -> Predictor: ...
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a model's predictions become sequences.
+
+    Args:
+        plan: how many sites when (`Scheduled`, `Ancestral`, `Blockwise`, `Adaptive`).
+        order: which sites (`Random`, `LeftToRight`, `Spaced`, `Confidence`, `Margin`, `EntropyBound`).
+        choice: which token (temperature, top-k, nucleus).
+        guidance: strength w of classifier-free guidance by forgetting the prompt, as a function of the step; None for none.
+        stop_at: an EOS id after which a row is finished; None to fill every site.
+
+    Raises:
+        ValueError: when run, if the parts do not fit each other or the model.
+
+    Example:
+        >>> from maskless.decoding import Ancestral, Confidence, Sampler
+        >>> mdlm_ancestral = Sampler(Ancestral(64))
+        >>> maskgit = Sampler(Ancestral(64), order=Confidence())
+    """
+
+    plan: Plan = field(default_factory=lambda: Scheduled(32))
+    order: Order = field(default_factory=Random)
+    choice: Choice = field(default_factory=Choice)
+    guidance: Callable[[Step], float] | None = None
+    stop_at: int | None = None
+
+    def records(self, model: Model, canvas: Canvas, noise: Noise) -> Iterator[Record]:
+        """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
+        steps = self.plan(canvas, noise)
+        self._validate(model, canvas, steps)
+        predictor = model.predictor()
+        if self.guidance is not None:
+            predictor = Guided(predictor, self.guidance, forget_prompt=True)
+        return decode(predictor, canvas, steps, order=self.order, choice=self.choice, noise=noise, stop_at=self.stop_at)
+
+    def __call__(self, model: Model, canvas: Canvas, noise: Noise, callback: Callback | None = None) -> int:
+        """Fill the canvas; returns the NFE (calls of the predictor).
+
+        Raises:
+            ValueError: if a law was not finite or allowed no token (`decode.check`).
+        """
+        calls = 0
+        for record in self.records(model, canvas, noise):
+            calls += 1
+            if callback is not None:
+                callback(canvas, record)
+        check(canvas)
+        return calls
+
+    def _validate(self, model: Model, canvas: Canvas, steps: list[Step]) -> None:
+        order = type(self.order).__name__
+        if self.order.adaptive != any(step.counts is None for step in steps) and steps:
+            raise ValueError(f"order {order} and plan {type(self.plan).__name__} do not fit: "
+                             "Adaptive is the plan of entropy-bound orders, and of no other")
+        if not model.left_to_right:
+            return
+        if not self.order.left_to_right:
+            raise ValueError(f"an autoregressive model cannot be sampled in order {order}; use LeftToRight, or a masked or partition model")
+        if any(step.most > 1 for step in steps):
+            raise ValueError(f"an autoregressive model reveals one site a step, the plan asks for {max(step.most for step in steps)}; "
+                             f"use at least {max(canvas.open.sum(1).tolist())} steps")
+        positions = torch.arange(canvas.length)
+        if bool((canvas.open & (positions < torch.tensor(canvas.least)[:, None])).any()) or canvas.fewest < 1:
+            raise ValueError("an autoregressive model continues a prompt that starts at site 0 without gaps; "
+                             "use a masked or partition model to infill")
+
+
+def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, stride: int, windows: int) -> Iterator[tuple[int, Canvas, Record]]:
+    """Semi-autoregression past L: windows of L sites, each begun with the last L - stride tokens of the one before (spec 3.6).
+
+    Args:
+        canvas: the first window, (B, L), on the model's device.
+        stride: fresh sites of every later window, 1..L-1.
+        windows: how many windows follow the first; the text has L + stride * windows sites.
+
+    Yields:
+        (first site of the window in the whole text, the window's canvas, record), step after step.
+    """
+    if not 0 < stride < canvas.length:
+        raise ValueError(f"stride {stride} is not in 1..{canvas.length - 1}; it is the number of fresh sites of each window")
+    for window in range(windows + 1):
+        if window:
+            canvas = _next_window(canvas, stride)
+        seeds = [int(seed) + (window << 40) for seed in noise.host]
+        for record in sampler.records(model, canvas, Noise(seeds, noise.seeds.device)):
+            yield window * stride, canvas, record
+
+
+def _next_window(canvas: Canvas, stride: int) -> Canvas:
+    kept = canvas.length - stride
+    tokens = torch.nn.functional.pad(canvas.tokens[:, stride:], (0, stride)).cpu()
+    known = (torch.arange(canvas.length) < kept).expand(canvas.rows, -1)
+    return Canvas(tokens, known, anchor=known & (torch.arange(canvas.length) < 1)).to(canvas.count.device)
+
+
+def remask(canvas: Canvas, share: float, noise: Noise, *, round: int = 0) -> None:
+    """Forget a random `share` of what was generated (never prompts or anchors), for another decode of those sites.
+
+    With a new decode after it, a corrector step: both together leave the model's law unchanged where its conditionals are consistent.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of the sites to remask is not in (0, 1]")
+    generated = canvas.known & ~canvas.prompt & ~canvas.anchor
+    luck = noise.at(REMASK, round, torch.arange(canvas.length, device=canvas.count.device)[None].expand(canvas.rows, -1))
+    canvas.forget(generated & (luck < share))
+
+
+def text_of(windows: Iterator[tuple[int, Canvas, Record]]) -> Int[Tensor, "B T"]:
+    """Run `slide` to its end; the tokens of the whole text."""
+    parts: dict[int, Canvas] = {start: canvas for start, canvas, _ in windows}
+    starts = sorted(parts)
+    heads = [parts[start].tokens[:, :after - start] for start, after in pairwise(starts)]
+    return torch.cat([*heads, parts[starts[-1]].tokens], 1)
+
