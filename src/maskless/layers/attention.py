@@ -1,0 +1,63 @@
+"""Scaled dot-product attention, and the self- and cross-attention of the transformers.
+
+B rows, N queries, M keys, h heads, d head width, D = h * d.
+"""
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from maskless.layers.rotary import Rotation
+
+Mask = Bool[Tensor, "#B 1 #N M"] | None       # True where a query may look; N may be 1 where all queries see the same keys
+
+
+def attend(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"], mask: Mask = None,
+           causal: bool = False) -> Float[Tensor, "B N D"]:
+    """Attention with scale 1/sqrt(d), heads merged. A query that may look at nothing gets zeros and finite gradients, on every backend."""
+    if mask is None:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    else:
+        sees = mask.any(-1, keepdim=True)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees).masked_fill(~sees, 0.0)
+    return out.transpose(1, 2).flatten(2)
+
+
+def heads(x: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B h N d"]:
+    return x.unflatten(-1, (count, -1)).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.count = count
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def project(self, x: Float[Tensor, "B N D"], rotate: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, h, N, d), rotated."""
+        qk, v = self.qkv(x).split((2 * x.shape[-1], x.shape[-1]), -1)
+        q, k = rotate(heads(qk, 2 * self.count)).chunk(2, 1)
+        return q, k, heads(v, self.count)
+
+    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, mask: Mask = None, causal: bool = False) -> Float[Tensor, "B N D"]:
+        return self.out(attend(*self.project(x, rotate), mask, causal))
+
+
+class CrossAttention(nn.Module):
+    """Queries look at a memory whose keys and values are made by `keys_values`, once for all queries."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.count = count
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def keys_values(self, memory: Float[Tensor, "B M D"], rotate: Rotation) -> tuple[Tensor, Tensor]:
+        k, v = (heads(part, self.count) for part in self.kv(memory).chunk(2, -1))
+        return rotate(k), v
+
+    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, keys_values: tuple[Tensor, Tensor], mask: Mask = None) -> Float[Tensor, "B N D"]:
+        return self.out(attend(rotate(heads(self.q(x), self.count)), *keys_values, mask))

@@ -1,0 +1,39 @@
+"""The models, one file each: masked (MDLM), partition (PGM), autoregressive."""
+from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
+from maskless.models.base import Denoiser
+from maskless.models.fold import fold
+from maskless.models.masked import MaskedConfig, MaskedTransformer
+from maskless.models.partition import PartitionConfig, PartitionTransformer
+
+ModelConfig = MaskedConfig | PartitionConfig | AutoregressiveConfig
+
+MODELS: dict[str, tuple[type, type[Denoiser]]] = {
+    "masked": (MaskedConfig, MaskedTransformer),
+    "partition": (PartitionConfig, PartitionTransformer),
+    "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
+}
+
+
+def kind_of(config: ModelConfig) -> str:
+    """The name under which a configuration stands in `MODELS`."""
+    return next(name for name, (cls, _) in MODELS.items() if type(config) is cls)
+
+
+def build(config: ModelConfig) -> Denoiser:
+    """The model of a configuration, freshly initialised.
+
+    Raises:
+        ValueError: if the sizes do not fit each other.
+
+    Example:
+        >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
+        11
+    """
+    if config.width % config.heads or (config.width // config.heads) % 2:
+        raise ValueError(f"width {config.width} with {config.heads} heads gives heads of width {config.width / config.heads:g}; "
+                         "it must be an even whole number: change width or heads")
+    return MODELS[kind_of(config)][1](config)
+
+
+__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "Denoiser", "MaskedConfig", "MaskedTransformer", "ModelConfig",
+           "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]

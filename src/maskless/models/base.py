@@ -1,0 +1,125 @@
+"""What every model is: hidden states for training, a predictor for decoding, one affine head.
+
+B rows, L sites, Q queried sites, D width, V vocabulary (without [MASK]), C width of the condition.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskless.decoding.canvas import Canvas, Sites
+from maskless.decoding.decode import Predictor
+from maskless.decoding.plan import Step
+from maskless.layers.embedding import TimeEmbedding
+
+
+class Denoiser(nn.Module):
+    """A network that predicts sites from other sites.
+
+    `model(tokens, known)` is the plain call for users and tests; objectives use `hidden` and `head`, samplers use `predictor`.
+    """
+
+    left_to_right: ClassVar[bool] = False       # can only be sampled from left to right
+    config: Any
+    embedding: nn.Embedding
+    head: nn.Linear
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def allowed(self) -> Bool[Tensor, " V"] | None:
+        """False on forbidden ids (an imported [MASK] row); None where every id may be drawn."""
+        if not self.config.forbidden:
+            return None
+        mask = torch.ones(self.vocab_size, dtype=torch.bool)
+        mask[list(self.config.forbidden)] = False
+        return mask.to(self.head.weight.device, non_blocking=True)
+
+    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
+               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """The state from which `head` gives each site's logits.
+
+        Args:
+            tokens: ids in [0, V); what stands at unknown sites is not read by a masked model.
+            known: True where the model may look (a partition model predicts both sides of the split from each other).
+            cond: reserved for labels; the text models take none.
+            t: diffusion time in (0, 1]; read by time-conditioned models only.
+            present: False on sites a row does not have; nothing attends to them.
+        """
+        raise NotImplementedError
+
+    def forward(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
+                present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L V"]:
+        """Logits of every site; see `hidden`."""
+        return self.head(self.hidden(tokens, known, cond=cond, t=t, present=present))
+
+    def predictor(self) -> Predictor:
+        """The model opened on one decode."""
+        raise NotImplementedError
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def initial_head(width: int, vocab_size: int) -> nn.Linear:
+    """The output projection, weight and bias zero: every law is uniform at first."""
+    head = nn.Linear(width, vocab_size)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+class Conditioned(Denoiser):
+    """A model whose blocks are modulated by the noise level (adaLN), or by a constant where it is not time-conditioned."""
+
+    time: TimeEmbedding | None
+
+    def condition(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, "B C"] | None:
+        """The condition vector of noise level sigma = -ln alpha(t); None where the model has no modulation at all."""
+        return None if self.time is None else self.time(sigma)
+
+    def condition_at(self, t: Float[Tensor, " B"] | None) -> Float[Tensor, "#B C"] | None:
+        """The condition of a training time or, without time conditioning, the published constant (sigma = 0)."""
+        weight = self.head.weight
+        if not self.config.time_conditioned:
+            return self.condition(torch.zeros(1, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32)))
+        if t is None:
+            raise ValueError("this model is time-conditioned and was given no t; pass t of shape (B,) with values in (0, 1]")
+        return self.condition(-torch.log1p(-(1 - 1e-3) * t))
+
+
+def on_rows(step: Step, canvas: Canvas, sites: Sites, run: Callable[[Tensor | None], Tensor]) -> Float[Tensor, "B Q D"]:
+    """run(rows) -> (R, Q, D) for the rows with anything to reveal; the other rows get zeros."""
+    if step.rows is None:
+        return run(None)
+    some = run(step.rows)
+    return some.new_zeros(canvas.rows, *some.shape[1:]).index_copy(0, step.rows, some)
+
+
+def pick_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(0, rows)
+
+
+class FullPredictor:
+    """Any model by its full-length training forward: MDLM's only way, and for the others the reference their fast predictors equal.
+
+    Only rows with something to reveal pass the network: where a row does not change, its last prediction would be the same.
+    """
+
+    def __init__(self, model: Denoiser):
+        self.model, self.head, self.allowed = model, model.head, model.allowed
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        def run(rows: Tensor | None) -> Tensor:
+            tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)
+            present = None if canvas.whole else pick_rows(canvas.present, rows)
+            t = torch.full((len(tokens),), step.t, device=tokens.device)
+            hidden = self.model.hidden(tokens, known, t=t, present=present)
+            return Sites(pick_rows(sites.index, rows), pick_rows(sites.valid, rows)).take(hidden)
+        return on_rows(step, canvas, sites, run)

@@ -1,0 +1,52 @@
+"""Tiny models of every kind, with every parameter randomised (the zero-initialised ones too)."""
+from __future__ import annotations
+
+import torch
+
+from maskless.decoding import Canvas
+from maskless.models import AutoregressiveConfig, Denoiser, MaskedConfig, PartitionConfig, build
+
+V, L = 11, 12
+SIZES = {"vocab_size": V, "length": L, "width": 32, "heads": 2, "dropout": 0.0}
+
+CONFIGS = {
+    "masked": MaskedConfig(**SIZES, layers=2, cond_dim=8),
+    "masked, imported": MaskedConfig(**SIZES, layers=2, cond_dim=8, mask_id=10, forbidden=(10,)),
+    "masked, timed": MaskedConfig(**SIZES, layers=2, cond_dim=8, time_conditioned=True),
+    "partition": PartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=8),
+    "partition, learned": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, query="learned", cond_dim=0),
+    "partition, mean": PartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, query="mean", cond_dim=8, query_mlp=True),
+    "partition, logsumexp": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, query="logsumexp", cond_dim=8, forbidden=(10,)),
+    "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
+}
+ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
+PARTITION = [name for name in CONFIGS if name.startswith("partition")]
+
+
+def tiny(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Denoiser:
+    torch.manual_seed(seed)
+    model = build(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    return model.to(dtype).eval()
+
+
+def ragged_canvas(seed: int = 0) -> Canvas:
+    """Prompts and gaps at any place, absent sites, BOS anchors; four rows."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(V - 1, (4, L), generator=generator)
+    known = torch.zeros(4, L, dtype=torch.bool)
+    known[:, 0] = True
+    known[0, [5, 11]] = True
+    known[1, 1:7] = True
+    known[3, 3] = True
+    present = torch.arange(L) < torch.tensor([L, 9, 5, L])[:, None]
+    return Canvas(tokens, known, present=present, anchor=torch.arange(L).expand(4, -1) < 1)
+
+
+def prefix_canvas(lengths: tuple[int, ...] = (1, 4, 2), seed: int = 0) -> Canvas:
+    """Prompts from site 0 on, of different lengths."""
+    tokens = torch.randint(V - 1, (len(lengths), L), generator=torch.Generator().manual_seed(seed))
+    known = torch.arange(L) < torch.tensor(lengths)[:, None]
+    return Canvas(tokens, known, anchor=(torch.arange(L) < 1).expand(len(lengths), -1))
