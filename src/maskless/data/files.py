@@ -1,0 +1,150 @@
+"""Documents in local files: .txt, .jsonl, .parquet, the first two also compressed (.gz)."""
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOBase
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def find_files(place: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """The file `place`, or every readable file below the folder `place`, sorted by path.
+
+    Raises:
+        ValueError: there is none, or the file is of another kind.
+    """
+    path, kinds = Path(place).expanduser(), ", ".join(suffixes)
+    if path.is_file():
+        if not path.name.endswith(suffixes):
+            raise ValueError(f"{path} is of a kind that cannot be read here: use one of {kinds}")
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"there is no file or folder {place}: correct the path")
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(suffixes))
+    if not found:
+        raise ValueError(f"the folder {path} holds no data: put {kinds} files into it")
+    return found
+
+
+def fingerprint(place: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[tuple[str, int, int]]:
+    """Name, size and time of change (ns) of every file: what a store compares instead of reading them again."""
+    root = Path(place).expanduser()
+    found = [(path, path.stat()) for path in find_files(place, suffixes)]
+    return [(path.relative_to(root.parent).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
+def read_documents(path: Path, *, document: str, field: str) -> Iterator[str]:
+    """The documents of one file.
+
+    Args:
+        path: the file.
+        document: what one document of a .txt file is: the whole "file", a "paragraph" (up to a blank line), or a "line"
+            (blank ones are left out).
+        field: which field of a .jsonl or .parquet record is the text; a record is a document.
+
+    Raises:
+        ValueError: the file is damaged, no UTF-8, or has no such field.
+    """
+    if path.name.endswith(".parquet"):
+        yield from _parquet(path, field)
+    elif ".jsonl" in path.suffixes:
+        yield from _json_lines(path, field)
+    else:
+        with opened(path) as file:
+            yield from DOCUMENTS[document](file)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[TextIOBase]:
+    """The file as text, decompressed if need be. Line ends are kept. Errors while reading name the file."""
+    start = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with start(path, "rt", encoding="utf-8", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): get it again") from None
+
+
+def _lines(file: TextIOBase) -> Iterator[str]:
+    stripped = (line.rstrip("\r\n") for line in file)
+    return (line for line in stripped if line.strip())
+
+
+def _paragraphs(file: TextIOBase) -> Iterator[str]:
+    held: list[str] = []
+    for line in file:
+        if line.strip():
+            held.append(line)
+        elif held:
+            yield "".join(held).rstrip("\r\n")
+            held = []
+    if held:
+        yield "".join(held).rstrip("\r\n")
+
+
+def _whole(file: TextIOBase) -> Iterator[str]:
+    yield file.read()
+
+
+DOCUMENTS = {"file": _whole, "paragraph": _paragraphs, "line": _lines}
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _text_of(_parsed(line, f"line {number} of {path}"), field, f"line {number} of {path}")
+
+
+def _parsed(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON ({error.msg}): the file is damaged or of another kind") from None
+
+
+def _text_of(record: Any, field: str, where: str) -> str:
+    fields = record if isinstance(record, dict) else {}
+    text = fields.get(field)
+    if not isinstance(text, str):
+        found = f"is {type(text).__name__}" if field in fields else f"is not among {', '.join(fields) or 'no fields'}"
+        raise ValueError(f"the text field {field!r} of {where} {found}: set text_field to one that holds text")
+    return text
+
+
+def _parquet(path: Path, field: str) -> Iterator[str]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ValueError(f"reading {path.name} needs pyarrow: pip install 'maskless[data]'") from None
+    try:
+        table = parquet.ParquetFile(path)
+        if field not in table.schema_arrow.names:
+            there = ", ".join(table.schema_arrow.names)
+            raise ValueError(f"the text field {field!r} of {path} is not among {there}: set text_field")
+        for batch in table.iter_batches(batch_size=1000, columns=[field]):
+            for record in batch.to_pylist():
+                yield _text_of(record, field, str(path))
+    except ArrowException as error:
+        raise ValueError(f"{path} is not a Parquet file that can be read ({error}): get it again") from None
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line number and the wanted columns of every row of a .csv or .csv.gz file with a header."""
+    with opened(path) as file:
+        table = csv.DictReader(file)
+        missing = [column for column in columns if column not in (table.fieldnames or [])]
+        if missing:
+            there = ", ".join(table.fieldnames or []) or "nothing"
+            raise ValueError(f"{path} has no column {missing[0]!r}: its header is {there}")
+        for row in table:
+            yield table.line_num, tuple(row[column] or "" for column in columns)

@@ -1,0 +1,262 @@
+"""The sources a recipe may name, and the two ways in: `open_data` and `tokenizer_of`.
+
+    spec = Files(train="novels/", tokenizer="bpe", holdout=0.02)
+    store = open_data(spec, length=256, split="train")        # built once, then mapped into memory
+    tokenizer = tokenizer_of(spec)                            # learned once, then read
+
+L  sites of a row
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from maskless.data.corpus import corpus_identity, standard_library_prose
+from maskless.data.definition import canonical, digest
+from maskless.data.detokenize import DETOKENIZERS
+from maskless.data.files import DOCUMENTS, SUFFIXES, find_files, fingerprint, read_documents, read_table
+from maskless.data.hub import Hub
+from maskless.data.pack import PACKINGS, Row, padded
+from maskless.data.source import SPLITS, Source, Split, TextSource, encoded, one_of
+from maskless.data.store import Store, open_or_build
+from maskless.data.tokenizer import Tokenizer, learn_symbols, learn_words, load_tokenizer
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prose(TextSource):
+    """The prose in Python's own standard library (`standard_library_prose`): needs no file and no network."""
+
+    holdout: float = 0.1
+
+    def texts(self, split: Split) -> Iterator[str]:
+        return (document for document in standard_library_prose() if self.in_split(split, document))
+
+    def identity(self) -> Any:
+        return corpus_identity()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Local:
+    """Files on disk, with validation files of their own or without.
+
+    Args:
+        train: a file, or a folder that is searched for files.
+        valid: the same for validation; None holds out a share of `train`.
+    """
+
+    train: str
+    valid: str | None = None
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+
+    def identity(self) -> Any:
+        return [fingerprint(place, self.suffixes) for place in (self.train, self.valid) if place is not None]
+
+    def _records(self: Any, split: Split, read: Callable[[Path], Iterator[T]], text: Callable[[T], str]) -> Iterator[T]:
+        """What `read` finds in the files of a split; `text` is what the choice of held-out records goes by."""
+        place = self.train if split == "train" or self.valid is None else self.valid
+        for path in find_files(place, self.suffixes):
+            for record in read(path):
+                if self.valid is not None or self.in_split(split, text(record)):
+                    yield record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(_Local, TextSource):
+    """Text in local files: .txt, .jsonl (both also .gz) and .parquet, one file or a folder of them.
+
+    Args:
+        text_field: the field of .jsonl and .parquet records that holds the text.
+        document: what a document of a .txt file is: "file", "paragraph" (up to a blank line) or "line".
+        detokenizer: a name in `DETOKENIZERS` ("wikitext", "ptb", ...) to undo a corpus's spacing, or None.
+    """
+
+    text_field: str = "text"
+    document: str = "file"
+    detokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("document", self.document, DOCUMENTS)
+        if self.detokenizer is not None:
+            one_of("detokenizer", self.detokenizer, DETOKENIZERS)
+
+    def texts(self, split: Split) -> Iterator[str]:
+        read = lambda path: read_documents(path, document=self.document, field=self.text_field)
+        detokenize = DETOKENIZERS[self.detokenizer] if self.detokenizer else str
+        return (detokenize(text) for text in self._records(split, read, str))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences(_Local, Source):
+    """Sequences of any tokens, one a line of .txt or .txt.gz files: molecules, proteins, chords, moves.
+
+    The vocabulary is every symbol that occurs.
+
+    Args:
+        separator: "" if symbols follow one another, or what stands between them, such as " ".
+        pattern: without a separator, a regular expression of the symbols of several characters (for SMILES
+            ``Br|Cl|\\[[^]]*\\]``).
+        packing: as in `TextSource`; "fill" lets a model of any order learn where a sequence ends.
+    """
+
+    separator: str = ""
+    pattern: str = "."
+    packing: str = "fill"
+    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".txt.gz")
+
+    @property
+    def learned(self) -> str:
+        return "symbols"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("packing", self.packing, PACKINGS)
+
+    def texts(self, split: Split) -> Iterator[str]:
+        return self._records(split, lambda path: read_documents(path, document="line", field=""), str)
+
+    def make_tokenizer(self) -> Tokenizer:
+        texts = (text for split in SPLITS for text in self.texts(split))
+        return learn_words(texts, self.separator) if self.separator else learn_symbols(texts, self.pattern)
+
+    def rows(self, split: Split, tokenizer: Tokenizer, length: int) -> Iterator[Row]:
+        return PACKINGS[self.packing](encoded(self.texts(split), tokenizer), length, tokenizer.vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Puzzles(_Local, Source):
+    """Puzzles with their solutions, a pair a line of .csv or .csv.gz files, such as Sudoku.
+
+    A row is BOS, which is given, and the solution, whose givens are the filled cells of the puzzle: they are known to
+    the model from the start and in no loss. There is no EOS; sites beyond the solution are not valid.
+
+    Args:
+        puzzle, solution: names of the two columns, one character a cell.
+        empty: the character of an empty cell in `puzzle`; it is no part of the vocabulary.
+    """
+
+    puzzle: str = "puzzle"
+    solution: str = "solution"
+    empty: str = "0"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".csv.gz")
+
+    @property
+    def learned(self) -> str:
+        return "symbols"
+
+    def pairs(self, split: Split) -> Iterator[tuple[str, str]]:
+        """Puzzles and solutions. Raises ValueError for a pair that does not fit together."""
+        return self._records(split, self._read, lambda pair: pair[0])
+
+    def texts(self, split: Split) -> Iterator[str]:
+        return (solution for _, solution in self.pairs(split))
+
+    def make_tokenizer(self) -> Tokenizer:
+        return learn_symbols(solution for split in SPLITS for solution in self.texts(split))
+
+    def rows(self, split: Split, tokenizer: Tokenizer, length: int) -> Iterator[Row]:
+        bos = tokenizer.vocabulary.bos
+        for puzzle, solution in self.pairs(split):
+            if (needed := len(solution) + 1) > length:
+                raise ValueError(f"a puzzle of {needed - 1} cells and BOS needs a length of {needed}, not {length}")
+            given = np.array([True, *(cell != self.empty for cell in puzzle)])
+            row = Row(np.array([bos, *tokenizer.encode(solution)], np.int32), given=given)
+            yield padded(row, length, tokenizer.vocabulary)
+
+    def _read(self, path: Path) -> Iterator[tuple[str, str]]:
+        for line, (puzzle, solution) in read_table(path, (self.puzzle, self.solution)):
+            clash = any(cell not in (self.empty, solved) for cell, solved in zip(puzzle, solution))
+            if clash or len(puzzle) != len(solution) or self.empty in solution:
+                raise ValueError(f"line {line} of {path}: {solution!r} is no solution of {puzzle!r}: correct it")
+            yield puzzle, solution
+
+
+# A recipe's `data: {type: ...}`.
+SOURCES: dict[str, type[Source]] = {
+    "prose": Prose, "files": Files, "hub": Hub, "sequences": Sequences, "puzzles": Puzzles,
+}
+DataConfig = Prose | Files | Hub | Sequences | Puzzles
+
+
+def cache_folder(cache: Path | str | None = None) -> Path:
+    """Where stores and learned tokenizers are kept: `cache`, else $MASKLESS_CACHE, else ~/.cache/maskless."""
+    return Path(cache or os.environ.get("MASKLESS_CACHE") or "~/.cache/maskless").expanduser()
+
+
+def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Tokenizer:
+    """The tokenizer of a source: loaded, or learned from its texts the first time and kept in the cache.
+
+    Args:
+        spec: the source.
+        cache: as in `cache_folder`.
+
+    Raises:
+        ValueError: the tokenizer or the texts cannot be had.
+    """
+    if not spec.learned:
+        return spec.make_tokenizer()
+    folder = cache_folder(cache) / f"tokenizer-{spec.learned}-{digest(_origin(spec))[:16]}"
+    if not folder.exists():
+        tokenizer = spec.make_tokenizer()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
+        try:
+            tokenizer.save(beside)
+            try:
+                beside.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster
+                    raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return load_tokenizer(folder)
+
+
+def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None = None) -> Store:
+    """The token store of a split, built the first time and reused as long as nothing it was built from changes.
+
+    A store's folder is named by a hash of its source (with names, sizes and times of the files), split, packing,
+    length and tokenizer: anything else gets another folder.
+
+    Args:
+        spec: the source.
+        length: L, with BOS and EOS.
+        split: "train" or "valid".
+        cache: as in `cache_folder`.
+
+    Raises:
+        ValueError: the data cannot be had, is damaged, does not fill one row, or a store in the cache is damaged.
+        OSError: the cache cannot be written.
+    """
+    part = _split(split)
+    tokenizer = tokenizer_of(spec, cache=cache)
+    identity = {**_origin(spec), "tokenizer": tokenizer.hash, "length": length, "split": split}
+    folder = cache_folder(cache) / f"{identity['source']}-{split}-{length}-{digest(identity)[:16]}"
+    rows = spec.rows(part, tokenizer, length)
+    try:
+        return open_or_build(folder, rows, length=length, vocabulary=tokenizer.vocabulary.size, identity=identity)
+    except ValueError as error:
+        raise ValueError(f"the {split} part of the {identity['source']} data: {error}") from None
+
+
+def _split(name: str) -> Split:
+    for split in SPLITS:
+        if name == split:
+            return split
+    raise ValueError(f"split is {name!r}: it must be one of {', '.join(SPLITS)}")
+
+
+def _origin(spec: Source) -> dict[str, Any]:
+    """All that the texts of a source depend on, as JSON gives it back."""
+    kind = next(name for name, cls in SOURCES.items() if type(spec) is cls)
+    return json.loads(canonical({"source": kind, "fields": asdict(spec), "texts": spec.identity()}))
