@@ -1,0 +1,349 @@
+"""Checkpoints of this library: folders of safetensors and JSON that are either complete or absent.
+
+    RUN/
+      config.yaml                    the recipe, every default filled in
+      metrics.jsonl
+      latest                         one line, the name of the newest complete checkpoint
+      checkpoints/step-00000500/
+        config.json                  model configuration, vocabulary, check sums of the files beside it
+        model.safetensors            the weights that are trained (float32)
+        ema.safetensors              their moving average, if the run keeps one
+        tokenizer.json               if the data has a tokenizer
+        trainer/                     optimiser and counters, for resuming only
+
+The same folder without `ema.safetensors` and `trainer/` is the inference folder of `save_model` and `load_model`.
+
+A checkpoint is written as `step-00000500.tmp`, every file and the folder are flushed to the disk, the folder is renamed
+once, to a name that does not exist, and then `latest` is replaced. Only after that are older checkpoints deleted.
+Whatever interrupts this (power, kill -9, a full disk), the newest complete checkpoint stays as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from maskless.config import Tagged, build, tree_of
+from maskless.models import MODELS
+from maskless.vocabulary import Vocabulary
+
+FORMAT = 1
+STEP = re.compile(r"step-(\d{8,})")
+ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `config.json` says: everything but numbers."""
+
+    model: ModelConfig
+    vocabulary: Vocabulary | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read.
+
+    Attributes:
+        folder: where it lies (the step folder, also when a run was asked for).
+        config: the model's configuration dataclass.
+        weights: name -> tensor on the CPU, float32 as stored.
+        vocabulary: of the data it was trained on, or None if the folder does not say.
+        extra: whatever else its writer noted in config.json.
+    """
+
+    folder: Path
+    config: Any
+    weights: dict[str, Tensor]
+    vocabulary: Vocabulary | None
+    extra: dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------- folders of a run
+
+
+def steps_of(run: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    folder = Path(run) / "checkpoints"
+    found = [path for path in folder.iterdir() if STEP.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def latest(run: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run; None if it has none."""
+    complete = steps_of(run)  # a crash between rename and `latest` leaves the pointer behind: the folders are the truth
+    return complete[-1] if complete else None
+
+
+def resolve(path: str | Path) -> Path:
+    """The folder that holds config.json, from a run, a step or an inference folder. Raises ValueError if there is
+    none."""
+    path = Path(path)
+    for folder in (path, latest(path)):
+        if folder is not None and (folder / "config.json").is_file():
+            return folder
+    what = "has no complete checkpoint" if path.is_dir() else "does not exist"
+    raise ValueError(
+        f"{path} {what}; give a run folder, a step-... folder or a folder with config.json and model.safetensors"
+    )
+
+
+def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: int = 2) -> Path:
+    """Write one checkpoint so that it is either complete or absent; then delete all but the newest `keep`.
+
+    Args:
+        run: the run folder.
+        step: updates made so far.
+        write: puts the files into the empty folder it is given.
+        keep: how many complete checkpoints stay (at least 1).
+
+    Raises:
+        OSError: if the disk is full or fails; the checkpoints that were there are untouched.
+        ValueError: if this step was saved before.
+    """
+    folder = Path(run) / "checkpoints"
+    final = folder / f"step-{step:08d}"
+    partial = folder / f"{final.name}.tmp"
+    if final.exists():
+        raise ValueError(
+            f"{final} exists; a complete checkpoint is never written over: resume from it or choose another folder"
+        )
+    before = latest(run)
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        write(partial)
+        _flush(partial)
+        os.rename(partial, final)
+        _flush_one(folder)
+        replace_text(Path(run) / "latest", f"{final.name}\n")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)  # give the space back
+        intact = f"the previous one, {before.name}, is intact" if before else "there was none before"
+        raise OSError(
+            f"the checkpoint of step {step} could not be written to {folder} ({_reason(error)}); {intact}: "
+            "make room, then continue with --resume"
+        ) from error
+    for old in steps_of(run)[:-keep]:
+        _remove(old)
+    for leftover in folder.glob("step-*.tmp"):
+        _remove(leftover)
+    return final
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder that nobody should mistake for a checkpoint while it goes: first its name, then its files."""
+    if not folder.exists():
+        return
+    if folder.suffix != ".tmp":
+        doomed = folder.with_name(f"{folder.name}.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder = folder.rename(doomed)
+    shutil.rmtree(folder)
+
+
+def _flush(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that hold them
+        _flush_one(path)
+    _flush_one(folder)
+
+
+def _flush_one(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot flush a folder
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a small file atomically."""
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    _flush_one(partial)
+    os.replace(partial, path)
+    _flush_one(path.parent)
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")
+
+
+# --------------------------------------------------------------------------------------------------- model folders
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, tensors moved to the CPU."""
+    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError if it is missing, truncated or no such file."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; the checkpoint is incomplete, use another one") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is truncated or corrupt ({_reason(error)}); use another checkpoint or copy it again"
+        ) from None
+
+
+def write_model(
+    folder: Path,
+    config: Any,
+    weights: Mapping[str, Tensor],
+    *,
+    average: Mapping[str, Tensor] | None = None,
+    vocabulary: Vocabulary | None = None,
+    tokenizer: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Put config.json, model.safetensors and what else is given into an existing folder; config.json comes last."""
+    write_tensors(folder / "model.safetensors", weights)
+    if average is not None:
+        write_tensors(folder / "ema.safetensors", average)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        vocabulary = tokenizer.vocabulary
+    sums = {path.name: _sum(path) for path in sorted(folder.glob("*.safetensors"))}
+    description = tree_of(Description(config, vocabulary))
+    text = json.dumps({"maskless": FORMAT, **description, "crc32": sums, "extra": dict(extra or {})}, indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def save_model(
+    folder: str | Path,
+    model: Any,
+    *,
+    vocabulary: Vocabulary | None = None,
+    tokenizer: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the inference folder: config.json, model.safetensors and, with a tokenizer, tokenizer.json.
+
+    Args:
+        folder: made if need be; it must not hold a model yet.
+        model: a Denoiser.
+        vocabulary: of the data; taken from the tokenizer if there is one.
+        tokenizer: anything with `.save(folder)` and `.vocabulary`.
+        extra: JSON data noted in config.json.
+
+    Raises:
+        ValueError: if the folder holds a model already.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds a model already; choose a new folder or delete this one yourself")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(folder, model.config, model.state_dict(), vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
+    _flush(folder)
+    return folder
+
+
+def load_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
+    """Read a checkpoint from a run folder (its newest), a step folder or an inference folder.
+
+    Args:
+        path: the folder.
+        ema: the averaged weights where the folder has them; False: the trained ones.
+
+    Raises:
+        ValueError: if nothing complete is there, a file is corrupt or truncated, or config.json is not understood.
+    """
+    folder = resolve(path)
+    description, notes = _described(folder / "config.json")
+    file = folder / ("ema.safetensors" if ema and (folder / "ema.safetensors").exists() else "model.safetensors")
+    weights = read_tensors(file)
+    expected = notes.get("crc32", {}).get(file.name)
+    if expected is not None and expected != _sum(file):
+        raise ValueError(
+            f"{file} is corrupt (its check sum is not {expected}); use another checkpoint or copy it again"
+        )
+    return Checkpoint(folder, description.model, weights, description.vocabulary, notes.get("extra", {}))
+
+
+def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
+    """The model (CPU, evaluation mode) and the tokenizer (None if the folder has none) of any checkpoint folder.
+
+    Raises:
+        ValueError: as `load_checkpoint`; also if weights and configuration, or tokenizer and model, do not belong
+            together.
+    """
+    checkpoint = load_checkpoint(path, ema=ema)
+    _, kind = next(pair for pair in MODELS.values() if pair[0] is type(checkpoint.config))
+    with torch.device("meta"):
+        shapes = kind(checkpoint.config).state_dict()
+    check_weights(checkpoint.weights, shapes, str(checkpoint.folder))
+    model = kind(checkpoint.config)
+    model.load_state_dict(checkpoint.weights)
+    tokenizer = None
+    if (checkpoint.folder / "tokenizer.json").exists():
+        from maskless.data.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(checkpoint.folder)
+        check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
+    return model.eval(), tokenizer
+
+
+def check_vocabulary(size: int, config: Any, who: str) -> None:
+    """Raise ValueError unless every id is known to both sides: the model may have more ids only if it forbids them."""
+    surplus = [id for id in range(size, config.vocab_size) if id not in config.forbidden]
+    if size > config.vocab_size or surplus:
+        raise ValueError(
+            f"{who} has {size} ids and the model has vocab_size {config.vocab_size}; "
+            f"use the tokenizer the model was trained with, or set model.vocab_size={size}"
+        )
+
+
+def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], where: str) -> None:
+    """Raise ValueError, naming the first offender, unless names and shapes are the model's."""
+    remedy = "the weights belong to another model configuration"
+    for name, wanted in shapes.items():
+        if name not in weights:
+            raise ValueError(f"{where} lacks the tensor {name}; {remedy}")
+        if weights[name].shape != wanted.shape:
+            raise ValueError(
+                f"{where}: {name} has shape {tuple(weights[name].shape)}, the model wants "
+                f"{tuple(wanted.shape)}; {remedy}"
+            )
+    if surplus := sorted(set(weights) - set(shapes)):
+        raise ValueError(f"{where} holds the tensor {surplus[0]}, which the model does not have; {remedy}")
+
+
+def _described(path: Path) -> tuple[Description, dict]:
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        version = notes["maskless"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not a configuration of this library; give a folder written by maskless") from None
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version}, this version reads {FORMAT}; update maskless")
+    try:
+        names = [field.name for field in dataclasses.fields(Description)]
+        return build(Description, {name: notes[name] for name in names if name in notes}), notes
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _sum(path: Path) -> str:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

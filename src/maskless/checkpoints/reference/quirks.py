@@ -1,0 +1,97 @@
+"""What the released code does differently, each by name, for parity only: `verify` uses it, and nothing else.
+
+| quirk | evidence (golden file that records it) |
+|---|---|
+| `LeakyHead`, `LeakyChoice` | the mask logit is put back to 0 before the normaliser (text_mdlm_efficient) |
+| `AttendsPadding` | padding is fed, grouped, attended; only the reduction leaves it out (text_pgm_loss) |
+| `RoundedLogLinear` | eps = 1e-3 and weights through 1 - alpha(t) in float32 (text_schedule: 99764.5 at t = 1e-5) |
+| `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskless.decoding.choice import Choice, nucleus
+from maskless.schedules import LogLinear
+
+
+@dataclass(frozen=True)
+class RoundedLogLinear(LogLinear):
+    """The released schedule: eps = 1e-3, and -alpha' / (1 - alpha) as the subtraction rounds it."""
+
+    eps: float = 1e-3
+
+    def hiding(self, t: Tensor) -> Tensor:
+        return 1 - self.alpha(t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        return -self.rate(t) / (1 - self.alpha(t))
+
+    def reveal(self, t: Tensor, s: Tensor) -> Tensor:
+        return (self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t))
+
+
+class AttendsPadding:
+    """A model that does not know which sites are padding."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.head, self.allowed = model, model.head, model.allowed
+
+    def hidden(self, tokens: Tensor, known: Tensor, *, cond: Any = None, t: Any = None, present: Any = None) -> Tensor:
+        return self.model.hidden(tokens, known, cond=cond, t=t)
+
+
+@dataclass(frozen=True)
+class _Affine:
+    weight: Tensor
+    bias: Tensor
+
+
+class LeakyHead:
+    """A model whose mask logit is the constant 0 and counts in the normaliser: tokens have less than all the mass."""
+
+    def __init__(self, model: Any, mask_id: int) -> None:
+        head: nn.Linear = model.head
+        kept = torch.ones(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+        kept[mask_id] = 0
+        self.head = _Affine(head.weight * kept[:, None], head.bias * kept)
+        self.model, self.allowed = model, None
+
+    def hidden(self, *args: Any, **more: Any) -> Tensor:
+        return self.model.hidden(*args, **more)
+
+
+def leaky_log_probabilities(logits: Float[Tensor, "... V"], mask_id: int) -> Float[Tensor, "... V"]:
+    """log-softmax with the mask logit at 0."""
+    column = torch.arange(logits.shape[-1], device=logits.device) == mask_id
+    return logits.masked_fill(column, 0.0).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class LeakyChoice(Choice):
+    """Tokens by the leaking law of SDTT's branch; the mask itself keeps probability 0."""
+
+    mask_id: int = -1
+
+    def law(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
+        column = torch.arange(logits.shape[-1], device=logits.device) == self.mask_id
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return leaky_log_probabilities(logits, self.mask_id).masked_fill(column, -torch.inf)
+
+
+@dataclass(frozen=True)
+class NucleusFirst(Choice):
+    """Nucleus on the raw logits, [MASK] among them, and only then the forbidden ids."""
+
+    def law(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.top_p < 1:
+            logits = nucleus(logits, self.top_p)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
+        return logits.log_softmax(-1)
