@@ -1,0 +1,146 @@
+"""The validation bound: nats per token, with its Monte-Carlo standard error.
+
+Letters: B rows of a batch, L sites, S samples (times) per row, R rows in all.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from maskless.data.batch import Batch
+from maskless.noise import uniform
+from maskless.objectives.base import Draws, Objective
+from maskless.objectives.draws import EVALUATION, SITES, TIMES
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+BELOW_ONE = 1 - 2.0**-24
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An estimate of an upper bound on -log p, over some rows.
+
+    Attributes:
+        nats: sum over all target tokens, mean over samples.
+        tokens: target tokens.
+        rows: rows measured.
+        samples: times drawn for each row.
+        standard_error: of `nats_per_token`, from the spread between rows (the clusters: the samples of one row are
+            averaged first). Times are spread evenly over rows, which only makes the true error smaller.
+        valid: whether the objective is a bound; if not, no perplexity is reported.
+    """
+
+    nats: float
+    tokens: int
+    rows: int
+    samples: int
+    standard_error: float
+    valid: bool
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_token(self) -> float:
+        return self.nats_per_token / math.log(2)
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(nats per token); None where the objective is not a bound."""
+        return math.exp(self.nats_per_token) if self.valid else None
+
+    def bits_per(self, units: int) -> float:
+        """Bits per byte, character or word, given how many of them the measured tokens spell."""
+        if units < 1:
+            raise ValueError(f"units is {units}; give the number of bytes, characters or words in the measured text")
+        return self.nats / math.log(2) / units
+
+
+def times(
+    seed: int, rows: Int[Tensor, " B"], sample: int, samples: int, interval: tuple[float, float],
+) -> Float[Tensor, " B"]:
+    """Time of sample `sample` of `samples` for rows of a data set of any size, a pure function of the row's number.
+
+    A row's samples lie in S equal parts. From row to row the start moves by the golden ratio from one random origin, so
+    each time is uniform by itself (the estimate is unbiased) and all of them together cover the interval evenly.
+    """
+    origin = uniform(seed, EVALUATION, TIMES, rows * 0)
+    start = (origin + rows * GOLDEN_RATIO) % 1
+    low, high = interval
+    return low + (high - low) * ((start + sample) / samples)
+
+
+def _draws(seed: int, rows: Tensor, sample: int, samples: int, batch: Batch, objective: Objective) -> Draws:
+    t = times(seed, rows, sample, samples, objective.bound_times)
+    sites = torch.arange(batch.tokens.shape[1], device=rows.device)
+    u = uniform(seed, EVALUATION, SITES, sample, rows[:, None], sites)
+    return Draws(*(x.to(torch.float32).clamp(2.0**-24, BELOW_ONE) for x in (t, u)))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout), and back."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@torch.inference_mode()
+def bound(
+    model: nn.Module, objective: Objective, batches: Iterable[Batch], *, seed: int = 0, samples: int = 1,
+) -> Bound:
+    """The objective's bound over a validation set.
+
+    Args:
+        model: any denoiser the objective fits; put into evaluation mode and back.
+        objective: its `Terms.bound` is averaged at its `bound_times`.
+        batches: the rows in order; how they are cut into batches does not change the result.
+        seed: of times and hidden sites. The same seed measures every checkpoint with the same noise.
+        samples: times per row; the error falls slowly with it when there are many rows.
+
+    Raises:
+        ValueError: no target tokens at all, or `samples` < 1.
+
+    Example:
+        >>> from maskless.evaluation.likelihood import Bound
+        >>> found = Bound(nats=150.0, tokens=100, rows=10, samples=1, standard_error=0.02, valid=True)
+        >>> round(found.perplexity, 2)
+        4.48
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; at least one time per row is needed")
+    device = next(model.parameters()).device
+    nats, tokens, first = [], [], 0
+    with evaluating(model):
+        for cut in batches:
+            batch = cut.to(device)
+            rows = torch.arange(first, first + len(batch.tokens), device=device)
+            first += len(rows)
+            draws = (_draws(seed, rows, k, samples, batch, objective) for k in range(samples))
+            found = [objective(model, batch, each).bound.double().cpu() for each in draws]
+            nats.append(torch.stack(found).mean(0))
+            tokens.append(objective.count(batch).cpu())
+    if not nats:
+        raise ValueError("the validation set has no rows; check its split")
+    return _summary(torch.cat(nats), torch.cat(tokens), samples, objective.valid)
+
+
+def _summary(nats: Float[Tensor, " R"], tokens: Int[Tensor, " R"], samples: int, valid: bool) -> Bound:
+    total = int(tokens.sum())
+    if total == 0:
+        raise ValueError("the validation set has 0 target tokens; check its split and its given sites")
+    ratio = float(nats.sum()) / total
+    residual = nats - ratio * tokens  # of the ratio estimator, one per row
+    count = len(nats)
+    error = math.sqrt(float(residual.square().sum()) * count / max(count - 1, 1)) / total if count > 1 else math.inf
+    return Bound(float(nats.sum()), total, count, samples, error, valid)
