@@ -1,0 +1,103 @@
+"""What a run measures of itself: the bound on held-out rows, samples, and puzzles completed from their givens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskless.data.batch import Batch
+from maskless.decoding.canvas import Canvas
+from maskless.decoding.noise import Noise
+from maskless.evaluation.likelihood import bound
+from maskless.training.distributed import Machine
+from maskless.training.hooks import Every
+from maskless.training.records import Journal
+from maskless.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from maskless.data.loader import Rows
+    from maskless.training.data import Data
+    from maskless.training.recipe import Recipe
+
+
+def hooks_of(recipe: Recipe, data: Data, journal: Journal, machine: Machine) -> list[Every]:
+    """The measuring hooks a recipe asks for."""
+    hooks: list[Every] = []
+
+    def add(measure: Callable[[Any], dict[str, Any]], every: int) -> None:
+        hooks.append(Every(journal, machine, measure, every=every, last=recipe.training.steps))
+
+    if data.validation is not None:
+        add(lambda model: measure_bound(model, recipe, data.validation), recipe.validation.every)
+        if recipe.validation.complete:
+            add(lambda model: measure_completion(model, recipe, data), recipe.validation.every)
+    if recipe.sampling.count:
+        add(lambda model: generate(model, recipe, data), recipe.sampling.every)
+    return hooks
+
+
+def first_rows(rows: Rows, limit: int | None, batch_size: int) -> Iterator[Batch]:
+    """The first `limit` rows (None: all) in batches."""
+    count = len(rows) if limit is None else min(limit, len(rows))
+    for numbers in torch.arange(count).split(batch_size):
+        yield rows.read(numbers)
+
+
+def measure_bound(model: Any, recipe: Recipe, rows: Any) -> dict[str, Any]:
+    """Nats per token of the validation rows, with their standard error; the perplexity where the bound is one."""
+    begin, how = time.perf_counter(), recipe.validation
+    found = bound(
+        model, recipe.objective, first_rows(rows, how.rows, how.batch_size), seed=how.seed, samples=how.samples
+    )
+    record = {
+        "bound": found.nats_per_token,
+        "standard_error": found.standard_error,
+        "validation_tokens": found.tokens,
+        "validation_seconds": round(time.perf_counter() - begin, 3),
+    }
+    return record if found.perplexity is None else {**record, "perplexity": found.perplexity}
+
+
+def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary) -> None:
+    """Fill a canvas, on the model's device, as the recipe samples. BOS stands in front and is never drawn."""
+    device = model.head.weight.device
+    forbid = () if vocabulary.bos in (None, vocabulary.eos) else (vocabulary.bos,)
+    sites = int(canvas.open.sum(1).max())
+    options = recipe.sampling.sampler
+    sampler = options.sampler(sites, left_to_right=model.left_to_right, eos=vocabulary.eos, forbid=forbid)
+    sampler(model, canvas.to(device), Noise.of(recipe.sampling.seed, canvas.rows, device))
+
+
+def generate(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:
+    """Whole rows from nothing but BOS, as texts."""
+    count, length = recipe.sampling.count, recipe.length
+    tokens = torch.zeros(count, length, dtype=torch.int64)
+    anchor = torch.zeros_like(tokens, dtype=torch.bool)
+    if (bos := data.tokenizer.vocabulary.bos) is not None:
+        tokens[:, 0], anchor[:, 0] = bos, True
+    canvas = Canvas(tokens, anchor, anchor=anchor)
+    fill(model, canvas, recipe, data.tokenizer.vocabulary)
+    return {"samples": [data.tokenizer.decode(row) for row in canvas.tokens.tolist()]}
+
+
+def measure_completion(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:
+    """Fill the unknown sites of validation rows from their givens, for puzzles, where the answer is unique.
+
+    Returns:
+        `cell_accuracy` over the sites that were not given, `solved`, the share of rows right everywhere, and `boards`.
+    """
+    assert data.validation is not None
+    right, cells, solved, boards = 0, 0, 0, 0
+    for batch in first_rows(data.validation, recipe.validation.complete, recipe.validation.batch_size):
+        known = batch.given & batch.valid
+        canvas = Canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid)  # no answer on the canvas
+        fill(model, canvas, recipe, data.tokenizer.vocabulary)
+        hits = (canvas.tokens.cpu() == batch.tokens) | ~batch.targets
+        right += int((hits & batch.targets).sum())
+        cells += int(batch.targets.sum())
+        solved += int(hits.all(1).sum())
+        boards += len(batch)
+    return {"cell_accuracy": right / max(cells, 1), "solved": solved / max(boards, 1), "boards": boards}

@@ -1,0 +1,295 @@
+"""What a recipe may say: frozen dataclasses that `config.build` fills, and the checks that span sections."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from maskless.checkpoints.native import check_vocabulary
+from maskless.config import Tagged, build, override, read, tree_of
+from maskless.data.sources import SOURCES
+from maskless.decoding.options import SamplerOptions
+from maskless.models import MODELS
+from maskless.objectives import OBJECTIVES
+from maskless.vocabulary import Vocabulary
+
+FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out
+
+FITS = {
+    "masked": ("masked", "complementary"),
+    "partition": ("partition",),
+    "autoregressive": ("autoregressive",),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights are learned. Defaults are those of the published text models (spec section 8).
+
+    Attributes:
+        steps: updates in all; warm-up included.
+        length: sites of a row, L, BOS and EOS included; null: the model's length.
+        batch_size: rows of the GLOBAL batch: all processes, all micro-batches.
+        accumulate: micro-batches per process and step.
+        seed: of initialisation, shuffling, times, masks and dropout.
+        lr: highest learning rate; `lr_floor`: where a cosine ends.
+        warmup: steps of linear warm-up.
+        clip: largest gradient norm; 0: never clipped.
+        ema: decay of the moving average of the weights; 0: none is kept.
+        precision: auto: bf16 where the device multiplies it in hardware, else fp32.
+        strategy: several processes each hold the model (ddp) or a shard of it (fsdp).
+        deterministic: the same bits on CUDA as well, slower. The CPU needs no asking.
+        threads: of the CPU; null: torch's choice.
+        attention: auto, or math: no fused kernel.
+    """
+
+    steps: int
+    length: int | None = None
+    batch_size: int = 512
+    accumulate: int = 1
+    seed: int = 1
+    lr: float = 3e-4
+    lr_floor: float = 0.0
+    warmup: int = 2500
+    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.9999
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    deterministic: bool = False
+    threads: int | None = None
+    attention: Literal["auto", "math"] = "auto"
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        at_least(
+            0,
+            seed=self.seed,
+            warmup=self.warmup,
+            lr=self.lr,
+            clip=self.clip,
+            weight_decay=self.weight_decay,
+            lr_floor=self.lr_floor,
+        )
+        below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1])
+        at_least(1, threads=self.threads or 1, length=1 if self.length is None else self.length)
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}; choose a "
+                f"divisor of it"
+            )
+        if self.lr_floor > self.lr:
+            raise ValueError(f"lr_floor {self.lr_floor} is above lr {self.lr}; lower it")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """When and how the bound of the averaged weights is measured on held-out rows.
+
+    Attributes:
+        every: steps between two; 0: at the last step only.
+        rows: at most so many rows (the first ones); null: all; 0: no validation.
+        samples: draws of (time, mask) per row.
+        batch_size: rows at once.
+        seed: of the draws: every validation sees the same.
+        complete: puzzles: fill so many rows from their givens and report the share of cells and of whole rows that are
+            right; 0: none.
+    """
+
+    every: int = 0
+    rows: int | None = None
+    samples: int = 1
+    batch_size: int = 32
+    seed: int = 0
+    complete: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(0, every=self.every, seed=self.seed, complete=self.complete, rows=self.rows or 0)
+        at_least(1, samples=self.samples, batch_size=self.batch_size)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """When texts are generated during training, and how. Puzzles (`validation.complete`) are filled alike.
+
+    Attributes:
+        every: steps between two; 0: at the last step only.
+        count: texts; 0: none, ever.
+        seed: of the sampler's noise: every time the same.
+        sampler: steps, order, temperature and the rest, see `SamplerOptions`.
+    """
+
+    every: int = 0
+    count: int = 0
+    seed: int = 0
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+
+    def __post_init__(self) -> None:
+        at_least(0, every=self.every, count=self.count, seed=self.seed)
+        at_least(1, steps=self.sampler.steps or 1)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """When the run is saved (the last step always is) and how many complete checkpoints stay."""
+
+    every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        at_least(0, every=self.every)
+        at_least(1, keep=self.keep)
+
+
+@dataclass(frozen=True)
+class Log:
+    """metrics.jsonl is always written; the device is read every so many steps.
+
+    Attributes:
+        every: steps between two readings; each step has its line.
+        tensorboard: write event files to RUN/tensorboard as well.
+        wandb: name of a Weights & Biases project to report to, or null.
+    """
+
+    every: int = 10
+    tensorboard: bool = False
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(1, every=self.every)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run: model, loss, data and numbers. See docs/training.md."""
+
+    model: Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
+    objective: Annotated[Any, Tagged(OBJECTIVES)]
+    data: Annotated[Any, Tagged(SOURCES)]
+    training: Training
+    validation: Validation = field(default_factory=Validation)
+    sampling: Sampling = field(default_factory=Sampling)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    log: Log = field(default_factory=Log)
+
+    @property
+    def length(self) -> int:
+        """Sites of a row, L."""
+        return self.training.length or self.model.length
+
+
+def load_recipe(source: str | Path | Mapping, *overrides: str) -> Recipe:
+    """A checked recipe from a file, a name (`tiny/pgm`) or a tree, with `a.b=c` changes.
+
+    Args:
+        source: path of a YAML file, name of a packaged recipe, or a mapping.
+        overrides: changes such as `training.steps=100`, made in order.
+
+    Raises:
+        ValueError: for anything unknown, of a wrong type or impossible: one sentence with key, value and remedy.
+    """
+    tree = override(source if isinstance(source, Mapping) else read(find(source)), overrides)
+    recipe = build(Recipe, _with_vocabulary(tree))
+    _check(recipe, tree)
+    return recipe
+
+
+def recipe_tree(recipe: Recipe) -> dict:
+    """The recipe as plain data with every default filled in: `load_recipe(recipe_tree(recipe)) == recipe`."""
+    return tree_of(recipe)
+
+
+def _with_vocabulary(tree: dict) -> dict:
+    """A recipe that leaves `model.vocab_size` out means the tokenizer's, which `complete` fills in once there is a
+    tokenizer."""
+    model = tree.get("model")
+    if not isinstance(model, dict) or "vocab_size" in model:
+        return tree
+    return {**tree, "model": {**model, "vocab_size": FROM_TOKENIZER}}
+
+
+def complete(recipe: Recipe, vocabulary: Vocabulary) -> Recipe:
+    """The recipe with the model's vocabulary filled in, or checked if the recipe states it; padding is never predicted.
+
+    Raises:
+        ValueError: if the stated `model.vocab_size` is not the tokenizer's.
+    """
+    if recipe.model.vocab_size != FROM_TOKENIZER:
+        check_vocabulary(vocabulary.size, recipe.model, "the tokenizer of the recipe")
+    size = recipe.model.vocab_size or vocabulary.size
+    forbidden = tuple(sorted({*recipe.model.forbidden, *vocabulary.forbidden}))
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden))
+
+
+def _check(recipe: Recipe, tree: Mapping) -> None:
+    """Combinations that no section can judge alone."""
+    model, objective = (tree[section]["type"] for section in ("model", "objective"))
+    if objective not in FITS[model]:
+        raise ValueError(
+            f"objective.type is {objective} and model.type is {model}, which do not fit; "
+            f"use objective.type={' or '.join(FITS[model])}, or another model"
+        )
+    if recipe.length > recipe.model.length:
+        raise ValueError(
+            f"training.length is {recipe.length}, beyond the model's length {recipe.model.length}; "
+            f"lower training.length or set model.length={recipe.length}"
+        )
+    order, steps = recipe.sampling.sampler.order, recipe.sampling.sampler.steps
+    if model == "autoregressive" and order not in (None, "left-to-right"):
+        raise ValueError(
+            f"sampling.sampler.order is {order} and model.type is autoregressive, which only goes left to right; "
+            "leave the order out, or use a masked or partition model"
+        )
+    if steps is not None and steps > recipe.length:
+        raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
+
+
+# ----------------------------------------------------------------------------------------------------- where they are
+
+
+def recipe_folder() -> Path:
+    """The folder of the packaged recipes: beside this package when installed, at the top of the repository when
+    editable."""
+    package = Path(__file__).resolve().parents[1]
+    places = (package / "recipes", package.parents[1] / "recipes")
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes, such as `tiny/pgm`."""
+    folder = recipe_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find(source: str | Path) -> Path:
+    """The file of a recipe, by path or by name. Raises ValueError that lists the names if there is none."""
+    path = Path(source).expanduser()
+    named = recipe_folder() / f"{str(source).removesuffix('.yaml')}.yaml"
+    for candidate in (path, named):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"there is no recipe {source}; give the path of a YAML file or one of {', '.join(recipe_names())}")
+
+
+# ------------------------------------------------------------------------------------------------------------- ranges
+
+
+def at_least(low: float, **values: float) -> None:
+    """Raise ValueError naming the first value below `low`."""
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"{name} is {value}; it must be at least {low}")
+
+
+def below_one(**values: float) -> None:
+    """Raise ValueError naming the first value outside [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}; it must lie in [0, 1)")

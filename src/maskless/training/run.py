@@ -1,0 +1,275 @@
+"""A run from a recipe: `train` puts together what the other files of this folder are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskless import config as configuration
+from maskless.checkpoints.native import latest
+from maskless.data.loader import Loader
+from maskless.models import build
+from maskless.training.data import Data, open_rows, open_tokenizer
+from maskless.training.distributed import Machine, attention_kernels, numerics, start
+from maskless.training.evaluate import hooks_of
+from maskless.training.hooks import Saver, stop_request
+from maskless.training.loop import fit
+from maskless.training.optim import adamw
+from maskless.training.recipe import Recipe, complete, load_recipe, recipe_tree
+from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
+from maskless.training.state import TrainState, load_state, new_state, read_notes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that ended.
+
+    Attributes:
+        folder: holds config.yaml, metrics.jsonl and checkpoints/.
+        recipe: as it was run, vocabulary filled in.
+        metrics: the records of this session, as metrics.jsonl has them.
+        state: the last state; `state.model` and `state.average` are the trained and the averaged model.
+        tokenizer: of the data.
+        interrupted: it was asked to stop (Ctrl-C) before the last step, and saved.
+    """
+
+    folder: Path
+    recipe: Recipe
+    metrics: list[dict[str, Any]]
+    state: TrainState
+    tokenizer: Any
+    interrupted: bool
+
+    @property
+    def model(self) -> Any:
+        """The averaged model, or the trained one if no average was kept; in evaluation mode."""
+        return self.state.best.eval()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint's folder."""
+        folder = latest(self.folder)
+        assert folder is not None
+        return folder
+
+
+def train(
+    recipe: str | Path | Mapping,
+    *overrides: str,
+    out: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Sink] = (),
+) -> Run:
+    """Train a model.
+
+    Args:
+        recipe: path of a YAML file, name of a packaged recipe (`tiny/pgm`), a mapping, or, with `resume`, a run folder.
+        overrides: changes such as "training.steps=100".
+        out: the run folder; runs/NAME if left out. It must not hold a run yet, unless `resume`.
+        resume: continue from the newest complete checkpoint of the run folder (from the start if it has none).
+        callbacks: receive every record as it is written: dicts with `step` and `loss`, `bound`, `samples`,
+            `checkpoint` or `note`.
+
+    Returns:
+        The finished (or interrupted, and saved) `Run`.
+
+    Raises:
+        ValueError: for a recipe that cannot be run, a folder that holds a run, a loss that is not finite.
+        OSError: if the disk is full; complete checkpoints are untouched.
+
+    Example:
+        >>> import maskless
+        >>> run = maskless.train("tiny/pgm", "training.steps=100", out="runs/first")  # doctest: +SKIP
+    """
+    folder = Path(out) if out is not None else _default_folder(recipe, resume)
+    plan, changes = _resumed(folder, recipe, overrides) if resume else (load_recipe(recipe, *overrides), [])
+    _check_folder(folder, resume)
+    found = latest(folder) if resume else None
+    recorded = read_notes(found) if found else {}
+    machine = start(
+        plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
+    )
+    tokenizer = open_tokenizer(plan, machine)
+    plan = complete(plan, tokenizer.vocabulary)
+    data = open_rows(plan, tokenizer, machine)
+    attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
+    with numerics(
+        threads=plan.training.threads or recorded.get("threads"),
+        attention=attention,
+        deterministic=plan.training.deterministic,
+    ):
+        work = _Work(folder, plan, machine, data, tuple(callbacks))
+        return work.run(found, [*changes, *_differences(recorded, machine)])
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One session of a run, everything decided."""
+
+    folder: Path
+    recipe: Recipe
+    machine: Machine
+    data: Data
+    callbacks: tuple[Sink, ...]
+
+    def run(self, found: Path | None, changes: list[str]) -> Run:
+        recipe, training, machine = self.recipe, self.recipe.training, self.machine
+        loader = Loader(
+            self.data.train, batch_size=training.batch_size, seed=training.seed, rank=machine.rank, world=machine.world
+        )
+        state = self.initial()
+        if found is not None:
+            load_state(found, state)
+        self.open_folder()
+        memory = Memory()
+        with ExitStack() as stack:
+            journal = Journal(
+                self.sinks(memory, state.step, stack), every=recipe.log.every, last=training.steps, advice=self.advice
+            )
+            journal.write(self.opening(state, found, changes))
+            saver = Saver(
+                self.folder,
+                machine,
+                journal,
+                when=recipe.checkpoints,
+                last=training.steps,
+                notes=facts(machine),
+                describe=self.description(),
+            )
+            hooks = [journal, *hooks_of(recipe, self.data, journal, machine), saver]
+            stop = stack.enter_context(stop_request(machine, recipe.log.every))
+            begun = state.step
+            fit(state, machine, training, recipe.objective, loader=loader, hooks=hooks, stop=stop)
+            if state.step > begun:
+                saver.save(state)
+        return Run(self.folder, recipe, list(memory), state, self.data.tokenizer, state.step < training.steps)
+
+    def initial(self) -> TrainState:
+        """The model at step 0, the same in every process."""
+        training = self.recipe.training
+        torch.manual_seed(training.seed)
+        model = build(self.recipe.model)
+        return new_state(model, self.machine, lambda model: adamw(model, training), average=training.ema > 0)
+
+    def open_folder(self) -> None:
+        if self.machine.main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            configuration.write(self.folder / "config.yaml", recipe_tree(self.recipe))
+        self.machine.barrier()
+
+    def opening(self, state: TrainState, found: Path | None, changes: list[str]) -> dict[str, Any]:
+        """The first record of a session: what is about to happen."""
+        size = sum(shape.numel() for name, shape in state.shapes.items())
+        now = facts(self.machine)
+        where = f"{now['device']}, {now['precision']}, processes: {now['processes']}"
+        begin = f"resumed from {found.name}" if found else "started"
+        note = "; ".join([f"{begin}: {size:,} weights on {where}", *changes])
+        return {"step": state.step, "steps": self.recipe.training.steps, "note": note}
+
+    def sinks(self, memory: Memory, step: int, stack: ExitStack) -> list[Sink]:
+        """Who reads the records: in the main process everybody, in the others nobody but memory."""
+        if not self.machine.main:
+            return [memory]
+        lines = JsonLines(self.folder / "metrics.jsonl", upto=step)
+        stack.callback(lines.close)
+        sinks: list[Sink] = [memory, lines]
+        if self.recipe.log.tensorboard:
+            sinks.append(tensorboard(self.folder / "tensorboard"))
+        if self.recipe.log.wandb is not None:
+            sinks.append(weights_and_biases(self.recipe.log.wandb, self.folder))
+        return [*sinks, *self.callbacks]
+
+    def description(self) -> dict[str, Any]:
+        return {"tokenizer": self.data.tokenizer, "extra": {"objective": _tag(self.recipe)}}
+
+    def advice(self) -> str:
+        good = latest(self.folder)
+        where = f"the last good checkpoint is {good}" if good else "no checkpoint was written yet"
+        how = f"continue from it with --resume {self.folder} and" if good else "start again with"
+        rate = f"a lower training.lr (now {self.recipe.training.lr:g})"
+        return f"{where}: {how} {rate}, a longer training.warmup or training.precision=fp32"
+
+
+def facts(machine: Machine) -> dict[str, Any]:
+    """What the last bits depend on: recorded with every checkpoint, reused or announced on resume."""
+    return {
+        "threads": torch.get_num_threads(),
+        "precision": machine.precision,
+        "attention": attention_kernels(),
+        "device": machine.device.type,
+        "processes": machine.world,
+        "torch": torch.__version__,
+    }
+
+
+def _chosen(wanted: str, recorded: str | None) -> str:
+    return recorded if wanted == "auto" and recorded else wanted
+
+
+def _differences(recorded: Mapping[str, Any], machine: Machine) -> list[str]:
+    """What is not as it was when the checkpoint was written, in words."""
+    now = facts(machine)
+    return [
+        f"{name} is {now[name]} (was {value})" for name, value in recorded.items() if name in now and now[name] != value
+    ]
+
+
+def _tag(recipe: Recipe) -> str:
+    return recipe_tree(recipe)["objective"]["type"]
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def _default_folder(recipe: str | Path | Mapping, resume: bool) -> Path:
+    if isinstance(recipe, Mapping):
+        raise ValueError("a recipe given as a mapping has no name; say where the run goes with out=")
+    if resume and (Path(recipe) / "config.yaml").is_file():
+        return Path(recipe)
+    return Path("runs") / str(recipe).removesuffix(".yaml").strip("/").replace("/", "-")
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if not resume and (folder / "config.yaml").exists():
+        raise ValueError(
+            f"{folder} holds a run already; continue it with --resume, or choose another folder with --out"
+        )
+
+
+def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe to continue with, and how it differs from the one the run had.
+
+    The run's own config.yaml with the overrides; or, where a recipe is named beside the folder, that recipe.
+    """
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise ValueError(f"{folder} is no run folder (it has no config.yaml); give the folder of the run to resume")
+    before = load_recipe(stored)
+    named = not isinstance(recipe, Mapping) and (Path(recipe) == folder)
+    after = load_recipe(stored if named else recipe, *overrides)
+    if after.model.vocab_size == 0:
+        after = dataclasses.replace(
+            after,
+            model=dataclasses.replace(
+                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden
+            ),
+        )
+    old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))
+    changed = [
+        f"{key} is {new.get(key)} (was {old.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
+    ]
+    return after, changed
+
+
+def _flat(tree: Mapping, where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{where}.{key}" if where else key
+        flat.update(_flat(value, name) if isinstance(value, Mapping) else {name: value})
+    return flat

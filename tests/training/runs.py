@@ -1,0 +1,92 @@
+"""A recipe that trains in a blink, and ways to run it: here, in a process that may be killed, in several processes.
+
+As a script: `python -m tests.training.runs RECIPE OUT [--resume] [--die MOMENT STEP] [a.b=c ...]`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = {"length": 24, "width": 16, "heads": 2, "cond_dim": 4}
+MODELS = {
+    "partition": {"type": "partition", **SMALL, "encoder_layers": 1, "decoder_layers": 1},
+    "masked": {"type": "masked", **SMALL, "layers": 2},
+    "autoregressive": {"type": "autoregressive", "length": 24, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def recipe(folder: Path, kind: str = "partition", objective: str | None = None) -> dict[str, Any]:
+    """A recipe on a text that is written into `folder`."""
+    text = folder / "text.txt"
+    if not text.exists():
+        text.write_text("\n".join(f"line {n} of a small text, {n * n} letters of no meaning" for n in range(300)))
+    return {
+        "model": {**MODELS[kind], "dropout": 0.1},
+        "objective": {"type": objective or kind},
+        "data": {"type": "files", "train": str(text), "document": "line", "packing": "stream", "holdout": 0.1},
+        "training": {"steps": 10, "batch_size": 8, "warmup": 3, "lr": 3e-3, "threads": 1, "device": "cpu", "precision": "fp32"},
+        "validation": {"rows": 8, "batch_size": 4},
+        "checkpoints": {"every": 5},
+        "log": {"every": 1},
+    }
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def run_process(folder: Path, out: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
+    """Train the small recipe in a real process, or in several under torchrun."""
+    source = folder / "recipe.json"  # JSON is YAML
+    if not source.exists():
+        source.write_text(json.dumps(recipe(folder)))
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
+    command = [sys.executable, *launcher, "-m", "tests.training.runs", str(source), str(out), *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=120)
+
+
+def losses(run: Path) -> list[tuple[int, float, float]]:
+    """(step, loss, gradient norm) of every update in metrics.jsonl."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in records if "loss" in record]
+
+
+def die(moment: str, step: int) -> Any:
+    """Make this process kill itself: `before` its checkpoint of `step` is renamed into place, or `after` it was."""
+    from maskless.checkpoints import native
+
+    rename = os.rename
+
+    def deadly(source: Any, target: Any) -> None:
+        ours = Path(target).name == f"step-{step:08d}"
+        if ours and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+        if ours:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    native.os.rename = deadly
+
+
+def main(arguments: list[str]) -> None:
+    from maskless.training.run import train
+
+    source, out, *rest = arguments
+    if "--die" in rest:
+        place = rest.index("--die")
+        die(rest[place + 1], int(rest[place + 2]))
+    changes = [argument for argument in rest if "=" in argument]
+    train(out if "--resume" in rest else source, *changes, out=out, resume="--resume" in rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

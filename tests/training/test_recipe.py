@@ -1,0 +1,105 @@
+"""Every packaged recipe is right and builds its model; impossible combinations are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maskless.models import build
+from maskless.training.recipe import complete, find, load_recipe, recipe_folder, recipe_names, recipe_tree
+from maskless.vocabulary import Vocabulary
+from tests.training.runs import recipe
+
+# trainable parameters in the native form (V without [MASK])
+PUBLISHED = {
+    "text/owt_mdlm": 169_626_449,
+    "text/owt_complementary": 169_626_449,
+    "text/owt_pgm_8_8": 202_707_281,
+    "text/owt_ar": 162_244_945,
+    "text/owt_pgm_6_6_dim1024": 268_090_705,
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_builds_its_model(name):
+    made = load_recipe(name)
+    assert load_recipe(recipe_tree(made)) == made
+    made = complete(made, Vocabulary(max(made.model.vocab_size, 300)))
+    with torch.device("meta"):
+        model = build(made.model)
+    assert model.parameter_count() == PUBLISHED.get(name, model.parameter_count())
+    assert made.training.batch_size % made.training.accumulate == 0
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_what_it_claims(name):
+    lines = find(name).read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    assert lines[0].startswith("# ") and len(header) >= 2, "a header: claimed number, source, hardware"
+    for word in ("claim:", "source:", "hardware:"):
+        assert any(word in line.lower() for line in header), word
+
+
+def test_the_expected_recipes_are_there():
+    text = {
+        f"text/{name}"
+        for name in (
+            "lm1b_mdlm",
+            "lm1b_complementary",
+            "lm1b_pgm_6_6",
+            "owt_mdlm",
+            "owt_complementary",
+            "owt_pgm_8_8",
+            "owt_pgm_6_6_dim1024",
+            "owt_ar",
+        )
+    }
+    tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku")}
+    assert text | tiny <= set(recipe_names())
+    assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
+
+
+IMPOSSIBLE = {
+    ("objective.type=masked",): "objective.type is masked and model.type is partition, which do not fit; "
+    "use objective.type=partition, or another model",
+    ("training.length=48",): "training.length is 48, beyond the model's length 24; lower training.length or set "
+    "model.length=48",
+    ("training.accumulate=3",): "training: batch_size 8 is not a multiple of accumulate 3; choose a divisor of it",
+    ("training.steps=0",): "training: steps is 0; it must be at least 1",
+    ("training.ema=1.0",): "training: ema is 1.0; it must lie in [0, 1)",
+    ("training.lr=-1",): "training: lr is -1.0; it must be at least 0",
+    ("training.lr_floor=1",): "training: lr_floor 1.0 is above lr 0.003; lower it",
+    ("sampling.sampler.steps=99",): "sampling.sampler.steps is 99, more than the 24 sites of a row; lower it",
+    ("checkpoints.keep=0",): "checkpoints: keep is 0; it must be at least 1",
+    ("data.packing=heap",): "data: packing is 'heap'",
+    ("tokenizer.type=bytes",): "unknown key tokenizer; did you mean data.tokenizer?",
+    ("training.precison=fp32",): "unknown key training.precison; did you mean training.precision?",
+}
+
+
+@pytest.mark.parametrize("changes", IMPOSSIBLE)
+def test_impossible_combinations(changes, tmp_path):
+    with pytest.raises(ValueError) as error:
+        load_recipe(recipe(tmp_path), *changes)
+    assert str(error.value).startswith(IMPOSSIBLE[changes]) and "\n" not in str(error.value)
+
+
+def test_an_autoregressive_model_has_no_confidence_order(tmp_path):
+    with pytest.raises(ValueError, match="autoregressive, which only goes left to right"):
+        load_recipe(recipe(tmp_path, "autoregressive"), "sampling.sampler.order=confidence")
+
+
+def test_the_vocabulary_comes_from_the_tokenizer_or_must_agree(tmp_path):
+    words = Vocabulary(259, bos=256, eos=257, pad=258, forbidden=(258,))
+    made = complete(load_recipe(recipe(tmp_path)), words)
+    assert (made.model.vocab_size, made.model.forbidden) == (259, (258,))
+    assert complete(load_recipe(recipe(tmp_path), "model.vocab_size=259"), words).model == made.model
+    assert complete(load_recipe(recipe(tmp_path), "model.vocab_size=260", "model.forbidden=[259]"), words)
+    for wrong in ("model.vocab_size=258", "model.vocab_size=260"):
+        with pytest.raises(ValueError, match="has 259 ids and the model has vocab_size"):
+            complete(load_recipe(recipe(tmp_path), wrong), words)
+
+
+def test_an_unknown_recipe_is_answered_with_the_names():
+    with pytest.raises(ValueError, match=r"there is no recipe tiny/gpm; give .* tiny/pgm"):
+        load_recipe("tiny/gpm")
