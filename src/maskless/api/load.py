@@ -1,0 +1,51 @@
+"""Models by folder or by Hugging Face name."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from maskless.api.text import TextModel
+
+FILES = ["config.json", "*.safetensors", "tokenizer.json"]
+
+
+def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto",
+         dtype: torch.dtype | Literal["auto"] = "auto") -> TextModel:
+    """A trained model with its tokenizer.
+
+    Args:
+        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, or "organisation/name" on the
+            Hugging Face Hub.
+        weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
+        device, dtype: see `TextModel`.
+
+    Raises:
+        ValueError: if nothing usable is there; the sentence says what is missing.
+
+    Example:
+        >>> import maskless
+        >>> maskless.load("no/such/folder")
+        Traceback (most recent call last):
+            ...
+        ValueError: no/such/folder does not exist; give a run folder, a step-... folder or a folder with config.json and model.safetensors
+    """
+    from maskless.checkpoints.native import load_model
+
+    folder = Path(source) if Path(source).exists() or str(source).count("/") != 1 else _from_hub(str(source))
+    model, tokenizer = load_model(folder, ema=weights == "ema")
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json; text models need theirs: copy it into the folder")
+    return TextModel(model, tokenizer, device=device, dtype=dtype)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception as error:                                      # offline, unknown, private: one sentence for all
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ValueError(f"{name} is no local folder and could not be fetched from the Hugging Face Hub ({type(error).__name__}: {reason}); "
+                         "give a folder, or go online") from None

@@ -1,0 +1,302 @@
+"""A model with its tokenizer: generate, infill, score, save.
+
+B rows, L sites.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from maskless.api.logprob import LogProb, conditional_bounds, log_prob
+from maskless.api.template import Template
+from maskless.data.batch import Batch
+from maskless.data.tokenizer import Tokenizer
+from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions
+from maskless.decoding.decode import Callback
+from maskless.models import Denoiser, fold
+
+SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A generated text.
+
+    Attributes:
+        text: all of it, prompt included; `str(completion)` is this.
+        gaps: what was filled in, gap by gap (for `infill`).
+        tokens: ids of the whole row, BOS included, absent sites left out.
+        nfe: calls of the model that made it (shared by the rows of its batch).
+
+    Example:
+        >>> str(Completion("To be", gaps=(), tokens=(256, 84, 111), nfe=1))
+        'To be'
+    """
+
+    text: str
+    gaps: tuple[str, ...]
+    tokens: tuple[int, ...]
+    nfe: int
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class TextModel:
+    """A network, its tokenizer, and where it runs.
+
+    Args:
+        model: the network as trained.
+        tokenizer: of the data it was trained on.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+        dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
+
+    Raises:
+        ValueError: if tokenizer and model do not fit each other.
+
+    Example:
+        >>> import maskless
+        >>> network = maskless.build(maskless.PartitionConfig(vocab_size=259, length=32, width=16, heads=2, encoder_layers=1, decoder_layers=1))
+        >>> model = maskless.TextModel(network, maskless.load_tokenizer("bytes"))
+        >>> len(model.generate(2, steps=4, length=8))
+        2
+    """
+
+    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+        from maskless.checkpoints.native import check_vocabulary
+
+        check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
+        self.device = torch.device(_best_device() if device == "auto" else device)
+        self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
+        self.model = model.to(self.device).eval()
+        self.tokenizer = tokenizer
+        self._folded: Denoiser | None = None
+
+    @property
+    def network(self) -> Denoiser:
+        """The network that samples: modulation folded away, in `dtype`."""
+        if self._folded is None:
+            self._folded = fold(self.model)
+            if self.dtype != torch.float32:
+                import copy
+
+                self._folded = copy.deepcopy(self._folded).to(self.dtype)
+        return self._folded
+
+    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | None = None,
+                 watch: Callback | None = None, **options: Any) -> list[Completion]:
+        """Texts, in parallel and in any order.
+
+        Args:
+            n: how many.
+            prompt: the beginning of each; kept as it is.
+            length: sites of a row, BOS and prompt included; the model's length if None.
+            seed: row b of any call with this seed draws the same noise.
+            sampler: full control; without it one is made from `options`, the fields of `SamplerOptions` (steps, order, top_p, guidance, ...).
+            watch: called with (canvas, record) after every step.
+
+        Raises:
+            ValueError: if the prompt does not fit, or an option is out of range.
+
+        Example:
+            >>> import maskless
+            >>> network = maskless.build(maskless.MaskedConfig(vocab_size=259, length=32, width=16, heads=2, layers=1))
+            >>> model = maskless.TextModel(network, maskless.load_tokenizer("bytes"))
+            >>> model.generate(prompt="To be", length=16, steps=3)[0].text[:5]
+            'To be'
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; ask for at least 1 text")
+        sites: int = self.model.config.length if length is None else length
+        row = [*self._opening, *self.tokenizer.encode(prompt)]
+        self._check_length(sites)
+        if len(row) >= sites:
+            raise ValueError(f"the prompt takes {len(row)} of {sites} sites, none is left to generate; shorten it or raise length")
+        tokens = torch.full((n, sites), self.tokenizer.vocabulary.filler)
+        tokens[:, :len(row)] = torch.tensor(row, dtype=torch.int64)
+        known = (torch.arange(sites) < len(row)).expand(n, -1)
+        canvas, nfe = self._fill(self._canvas(tokens, known), seed, sampler or self._sampler(options, sites - len(row), self._opening), watch)
+        rows = self._rows(canvas)
+        return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
+
+    def infill(self, text: str, *, lengths: int | Sequence[int] | Literal["search"] | None = None, seed: int = 0,
+               sampler: Sampler | None = None, watch: Callback | None = None, **options: Any) -> Completion:
+        """Fill the gaps of a text; what is known comes back unchanged, byte for byte.
+
+        Args:
+            text: with `___` where tokens are missing, or `___{12}` for a gap of 12 tokens.
+            lengths: tokens of the gaps that do not say: one number, one per gap, or "search": lengths 1 to 16, all gaps alike, decoded in
+                one batch and compared by the bound per token of what was filled in.
+            seed, sampler, watch, options: as for `generate`.
+
+        Raises:
+            ValueError: if there is no gap, a gap has no length, the text does not fit, or the model only goes left to right.
+
+        Example:
+            >>> import maskless
+            >>> network = maskless.build(maskless.PartitionConfig(vocab_size=259, length=32, width=16, heads=2, encoder_layers=1, decoder_layers=1))
+            >>> model = maskless.TextModel(network, maskless.load_tokenizer("bytes"))
+            >>> model.infill("The ___ sat.", lengths=3).text.endswith(" sat.")
+            True
+        """
+        template = Template.parse(text)
+        if lengths == "search":
+            wanted = self._searched(template)
+        else:
+            wanted = [template.lengths(lengths)]
+        layouts = [self._layout(template, each) for each in wanted]
+        named = self._sampler(options, max(map(sum, wanted)), self._specials)
+        canvas, nfe = self._fill(self._infill_canvas(layouts), seed, sampler or named, watch)
+        best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
+        ids = self._rows(canvas)[best]
+        spans = _gap_spans(template.ids(self.tokenizer), wanted[best], len(self._opening))
+        gaps = tuple(self.tokenizer.decode(ids[start:stop]) for start, stop in spans)
+        return Completion(template.filled(gaps), gaps, tuple(ids), nfe)
+
+    def logprob(self, of: str | Sequence[str], given: str = "___", *, samples: int = 128, seed: int = 0) -> LogProb:
+        """log p(of | given), in nats, of the gaps of `given` filled with `of`.
+
+        Args:
+            of: the span, or one per gap.
+            given: a text with a gap for each span; without any gap, a prompt that `of` continues.
+            samples: Monte-Carlo draws of the bound.
+
+        Returns:
+            a `LogProb` that says whether it is a bound or exact, with its standard error.
+
+        Raises:
+            ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
+        """
+        spans = [of] if isinstance(of, str) else list(of)
+        template = Template.parse(given if "___" in given else f"{given}___")
+        if len(spans) != len(template.sizes):
+            raise ValueError(f"{len(spans)} spans were given for {len(template.sizes)} gaps; give one span per gap")
+        filled = [self.tokenizer.encode(span) for span in spans]
+        if not all(filled):
+            raise ValueError(f"span {filled.index([])} is empty; there is nothing to score")
+        tokens, known = self._layout(template, [len(ids) for ids in filled])
+        target = ~known
+        tokens[target] = torch.tensor([id for ids in filled for id in ids])
+        if self.model.left_to_right and not bool(target[int(target.long().argmax()):].all()):
+            raise ValueError("an autoregressive model scores continuations only, and text follows the span; use a masked or partition model")
+        batch = Batch(tokens[None], torch.ones_like(known)[None], known[None])
+        return log_prob(self.model, batch, samples=samples, seed=seed)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json, model.safetensors and tokenizer.json into a new folder; `maskless.load(folder)` gives the model back."""
+        from maskless.checkpoints.native import save_model
+
+        return save_model(folder, self.model, tokenizer=self.tokenizer)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, **where: Any) -> TextModel:
+        """`maskless.load`, under the name that users of huggingface_hub know."""
+        from maskless.api.load import load
+
+        return load(source, **where)
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Upload what `save_pretrained` writes to a Hugging Face repository (made if need be); returns its address.
+
+        Args:
+            repo_id: "organisation/name".
+            settings: `private`, `token` and others of `huggingface_hub.HfApi.create_repo`.
+        """
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=settings.pop("token", None))
+        address = hub.create_repo(repo_id, exist_ok=True, **settings)
+        with tempfile.TemporaryDirectory() as folder:
+            hub.upload_folder(repo_id=repo_id, folder_path=self.save_pretrained(Path(folder) / "model"))
+        return str(address)
+
+    # -- rows and canvases -------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _opening(self) -> list[int]:
+        bos = self.tokenizer.vocabulary.bos
+        return [] if bos is None else [bos]
+
+    def _check_length(self, length: int) -> None:
+        if not 1 <= length <= self.model.config.length:
+            raise ValueError(f"length {length} is not in 1..{self.model.config.length}, what the model was made for")
+
+    def _canvas(self, tokens: Tensor, known: Tensor, present: Tensor | None = None) -> Canvas:
+        anchor = (torch.arange(tokens.shape[1]) < len(self._opening)).expand_as(tokens)
+        return Canvas(tokens, known, present=present, anchor=anchor).to(self.device)
+
+    def _sampler(self, options: dict[str, Any], sites: int, forbid: Sequence[int]) -> Sampler:
+        fields = SamplerOptions.__dataclass_fields__
+        if unknown := sorted(set(options) - set(fields)):
+            raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
+        named = replace(SamplerOptions(), **options)
+        return named.sampler(sites, left_to_right=self.model.left_to_right, eos=self.tokenizer.vocabulary.eos, forbid=tuple(forbid))
+
+    @property
+    def _specials(self) -> list[int]:
+        """Ids that never fill a gap."""
+        vocabulary = self.tokenizer.vocabulary
+        return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
+
+    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler, watch: Callback | None) -> tuple[Canvas, int]:
+        return canvas, sampler(self.network, canvas, Noise.of(seed, canvas.rows, self.device), watch)
+
+    def _rows(self, canvas: Canvas) -> list[list[int]]:
+        tokens, present = canvas.tokens.cpu(), canvas.present.cpu()
+        return [row[here].tolist() for row, here in zip(tokens, present)]
+
+    def _layout(self, template: Template, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (L,) and known (L,) of the template with gaps of the given lengths."""
+        tokens, known = list(self._opening), [True] * len(self._opening)
+        for ids, gap in zip(template.ids(self.tokenizer), [*lengths, 0]):
+            tokens += [*ids, *[self.tokenizer.vocabulary.filler] * gap]
+            known += [True] * len(ids) + [False] * gap
+        if len(tokens) > self.model.config.length:
+            raise ValueError(f"the text with its gaps takes {len(tokens)} sites, the model has {self.model.config.length}; shorten it")
+        return torch.tensor(tokens), torch.tensor(known)
+
+    def _infill_canvas(self, layouts: Sequence[tuple[Tensor, Tensor]]) -> Canvas:
+        longest = max(len(tokens) for tokens, _ in layouts)
+        tokens = torch.full((len(layouts), longest), self.tokenizer.vocabulary.filler)
+        known = torch.zeros(len(layouts), longest, dtype=torch.bool)
+        for row, (ids, seen) in enumerate(layouts):
+            tokens[row, :len(ids)], known[row, :len(ids)] = ids, seen
+        present = torch.arange(longest) < torch.tensor([len(ids) for ids, _ in layouts])[:, None]
+        return self._canvas(tokens, known, present)
+
+    def _searched(self, template: Template) -> list[list[int]]:
+        taken = len(self._opening) + sum(map(len, template.ids(self.tokenizer)))
+        room = [length for length in SEARCHED if taken + sum(template.lengths(length)) <= self.model.config.length]
+        if not room:
+            raise ValueError(f"the text takes {taken} of {self.model.config.length} sites, no gap length fits; shorten it")
+        return [template.lengths(length) for length in room]
+
+    def _likeliest(self, canvas: Canvas, layouts: Sequence[tuple[Tensor, Tensor]]) -> int:
+        """The row whose filled gaps have the best bound per token."""
+        known = torch.nn.utils.rnn.pad_sequence([seen for _, seen in layouts], batch_first=True)
+        present = canvas.present.cpu()
+        batch = Batch(canvas.tokens.cpu(), present, known & present)
+        bounds = conditional_bounds(self.model, batch, samples=32).mean(1) / batch.targets.sum(1)
+        return int(bounds.argmax())
+
+
+def _gap_spans(pieces: Sequence[Sequence[int]], lengths: Sequence[int], start: int) -> list[tuple[int, int]]:
+    spans, at = [], start
+    for ids, gap in zip(pieces, lengths):
+        at += len(ids)
+        spans.append((at, at + gap))
+        at += gap
+    return spans
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

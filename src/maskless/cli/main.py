@@ -1,0 +1,49 @@
+"""The command line: one thin file per verb; everything heavy is imported by the verb that needs it."""
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from maskless.allocator import keep_freed_memory
+from maskless.cli.bench import bench
+from maskless.cli.demo import demo
+from maskless.cli.doctor import doctor
+from maskless.cli.infill import infill
+from maskless.cli.sample import sample
+from maskless.cli.train import train
+from maskless.cli.verify import verify
+
+# typer uses the click that is installed or, in newer versions, one of its own: its exceptions are found through typer
+UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+app = typer.Typer(name="maskless", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Partition generative models and the models they are compared with: train, sample, infill, measure.")
+for verb in (demo, train, sample, infill, verify, bench, doctor):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run a verb. A user's mistake is one sentence and exit code 2; set MASKLESS_TRACEBACK=1 to see where it was noticed."""
+    keep_freed_memory()
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError) as error:
+        if os.environ.get("MASKLESS_TRACEBACK"):
+            raise
+        print(f"maskless: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What `sample` and `infill` share: the options of a sampler, and painting tokens as they appear."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from maskless.data.tokenizer import Tokenizer
+    from maskless.decoding import Canvas, Record
+
+ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
+Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill). They need not divide the length.")]
+Order = Annotated[str | None, typer.Option(help="random, left-to-right, spaced, confidence, margin or entropy-bound.")]
+Plan = Annotated[str, typer.Option(help="even, cosine, arccos or ancestral: how many sites are revealed when.")]
+Block = Annotated[int, typer.Option(help="Sites of a block, for blocks from left to right (0: no blocks).")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
+TopK = Annotated[int, typer.Option(help="Keep the k most probable tokens (0: all).")]
+TopP = Annotated[float, typer.Option(help="Nucleus mass (1: all).")]
+Guidance = Annotated[float, typer.Option(help="Strength of guidance by forgetting the prompt (0: none).")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Weights = Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Paint tokens in the order in which they are revealed.")]
+
+ORDERS = ("random", "left-to-right", "spaced", "confidence", "margin", "entropy-bound")
+PLANS = ("even", "cosine", "arccos", "ancestral")
+
+
+def one_of(value: str, name: str, values: tuple[str, ...]) -> str:
+    if value not in values:
+        raise ValueError(f"--{name} {value} is not known; choose {', '.join(values)}")
+    return value
+
+
+def options(*, order: str | None, plan: str, **rest: Any) -> dict[str, Any]:
+    """Checked fields of `SamplerOptions`."""
+    return {"order": None if order is None else one_of(order, "order", ORDERS), "plan": one_of(plan, "plan", PLANS), **rest}
+
+
+def open_model(source: str, weights: str, device: str) -> Any:
+    import maskless
+
+    one_of(device, "device", ("auto", "cpu", "cuda", "mps"))
+    return maskless.load(source, weights="ema" if one_of(weights, "weights", ("ema", "raw")) == "ema" else "raw", device=device)
+
+
+class Painter:
+    """A live picture of the first row: known tokens, fresh ones highlighted, a dot for every site that is still open."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        from rich.live import Live
+
+        self.tokenizer = tokenizer
+        self.live = Live(auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Painter:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.live.stop()
+
+    def __call__(self, canvas: Canvas, record: Record) -> None:
+        import time
+
+        self.live.update(self.picture(canvas, record), refresh=True)
+        time.sleep(0.04)
+
+    def picture(self, canvas: Canvas, record: Record) -> Any:
+        from rich.text import Text
+
+        tokens, known, present = canvas.tokens[0].tolist(), canvas.known[0].tolist(), canvas.present[0].tolist()
+        fresh = set(record.sites.index[0][record.kept[0]].tolist())
+        picture = Text(f"step {record.step.index + 1}/{record.step.total}\n", style="dim")
+        for site, piece in enumerate(self.tokenizer.pieces(tokens)):
+            if not known[site]:
+                picture.append("·" if present[site] else "", style="dim")
+            else:
+                picture.append(piece.decode("utf-8", errors="replace"), style="bold green" if site in fresh else "")
+        return picture

@@ -1,0 +1,109 @@
+"""`maskless train`: a recipe, changes to it, a run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RECIPE [KEY=VALUE]...",
+            help="A YAML file, the name of a packaged recipe (tiny/pgm) or, with --resume, a run folder; "
+            "then changes such as training.steps=100.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run folder from its newest checkpoint.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder (default: runs/NAME).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
+) -> None:
+    """Train a model from a recipe; metrics, checkpoints and the resolved recipe go to the run folder. Ctrl-C saves."""
+    from maskless.training.run import train as run_recipe
+
+    named = [argument for argument in arguments or [] if "=" not in argument]
+    changes = [argument for argument in arguments or [] if "=" in argument]
+    if len(named) > 1:
+        raise ValueError(f"{named[1]!r} is one recipe too many after {named[0]!r}; changes are written key=value")
+    source = named[0] if named else out if resume else None
+    if source is None:
+        raise ValueError("no recipe was given; name one, for example: maskless train tiny/pgm")
+    main = int(os.environ.get("RANK", "0")) == 0
+    if quiet or not main:
+        run = run_recipe(source, *changes, out=out, resume=resume)
+    else:
+        with Progress() as progress:
+            run = run_recipe(source, *changes, out=out, resume=resume, callbacks=[progress])
+    if main:
+        typer.echo(_last_line(run))
+    if run.interrupted:
+        raise typer.Exit(130)
+
+
+def _last_line(run: Any) -> str:
+    if run.interrupted:
+        where = f"stopped at step {run.state.step}, saved as {run.checkpoint}"
+        return f"{where}; continue with: maskless train --resume {run.folder}"
+    return str(run.folder)
+
+
+class Progress:
+    """A live line with loss, speed and remaining time; validations, checkpoints and notes scroll above it."""
+
+    def __enter__(self) -> Progress:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.bar = Bar(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            transient=True,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("training", total=None, numbers="")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        if "steps" in record:
+            self.bar.update(self.task, total=record["steps"], completed=record["step"])
+        if "loss" in record:
+            numbers = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s"
+            self.bar.update(self.task, completed=record["step"], numbers=numbers)
+        elif line := describe(record):
+            self.bar.console.print(line, highlight=False, markup=False)
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    """One line for people about a record that is not an update; empty if there is nothing to say."""
+    step = f"step {record['step']}: "
+    if "bound" in record:
+        perplexity = f", perplexity at most {record['perplexity']:.2f}" if "perplexity" in record else ""
+        return (
+            f"{step}validation bound {record['bound']:.4f} +- {record['standard_error']:.4f} nats per token{perplexity}"
+        )
+    if "solved" in record:
+        cells, solved, boards = record["cell_accuracy"], record["solved"], record["boards"]
+        return f"{step}{cells:.1%} of the cells right, {solved:.1%} of {boards} boards solved"
+    if "samples" in record:
+        return "\n".join(
+            [
+                f"{step}samples",
+                *(f"  | {line}" for sample in record["samples"] for line in str(sample)[:400].splitlines()),
+            ]
+        )
+    if "checkpoint" in record:
+        return f"{step}saved {record['checkpoint']}"
+    return f"{step}{record['note']}" if "note" in record else ""

@@ -1,0 +1,1 @@
+"""`maskless demo`: the whole library in a few minutes, on any machine, from data that every Python installation carries."""

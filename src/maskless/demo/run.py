@@ -1,0 +1,173 @@
+"""Train a small PGM and a small MDLM with one recipe, and show what they do: bounds, texts, gaps, speed."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskless.api.load import load
+from maskless.api.text import TextModel
+from maskless.evaluation.machine import versions
+from maskless.evaluation.speed import Contender, Timing, even_random, race_them
+from maskless.models import fold
+from maskless.training.run import Run, train
+
+LENGTH, BATCH, TIMED = 64, 32, 20
+GAPPED = "If the ___{6} argument is given, the function returns a ___{6} object."
+NAMES = {"pgm": "PGM", "mdlm": "MDLM"}
+
+Say = Callable[[str], None]
+Watch = Callable[[], AbstractContextManager[Callable[[Any], None]]]     # opens a live display of a training run
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much time the demo takes.
+
+    Args:
+        seconds: of training, both models together; the number of steps follows from the machine's speed.
+        speeds: steps per text of the speed table.
+        repeats: interleaved repetitions of the speed table.
+        steps: train exactly so many steps instead.
+    """
+
+    seconds: float
+    speeds: tuple[int, ...]
+    repeats: int
+    steps: int | None = None
+
+
+FULL = Scale(220.0, (4, 8, 16, 32), 3)
+QUICK = Scale(16.0, (8, 32), 2)
+
+
+def recipe(name: str, steps: int) -> dict[str, Any]:
+    """The recipe of one of the two models; they differ in nothing but the model and its loss."""
+    sizes = {"length": LENGTH, "width": 128, "heads": 4, "cond_dim": 0, "dropout": 0.0}
+    model = {"pgm": {"type": "partition", **sizes, "encoder_layers": 3, "decoder_layers": 3}, "mdlm": {"type": "masked", **sizes, "layers": 6}}
+    return {
+        "model": model[name],
+        "objective": {"type": model[name]["type"], "low_var": True},
+        "data": {"type": "prose", "tokenizer": "bpe", "bpe_size": 1024, "packing": "stream"},
+        "training": {
+            "steps": steps, "batch_size": BATCH, "lr": 1e-3, "betas": [0.9, 0.95], "warmup": min(50, steps // 5), "schedule": "cosine",
+            "ema": 0.99, "precision": "fp32",
+        },
+        "validation": {"rows": 256},
+    }
+
+
+def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
+    """Run the demo into a new folder.
+
+    Args:
+        out: made by the demo; must not exist.
+        say: prints a line.
+        watch: opens a live display for each training run.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        ValueError: if the folder exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
+    begun = time.perf_counter()
+    say(", ".join(f"{name} {value}" for name, value in versions().items()))
+    steps = scale.steps or _affordable(scale.seconds, say)
+    runs = {name: _trained(name, steps, out, say, watch) for name in NAMES}
+    models = {name: load(run.folder, device="cpu") for name, run in runs.items()}
+    bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
+    _say_bounds(runs, bounds, say)
+    samples = _samples(models["pgm"], say)
+    speeds = _speeds(models, scale, say)
+    # unit weights: PGM's loss is halved over all tokens, MDLM's counts the hidden half of them; twice either is nats per predicted token
+    curves = {name: [(record["step"], 2 * record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
+    results = {
+        "where": versions(), "steps": steps, "command": f"maskless demo --steps {steps}", "recipes": {name: recipe(name, steps) for name in NAMES},
+        "parameters": {name: model.model.parameter_count() for name, model in models.items()},
+        "bounds": {name: {key: bound[key] for key in ("bound", "standard_error", "perplexity")} for name, bound in bounds.items()},
+        "samples": samples, "speeds": {name: [dataclasses.asdict(timing) for timing in timings] for name, timings in speeds.items()},
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    _write(out, results, curves, speeds)
+    say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: pgm/ and mdlm/ (checkpoints), samples.txt, results.json, demo.png")
+    say(f"The same run again: {results['command']}     More text: maskless sample {out}/pgm --watch")
+    return results
+
+
+def _affordable(seconds: float, say: Say) -> int:
+    """Time twenty steps of either model; the number of steps that the budget allows."""
+    say(f"\nPreparing the prose of the standard library, and timing {TIMED} steps of either model ...")
+    each = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NAMES:
+            timed = train(recipe(name, TIMED) | {"validation": {"rows": 0}}, out=Path(folder) / name)
+            each.append(statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record))
+    steps = max(40, round(seconds / sum(each) / 10) * 10)
+    say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MDLM): training each for {steps} steps of {BATCH} x {LENGTH} tokens "
+        f"(repeat with --steps {steps}).")
+    return steps
+
+
+def _trained(name: str, steps: int, out: Path, say: Say, watch: Watch) -> Run:
+    say(f"\nTraining {NAMES[name]} ...")
+    with watch() as display:
+        run = train(recipe(name, steps), out=out / name, callbacks=[display])
+    if run.interrupted:
+        raise KeyboardInterrupt
+    return run
+
+
+def _say_bounds(runs: dict[str, Run], bounds: dict[str, dict[str, Any]], say: Say) -> None:
+    say("\nValidation bound (an upper bound on nats per token of held-out prose; lower is better):")
+    for name, bound in bounds.items():
+        count = runs[name].model.parameter_count()
+        say(f"  {NAMES[name]:>5}  {bound['bound']:.3f} +- {bound['standard_error']:.3f}   perplexity at most {bound['perplexity']:.0f}   "
+            f"{count:,} parameters")
+
+
+def _samples(model: TextModel, say: Say) -> dict[str, str]:
+    text = model.generate(1, steps=LENGTH // 2, temperature=0.8, seed=1)[0].text
+    filled = model.infill(GAPPED, steps=12, temperature=0.5, seed=1)
+    say(f"\nA text by PGM, {LENGTH // 2} steps of 2 tokens, temperature 0.8:\n{_indented(text)}")
+    say(f"\nTwo gaps filled by PGM:\n  {GAPPED}\n  {filled.text}")
+    return {"generated": text, "template": GAPPED, "infilled": filled.text}
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.strip().splitlines())
+
+
+def _speeds(models: dict[str, TextModel], scale: Scale, say: Say) -> dict[str, list[Timing]]:
+    """Tokens per second at equal numbers of steps, interleaved."""
+    say(f"\nSampling speed, {BATCH} texts of {LENGTH} tokens, tokens/s (median of {scale.repeats}, [slowest .. fastest]):")
+    say(f"  {'steps (NFE)':>11}  {'PGM':>28}  {'MDLM':>28}  {'PGM / MDLM':>10}")
+    table: dict[str, list[Timing]] = {name: [] for name in NAMES}
+    for steps in scale.speeds:
+        pair = [Contender(name, fold(model.model), even_random, steps, steps) for name, model in models.items()]
+        timings = race_them(pair, BATCH, LENGTH, device=torch.device("cpu"), repeats=scale.repeats)
+        for timing in timings:
+            table[timing.name].append(timing)
+        cells = [f"{t.tokens_per_second:,.0f} [{t.slowest:,.0f} .. {t.fastest:,.0f}]" for t in timings]
+        say(f"  {steps:>11}  {cells[0]:>28}  {cells[1]:>28}  {timings[0].tokens_per_second / timings[1].tokens_per_second:>9.1f}x")
+    return table
+
+
+def _write(out: Path, results: dict[str, Any], curves: dict[str, list[tuple[int, float]]], speeds: dict[str, list[Timing]]) -> None:
+    from maskless.demo.picture import draw
+
+    samples = results["samples"]
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (out / "samples.txt").write_text(f"{samples['generated']}\n\n{'-' * 40}\n{samples['template']}\n{samples['infilled']}\n", encoding="utf-8")
+    draw(out / "demo.png", {NAMES[name]: curve for name, curve in curves.items()}, {NAMES[name]: timings for name, timings in speeds.items()})

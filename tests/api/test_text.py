@@ -1,0 +1,194 @@
+"""Generate, infill, score, save: what users call."""
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import maskless
+from maskless.api.template import Template
+from maskless.cli.sampling import Painter
+from maskless.data.tokenizer import load_tokenizer
+
+SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
+CONFIGS = {
+    "masked": maskless.MaskedConfig(**SIZES, layers=2, cond_dim=8),
+    "partition": maskless.PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
+    "autoregressive": maskless.AutoregressiveConfig(**SIZES, layers=2),
+}
+
+
+def opened(name: str) -> maskless.TextModel:
+    torch.manual_seed(0)
+    network = maskless.build(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.2)
+    return maskless.TextModel(network, load_tokenizer("bytes"), device="cpu")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_prompt_is_kept_and_the_seed_decides(name):
+    model = opened(name)
+    texts = model.generate(3, prompt="Größe: ", length=24, steps=5, seed=4)
+    assert all(str(text).startswith("Größe: ") and len(text.tokens) == 24 for text in texts)
+    assert [t.tokens for t in texts] == [t.tokens for t in model.generate(3, prompt="Größe: ", length=24, steps=5, seed=4)]
+    assert texts[0].tokens == model.generate(1, prompt="Größe: ", length=24, steps=5, seed=4)[0].tokens
+    assert texts[0].tokens != model.generate(1, prompt="Größe: ", length=24, steps=5, seed=5)[0].tokens
+    assert all(258 not in text.tokens and 256 not in text.tokens[1:] for text in texts)
+    assert texts[0].nfe == (24 - 1 - len("Größe: ".encode()) if name == "autoregressive" else 5)
+
+
+@pytest.mark.parametrize("name", ["masked", "partition"])
+@pytest.mark.parametrize("lengths", [3, [2, 5], "search"])
+def test_what_is_known_comes_back_byte_for_byte(name, lengths):
+    text = "  The\tq___ s\u00e4t on ___!\n"
+    filled = opened(name).infill(text, lengths=lengths, steps=4)
+    first, middle, last = text.split("___")
+    assert filled.text == first + filled.gaps[0] + middle + filled.gaps[1] + last
+    assert len(filled.gaps) == 2 and 256 not in filled.tokens[1:] and 257 not in filled.tokens
+    if lengths != "search":
+        sizes = [lengths] * 2 if isinstance(lengths, int) else lengths
+        assert len(filled.tokens) == 1 + len((first + middle + last).encode()) + sum(sizes)
+
+
+def test_a_gap_may_state_its_length():
+    template = Template.parse("a___{12}b___c")
+    assert template.lengths(3) == [12, 3] and template.pieces == ("a", "b", "c")
+    assert Template.parse("___").lengths([4]) == [4]
+    filled = opened("partition").infill("a___{12}b___c", lengths=3, steps=2)
+    assert len(filled.tokens) == 1 + 3 + 15
+
+
+def test_nothing_merges_across_a_gap():
+    tokenizer = maskless.train_bpe(["the cat sat on the mat " * 50], 300)
+    template = Template.parse("the c___{1}t sat")
+    assert template.ids(tokenizer) == [tokenizer.encode("the c"), tokenizer.encode("t sat")]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logprob_of_one_token_is_a_conditional(name):
+    """With one hidden token every random order is the same: the bound is exact, and equals the model's own log-softmax."""
+    model = opened(name)
+    found = model.logprob("b", given="a")
+    with torch.no_grad():
+        tokens = torch.tensor([[256, 97, 98]])
+        logits = model.model(tokens, torch.tensor([[True, True, False]]))[0, 2]
+    logits[258] = -torch.inf
+    assert found.tokens == 1
+    assert found.kind == ("exact" if name == "autoregressive" else "bound")
+    want = logits.log_softmax(-1)[98].item()
+    assert found.nats == pytest.approx(want, abs=1e-4 if name == "autoregressive" else 6 * found.standard_error + 1e-4)
+
+
+def test_logprob_estimates_the_mean_over_orders():
+    model = opened("partition")
+    tokens = torch.tensor([256, 97, 98, 99])
+    values = []
+    for order in itertools.permutations([1, 2, 3]):
+        known, total = torch.tensor([True, False, False, False]), 0.0
+        for site in order:
+            with torch.no_grad():
+                logits = model.model(tokens[None], known[None])[0, site]
+            logits[258] = -torch.inf
+            total += logits.log_softmax(-1)[tokens[site]].item()
+            known[site] = True
+        values.append(total)
+    exact = sum(values) / len(values)
+    found = model.logprob("abc", given="", samples=4000)
+    assert abs(found.nats - exact) < 4 * found.standard_error + 1e-3 * abs(exact)
+    assert found.standard_error < 0.1 * abs(exact)
+    assert found.nats_per_token == pytest.approx(found.nats / 3)
+
+
+def test_an_autoregressive_value_is_the_chain_rule():
+    model, total = opened("autoregressive"), 0.0
+    ids = [256, *b"hello"]
+    for site in range(2, 6):
+        with torch.no_grad():
+            logits = model.model(torch.tensor([[*ids[:site], 0]]), torch.ones(1, site + 1, dtype=torch.bool))[0, site]
+        logits[258] = -torch.inf
+        total += logits.log_softmax(-1)[ids[site]].item()
+    found = model.logprob("ello", given="h")
+    assert found.kind == "exact" and found.standard_error == 0 and math.isclose(found.nats, total, rel_tol=1e-5)
+
+
+def test_save_and_load_give_the_same_texts(tmp_path):
+    model = opened("partition")
+    model.save_pretrained(tmp_path / "model")
+    for again in (maskless.load(tmp_path / "model", device="cpu"), maskless.TextModel.from_pretrained(tmp_path / "model", device="cpu")):
+        assert again.generate(2, length=20, steps=4)[1].tokens == model.generate(2, length=20, steps=4)[1].tokens
+
+
+def test_push_to_hub_uploads_what_is_saved(monkeypatch):
+    seen = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            seen["token"] = token
+
+        def create_repo(self, repo_id, exist_ok, **settings):
+            seen.update(settings, repo=repo_id)
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, repo_id, folder_path):
+            seen["files"] = sorted(path.name for path in folder_path.iterdir())
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    address = opened("masked").push_to_hub("me/model", private=True, token="secret")
+    assert address == "https://hub/me/model"
+    assert seen == {"token": "secret", "private": True, "repo": "me/model", "files": ["config.json", "model.safetensors", "tokenizer.json"]}
+
+
+def test_bfloat16_samples_and_scores_in_float32():
+    torch.manual_seed(0)
+    model = maskless.TextModel(maskless.build(CONFIGS["partition"]), load_tokenizer("bytes"), device="cpu", dtype=torch.bfloat16)
+    assert len(model.generate(1, length=16, steps=4)[0].tokens) == 16
+    assert model.network.head.weight.dtype == torch.bfloat16 and model.model.head.weight.dtype == torch.float32
+
+
+def test_tokens_are_painted_in_the_order_in_which_they_appear():
+    model, pictures = opened("partition"), []
+    painter = Painter(model.tokenizer)
+    text = model.generate(1, prompt="ab", length=10, steps=3, watch=lambda canvas, record: pictures.append(painter.picture(canvas, record)))
+    assert len(pictures) == 3 and text[0].nfe == 3
+    counts = [picture.plain.count("·") for picture in pictures]
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 0 and all("ab" in picture.plain for picture in pictures)
+    assert any(str(span.style) == "bold green" for span in pictures[0].spans)
+
+
+@pytest.mark.parametrize("call, word", [
+    (lambda m: m.generate(0), "n is 0"),
+    (lambda m: m.generate(prompt="x" * 60), "prompt takes 61 of 48"),
+    (lambda m: m.generate(length=49), "length 49"),
+    (lambda m: m.generate(color="red"), "color is no option"),
+    (lambda m: m.generate(steps=0), "steps 0"),
+    (lambda m: m.infill("no gap"), "no gap"),
+    (lambda m: m.infill("a ___ b"), "lengths"),
+    (lambda m: m.infill("a ___ b", lengths=[1, 2]), "2 lengths"),
+    (lambda m: m.infill("a ___{0} b"), "0 tokens"),
+    (lambda m: m.infill("a ___ b", lengths=60), "takes 65 sites"),
+    (lambda m: m.infill("x" * 47 + "___", lengths="search"), "no gap length fits"),
+    (lambda m: m.logprob(["a", "b"], given="___"), "2 spans"),
+    (lambda m: m.logprob("", given="a"), "empty"),
+])
+def test_bad_input_is_one_sentence(call, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        call(opened("partition"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_autoregressive_model_does_not_infill():
+    model = opened("autoregressive")
+    with pytest.raises(ValueError, match="without gaps"):
+        model.infill("a ___ b", lengths=3)
+    with pytest.raises(ValueError, match="continuations only"):
+        model.logprob("x", given="a ___ b")
+
+
+def test_tokenizer_and_model_must_fit():
+    network = maskless.build(maskless.MaskedConfig(vocab_size=100, length=8, width=16, heads=2, layers=1))
+    with pytest.raises(ValueError, match="vocab_size 100"):
+        maskless.TextModel(network, load_tokenizer("bytes"))

@@ -1,0 +1,115 @@
+"""Every mistake is one clear sentence on stderr, exit code 2, and nothing on disk is harmed."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.training.runs import REPOSITORY, environment
+
+
+@pytest.fixture
+def places(tmp_path, model, left_to_right):
+    """What the command lines below name."""
+    truncated = tmp_path / "truncated"
+    shutil.copytree(model, truncated)
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    (tmp_path / "characters.txt").write_text("abc")
+    from maskless.data.tokenizer import symbol_tokenizer
+
+    symbol_tokenizer("abc").save(other)
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "garbage.yaml").write_text("model: [")
+    (tmp_path / "text_pgm_loss.safetensors").write_bytes(b"garbage")
+    (tmp_path / "unknown_kind.safetensors").write_bytes(b"garbage")
+    return {"model": model, "ar": left_to_right, "tmp": tmp_path}
+
+
+MISTAKES = {
+    "unknown verb": ("dance", "dance"),
+    "unknown option": ("sample {model} --stpes 3", "--stpes"),
+    "option of the wrong type": ("sample {model} --steps many", "--steps"),
+    "unknown recipe": ("train tiny/none", "tiny/none"),
+    "no recipe": ("train", "no recipe"),
+    "not YAML": ("train {tmp}/garbage.yaml", "garbage.yaml"),
+    "unknown key": ("train tiny/pgm training.stps=3 --out {tmp}/run", "training.stps"),
+    "wrong type": ("train tiny/pgm training.steps=many --out {tmp}/run", "many"),
+    "no steps of training": ("train tiny/pgm training.steps=0 --out {tmp}/run", "steps is 0"),
+    "objective of another model": ("train tiny/ar objective.type=masked --out {tmp}/run", "autoregressive"),
+    "recipe: AR with a confidence order": ("train tiny/ar sampling.sampler.order=confidence --out {tmp}/run", "confidence"),
+    "recipe: length beyond the model's": ("train tiny/pgm training.length=4096 --out {tmp}/run", "4096"),
+    "recipe: vocabulary of another size": ("train tiny/pgm data.tokenizer=bytes model.vocab_size=7 --out {tmp}/run", "7"),
+    "recipe: unknown device": ("train tiny/pgm training.device=abacus --out {tmp}/run", "abacus"),
+    "nothing to resume": ("train --resume {tmp}/nowhere", "nowhere"),
+    "no such folder": ("sample {tmp}/nowhere", "nowhere"),
+    "folder without a model": ("sample {tmp}", "complete checkpoint"),
+    "truncated weights": ("sample {tmp}/truncated", "truncated or corrupt"),
+    "tokenizer of another model": ("sample {tmp}/other", "vocab_size 259"),
+    "empty prompt file": ("sample {model} --prompt-file {tmp}/empty.txt", "empty.txt is empty"),
+    "missing prompt file": ("sample {model} --prompt-file {tmp}/none.txt", "none.txt"),
+    "two prompts": ("sample {model} --prompt a --prompt-file {tmp}/empty.txt", "give one"),
+    "prompt too long": ("sample {model} --length 8 --prompt abcdefghijk", "none is left"),
+    "no steps": ("sample {model} --steps 0", "steps 0"),
+    "no texts": ("sample {model} -n 0", "n is 0"),
+    "length beyond the model's": ("sample {model} --length 4096", "4096"),
+    "length below one": ("sample {model} --length 0", "length 0"),
+    "unknown order": ("sample {model} --order sideways", "sideways"),
+    "unknown plan": ("sample {model} --plan slowly", "slowly"),
+    "unknown device": ("sample {model} --device abacus", "abacus"),
+    "unknown weights": ("sample {model} --weights heavy", "heavy"),
+    "AR with a confidence order": ("sample {ar} --order confidence", "autoregressive"),
+    "negative temperature": ("sample {model} --temperature -1", "temperature -1"),
+    "nucleus out of range": ("sample {model} --top-p 1.5", "top_p 1.5"),
+    "blocks below one": ("sample {model} --block -2", "-2"),
+    "AR infilling": ("infill {ar} --text a___b --lengths 2", "autoregressive"),
+    "no gap": ("infill {model} --text abc", "no gap"),
+    "lengths that are none": ("infill {model} --text a___b --lengths 3,x", "3,x"),
+    "lengths that do not match": ("infill {model} --text a___b --lengths 3,4", "2 lengths"),
+    "gap of no tokens": ("infill {model} --text a___{{0}}b", "gap of 0 tokens"),
+    "text that does not fit": ("infill {model} --text a___b --lengths 4096", "shorten it"),
+    "no text": ("infill {model}", "--text"),
+    "unknown preset": ("bench --preset huge", "huge"),
+    "unknown bench": ("bench dancing", "dancing"),
+    "unknown contender": ("bench --preset toy --models pgm,rnn", "rnn"),
+    "no repetitions": ("bench --preset toy --repeats 0", "repeats"),
+    "demo into a folder that exists": ("demo --quick --out {tmp}", "exists already"),
+    "nothing to verify": ("verify", "FILE"),
+    "verify: no such file": ("verify {tmp}/text_pgm_loss_none.safetensors", "text_pgm_loss_none"),
+    "verify: garbage": ("verify {tmp}/text_pgm_loss.safetensors", "text_pgm_loss"),
+    "verify: unknown kind": ("verify {tmp}/unknown_kind.safetensors", "unknown_kind"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, places, call):
+    line, word = MISTAKES[name]
+    arguments = [part.format(**places) for part in line.split()]
+    before = sorted(path for path in places["tmp"].rglob("*"))
+    ended = call(*arguments)
+    assert ended.code == 2, (ended.out, ended.err)
+    assert word in ended.err and "Traceback" not in ended.err + ended.out
+    if "Usage: " not in ended.err and arguments[0] != "verify":
+        lines = ended.err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("maskless: "), ended.err
+    assert sorted(path for path in places["tmp"].rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["unknown recipe", "truncated weights"])
+def test_and_so_in_a_process_of_its_own(name, places):
+    line, word = MISTAKES[name]
+    arguments = [part.format(**places) for part in line.split()]
+    command = [sys.executable, "-m", "maskless.cli.main", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(), timeout=60)
+    assert ended.returncode == 2 and ended.stdout.strip() == ""
+    assert ended.stderr.startswith("maskless: ") and word in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+def test_the_place_of_a_mistake_can_be_shown(places, call, monkeypatch):
+    monkeypatch.setenv("MASKLESS_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="nowhere"):
+        call("sample", places["tmp"] / "nowhere")

@@ -1,0 +1,96 @@
+"""What only an accelerator can show: `python -m pytest -m gpu tests/test_gpu.py` on a CUDA machine. The same paths run on the CPU elsewhere."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskless.decoding import (
+    Ancestral,
+    Blockwise,
+    Canvas,
+    Confidence,
+    LeftToRight,
+    Margin,
+    Noise,
+    Random,
+    Sampler,
+    Scheduled,
+    Spaced,
+)
+from maskless.evaluation.golden import verify
+from tests.tiny import L, prefix_canvas, ragged_canvas, tiny
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+GOLDEN = sorted(path for path in (Path(__file__).parent / "golden").glob("text_*.safetensors") if "ema" not in path.name)
+SAMPLERS = {
+    "random": Sampler(Scheduled(5), Random()),
+    "spaced": Sampler(Scheduled(4), Spaced()),
+    "ancestral": Sampler(Ancestral(6), Random()),
+    "confidence": Sampler(Scheduled(4), Confidence()),
+    "margin": Sampler(Scheduled(4), Margin()),
+    "blocks": Sampler(Blockwise(5, lambda window: Scheduled(2, window=window)), Confidence()),
+    "guided": Sampler(Scheduled(5), Random(), guidance=lambda step: 1.0),
+}
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_files_agree(path):
+    assert verify(path, device="cuda").passed
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("model", ["masked", "partition", "partition, mean"])
+def test_texts_equal_those_of_the_cpu_in_float64(name, model):
+    texts = []
+    for device in ("cpu", "cuda"):
+        canvas: Canvas = ragged_canvas().to(device)
+        SAMPLERS[name](tiny(model).to(device), canvas, Noise.of(3, canvas.rows, device))
+        texts.append(torch.where(canvas.known, canvas.tokens, 0).cpu())
+    assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_loop_never_waits(name):
+    sampler, model = SAMPLERS[name], tiny("partition", torch.float32).cuda()
+    canvas = ragged_canvas().to("cuda")
+    noise = Noise.of(0, canvas.rows, "cuda")
+    records = sampler.records(model, canvas, noise)
+    next(records)                                                   # the first step places the plan on the device
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in records:
+            pass
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_autoregressive_cache_never_waits():
+    canvas = prefix_canvas((1, 1)).to("cuda")
+    records = Sampler(Scheduled(L - 1), LeftToRight()).records(tiny("autoregressive", torch.float32).cuda(), canvas, Noise.of(0, 2, "cuda"))
+    next(records)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in records:
+            pass
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_recipe_trains_in_bfloat16(tmp_path):
+    import maskless
+
+    run = maskless.train("tiny/pgm", "training.steps=10", "training.device=cuda", "training.precision=bf16", out=tmp_path / "run")
+    losses = [record["loss"] for record in run.metrics if "loss" in record]
+    assert len(losses) == 10 and losses[-1] < losses[0]
+
+
+def test_bench_runs(tmp_path):
+    from maskless.evaluation.speed import PRESETS, contenders, race_them
+
+    setting, device = PRESETS["toy"], torch.device("cuda")
+    names = ["pgm", "mdlm-fair", "mdlm-published", "ar"]
+    timings = race_them(contenders(setting, names, device), setting.batch, setting.length, device=device, repeats=2)
+    assert [timing.name for timing in timings] == names and all(timing.tokens_per_second > 0 for timing in timings)
