@@ -4,6 +4,8 @@ B rows, N queries, M keys, h heads, d head width, D = h * d.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -11,17 +13,44 @@ from torch import Tensor, nn
 from maskless.layers.rotary import Rotation
 
 Mask = Bool[Tensor, "#B 1 #N M"] | None       # True where a query may look; N may be 1 where all queries see the same keys
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention under some rule of who looks at whom: q (#B, h, N, d), k and v (B, h, M, d) -> (B, N, D), heads merged, scale 1/sqrt(d)."""
 
 
-def attend(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"], mask: Mask = None,
-           causal: bool = False) -> Float[Tensor, "B N D"]:
-    """Attention with scale 1/sqrt(d), heads merged. A query that may look at nothing gets zeros and finite gradients, on every backend."""
-    if mask is None:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    else:
-        sees = mask.any(-1, keepdim=True)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~sees).masked_fill(~sees, 0.0)
-    return out.transpose(1, 2).flatten(2)
+def merge(x: Float[Tensor, "B h N d"]) -> Float[Tensor, "B N D"]:
+    return x.transpose(1, 2).flatten(2)
+
+
+def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query looks at every key."""
+    return merge(F.scaled_dot_product_attention(q, k, v))
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Query i looks at keys 0..i."""
+    return merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+def before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Query i looks at keys 0..i-1; query 0 at nothing: zeros."""
+    q = q.expand(len(k), -1, -1, -1)
+    return F.pad(causal(q[:, :, 1:], k[:, :, :-1], v[:, :, :-1]), (0, 0, 1, 0))
+
+
+class Masked:
+    """Queries look where `mask` is True. A query that may look at nothing gets zeros and finite gradients, on every backend."""
+
+    def __init__(self, mask: Bool[Tensor, "#B 1 #N M"]):
+        self.sees = mask.any(-1, keepdim=True)
+        self.mask = mask | ~self.sees
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return merge(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).masked_fill(~self.sees, 0.0))
+
+
+def under(mask: Mask) -> Attend:
+    """Attention under a mask, or everywhere without one."""
+    return everywhere if mask is None else Masked(mask)
 
 
 def heads(x: Float[Tensor, "B N D"], count: int) -> Float[Tensor, "B h N d"]:
@@ -41,8 +70,8 @@ class SelfAttention(nn.Module):
         q, k = rotate(heads(qk, 2 * self.count)).chunk(2, 1)
         return q, k, heads(v, self.count)
 
-    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, mask: Mask = None, causal: bool = False) -> Float[Tensor, "B N D"]:
-        return self.out(attend(*self.project(x, rotate), mask, causal))
+    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
+        return self.out(attend(*self.project(x, rotate)))
 
 
 class CrossAttention(nn.Module):
@@ -59,5 +88,6 @@ class CrossAttention(nn.Module):
         k, v = (heads(part, self.count) for part in self.kv(memory).chunk(2, -1))
         return rotate(k), v
 
-    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, keys_values: tuple[Tensor, Tensor], mask: Mask = None) -> Float[Tensor, "B N D"]:
-        return self.out(attend(rotate(heads(self.q(x), self.count)), *keys_values, mask))
+    def forward(self, x: Float[Tensor, "B N D"], rotate: Rotation, keys_values: tuple[Tensor, Tensor],
+                attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
+        return self.out(attend(rotate(heads(self.q(x), self.count)), *keys_values))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskless.layers.attention import CrossAttention, Mask, SelfAttention
+from maskless.layers.attention import Attend, CrossAttention, SelfAttention, everywhere
 from maskless.layers.mlp import MLP
 from maskless.layers.modulation import AdaLN, Modulation, modulations
 from maskless.layers.norm import LayerNorm
@@ -24,10 +24,10 @@ class SelfBlock(nn.Module):
         self.ada = AdaLN(cond_dim, width, branches=2) if cond_dim else None
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None, rotate: Rotation, mask: Mask = None,
-                causal: bool = False) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None, rotate: Rotation,
+                attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
         first, second = modulations(self.ada, cond, 2)
-        x = x + first.out_of(self.drop(self.attention(first.into(self.norm1(x)), rotate, mask, causal)))
+        x = x + first.out_of(self.drop(self.attention(first.into(self.norm1(x)), rotate, attend)))
         return x + second.out_of(self.drop(self.mlp(second.into(self.norm2(x)))))
 
     def folded(self, cond: Float[Tensor, "1 C"]) -> dict[str, Tensor]:
@@ -54,9 +54,9 @@ class CrossBlock(nn.Module):
         return self.attention.keys_values(self.norm_kv(memory), rotate)
 
     def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None, rotate: Rotation, keys_values: tuple[Tensor, Tensor],
-                mask: Mask = None) -> Float[Tensor, "B N D"]:
+                attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
         first, second = modulations(self.ada, cond, 2)
-        x = x + first.out_of(self.drop(self.attention(first.into(self.norm_q(x)), rotate, keys_values, mask)))
+        x = x + first.out_of(self.drop(self.attention(first.into(self.norm_q(x)), rotate, keys_values, attend)))
         return x + second.out_of(self.drop(self.mlp(second.into(self.norm2(x)))))
 
     def folded(self, cond: Float[Tensor, "1 C"]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import attend
+from maskless.layers.attention import causal, under
 from maskless.layers.block import FinalNorm, SelfBlock
 from maskless.layers.embedding import TokenEmbedding
 from maskless.layers.rotary import rotation
@@ -64,7 +64,7 @@ class AutoregressiveTransformer(Denoiser):
         x = self.embedding(tokens)
         rotate = rotation(torch.arange(tokens.shape[1], device=tokens.device), self.config.width // self.config.heads, x.dtype)
         for block in self.blocks:
-            x = block(x, None, rotate, causal=True)
+            x = block(x, None, rotate, causal)
         return self.final(x, None)
 
     def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
@@ -121,12 +121,13 @@ class CachedPredictor:
         rotate = rotation(place, model.config.width // model.config.heads, x.dtype)
         uniform = canvas.fewest == end and width == 1
         mask = None if uniform else (torch.arange(end, device=place.device) <= place[..., None])[:, None]
+        attend = under(mask)
         for block, keys, values in zip(model.blocks, self.keys, self.values):
             q, k, v = block.attention.project(block.norm1(x), rotate)
             at = bin_or_place[:, None, :, None].expand_as(k)
             keys.scatter_(2, at, k)
             values.scatter_(2, at, v)
-            x = x + block.attention.out(attend(q, keys[:, :, :end], values[:, :, :end], mask))
+            x = x + block.attention.out(attend(q, keys[:, :, :end], values[:, :, :end]))
             x = x + block.mlp(block.norm2(x))
         newest = (canvas.count - self.seen - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1])
         state = model.final(x, None).gather(1, newest)[:, 0]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskless.decoding.decode import Predictor
+from maskless.layers.attention import under
 from maskless.layers.block import FinalNorm, SelfBlock
 from maskless.layers.embedding import TimeEmbedding, TokenEmbedding
 from maskless.layers.rotary import rotation
@@ -81,9 +82,9 @@ class MaskedTransformer(Conditioned):
         """`hidden` under a given condition vector."""
         x = self.embed(tokens, known)
         rotate = rotation(torch.arange(tokens.shape[1], device=tokens.device), self.config.width // self.config.heads, x.dtype)
-        mask = None if present is None else present[:, None, None]
+        attend = under(None if present is None else present[:, None, None])
         for block in self.blocks:
-            x = block(x, condition, rotate, mask)
+            x = block(x, condition, rotate, attend)
         return self.final(x, condition)
 
     def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Mask, attend, heads
+from maskless.layers.attention import Attend, Masked, heads, under
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
 from maskless.layers.embedding import TimeEmbedding, TokenEmbedding
 from maskless.layers.rotary import Rotation, rotation, sinusoids
@@ -106,8 +106,8 @@ class GroupSwap(nn.Module):
         k, v = (heads(part, self.count) for part in self.kv(memory).chunk(2, -1))
         return rotate(k), v
 
-    def forward(self, queries: Float[Tensor, "#B h N d"], keys_values: tuple[Tensor, Tensor], mask: Mask) -> Float[Tensor, "B N D"]:
-        return self.out(attend(queries, *keys_values, mask))
+    def forward(self, queries: Float[Tensor, "#B h N d"], keys_values: tuple[Tensor, Tensor], attend: Attend) -> Float[Tensor, "B N D"]:
+        return self.out(attend(queries, *keys_values))
 
 
 class PartitionTransformer(Conditioned):
@@ -136,11 +136,11 @@ class PartitionTransformer(Conditioned):
     def rotation(self, positions: Int[Tensor, "*N"]) -> Rotation:
         return rotation(positions, self.config.width // self.config.heads, self.embedding.weight.dtype)
 
-    def encode(self, tokens: Int[Tensor, "B N"], rotate: Rotation, condition: Tensor | None, mask: Mask) -> Float[Tensor, "B N D"]:
-        """Self-attention among the tokens that `mask` lets see each other."""
+    def encode(self, tokens: Int[Tensor, "B N"], rotate: Rotation, condition: Tensor | None, attend: Attend) -> Float[Tensor, "B N D"]:
+        """Self-attention among the tokens that `attend` lets see each other."""
         x = self.embedding(tokens)
         for block in self.encoder:
-            x = block(x, condition, rotate, mask)
+            x = block(x, condition, rotate, attend)
         return x
 
     def keys_values(self, memory: Float[Tensor, "B N D"], rotate: Rotation) -> list[tuple[Tensor, Tensor]]:
@@ -148,10 +148,10 @@ class PartitionTransformer(Conditioned):
         return [layer.keys_values(memory, rotate) for layer in self.decoder]
 
     def decode(self, y: Float[Tensor, "B Q D"], rotate: Rotation, condition: Tensor | None, keys_values: Iterable[tuple[Tensor, Tensor]],
-               mask: Mask) -> Float[Tensor, "B Q D"]:
+               attend: Attend) -> Float[Tensor, "B Q D"]:
         """The decoder layers (no attention among queries) on the swap's output `y`."""
         for layer, memory in zip(self.decoder, keys_values):
-            y = layer(y, condition, rotate, memory, mask)
+            y = layer(y, condition, rotate, memory, attend)
         return y
 
     def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None,
@@ -185,13 +185,13 @@ class PartitionTransformer(Conditioned):
         return FullPredictor(self)
 
 
-def split(known: Bool[Tensor, "B L"], present: Bool[Tensor, "B L"] | None) -> tuple[Mask, Mask]:
-    """Who sees whom, (B, 1, L, L): tokens of the same group, and of the other group."""
+def split(known: Bool[Tensor, "B L"], present: Bool[Tensor, "B L"] | None) -> tuple[Attend, Attend]:
+    """Who looks at whom, by masks (B, 1, L, L): tokens at their own group, and at the other group."""
     same = (known[:, :, None] == known[:, None])[:, None]
     if present is None:
-        return same, ~same
+        return Masked(same), Masked(~same)
     keys = present[:, None, None]
-    return same & keys, ~same & keys
+    return Masked(same & keys), Masked(~same & keys)
 
 
 class PartitionPredictor:
@@ -231,12 +231,12 @@ class PartitionPredictor:
         rotations = self.rotations or self._open(canvas)
         where, query, tokens, count = (pick_rows(x, rows) for x in (canvas.log[:, :width], sites.index, canvas.tokens, canvas.count))
         visible = torch.arange(width, device=count.device) < count[:, None]
-        mask = visible[:, None, None] if canvas.fewest < width else None
+        attend = under(visible[:, None, None] if canvas.fewest < width else None)
         condition = model.condition_at(torch.full((len(where),), step.t, device=count.device))
         at_known, at_query = rotations.at(where), rotations.at(query)
-        memory = model.encode(tokens.gather(1, where), at_known, condition, mask)
-        y = model.swap(self._queries(memory, visible, query, at_query), model.swap.keys_values(memory, at_known), mask)
-        return model.final(model.decode(y, at_query, condition, self.keys_values(memory, at_known), mask), condition)
+        memory = model.encode(tokens.gather(1, where), at_known, condition, attend)
+        y = model.swap(self._queries(memory, visible, query, at_query), model.swap.keys_values(memory, at_known), attend)
+        return model.final(model.decode(y, at_query, condition, self.keys_values(memory, at_known), attend), condition)
 
     def _queries(self, memory: Tensor, visible: Tensor, query: Tensor, at_query: Rotation) -> Float[Tensor, "R h Q d"]:
         if self.queries is not None:
