@@ -13,6 +13,7 @@ class Oracle:
     """A predictor and a model at once; its hidden states are log-probabilities and its head does nothing."""
 
     left_to_right = False
+    shuffle_prompt = False
     allowed = None
 
     def __init__(self, length: int, vocab: int, seed: int = 0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 
 from maskless.decoding import Canvas
-from maskless.models import AutoregressiveConfig, Denoiser, MaskedConfig, PartitionConfig, build
+from maskless.models import AutoregressiveConfig, CausalPartitionConfig, Denoiser, MaskedConfig, PartitionConfig, build
 
 V, L = 11, 12
 SIZES = {"vocab_size": V, "length": L, "width": 32, "heads": 2, "dropout": 0.0}
@@ -17,9 +17,14 @@ CONFIGS = {
     "partition, learned": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, query="learned", cond_dim=0),
     "partition, mean": PartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, query="mean", cond_dim=8, query_mlp=True),
     "partition, logsumexp": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, query="logsumexp", cond_dim=8, forbidden=(10,)),
+    "causal, token": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=8),
+    "causal, set": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=0, causal="set", prompt="reading"),
+    "causal, mean": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, cond_dim=8, query="mean", forbidden=(10,)),
+    "causal, logsumexp": CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, cond_dim=0, query="logsumexp", causal="set"),
     "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
 }
 ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
+CAUSAL = [name for name in CONFIGS if name.startswith("causal")]
 PARTITION = [name for name in CONFIGS if name.startswith("partition")]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import ANY_ORDER, CONFIGS, PARTITION, L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, PARTITION, L, V, prefix_canvas, ragged_canvas, tiny
 
 from maskless.decoding import (
     Adaptive,
@@ -140,11 +140,11 @@ class Both:
     """The fast predictor and the full one side by side; they must agree at every step."""
 
     def __init__(self, model):
-        self.model, self.left_to_right = model, model.left_to_right
+        self.model, self.left_to_right, self.shuffle_prompt = model, model.left_to_right, model.shuffle_prompt
         self.head, self.allowed = model.head, model.allowed
 
     def predictor(self):
-        fast, full = self.model.predictor(), FullPredictor(self.model)
+        fast, full = self.model.predictor(), self.model.full_predictor()
 
         def predict(canvas, sites, step):
             a, b = fast(canvas, sites, step), full(canvas, sites, step)
@@ -157,7 +157,7 @@ class Both:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", ["partition", "partition, logsumexp"])
+@pytest.mark.parametrize("name", ["partition", "partition, logsumexp", *CAUSAL])
 def test_every_sampler_fast_equals_full(name, sampler):
     canvas = ragged_canvas()
     before = canvas.tokens.clone()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskless.data.batch import Batch
 from maskless.models import Denoiser, kind_of
-from maskless.objectives import OBJECTIVES
+from maskless.objectives import own
 from maskless.objectives.base import Draws
 from maskless.objectives.draws import draws
 
@@ -52,7 +52,7 @@ def conditional_bounds(model: Denoiser, batch: Batch, *, samples: int, seed: int
 
     Each row is scored at `samples` stratified times: hidden targets are predicted from the given sites and the targets not hidden.
     """
-    objective = OBJECTIVES[kind_of(model.config)]()
+    objective = own(kind_of(model.config))
     rows, length = batch.tokens.shape
     low, high = objective.bound_times
     numbers = torch.arange(rows * samples)

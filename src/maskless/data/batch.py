@@ -23,6 +23,7 @@ class Batch:
 
     Attributes:
         padded: whether any site is not valid. Read once, when the batch is made on the host; moving and splitting keep it.
+        prompted: whether any site but the first is given; read with it.
 
     Example:
         >>> batch = Batch.of(torch.tensor([[0, 5, 7], [0, 6, 8]]))
@@ -34,9 +35,11 @@ class Batch:
     valid: Bool[Tensor, "B L"]
     given: Bool[Tensor, "B L"]
     padded: bool = field(init=False)
+    prompted: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "padded", not bool(self.valid.all()))
+        object.__setattr__(self, "prompted", bool(self.given[:, 1:].any()))
 
     @classmethod
     def of(cls, tokens: Int[Tensor, "B L"]) -> Batch:
@@ -66,10 +69,14 @@ class Batch:
             raise ValueError(f"a batch of {len(self)} rows has no {n} equal micro-batches: choose a divisor")
         return [self._alike(*parts) for parts in zip(*(column.chunk(n) for column in self._columns), strict=True)]
 
+    def in_order(self, log: Int[Tensor, "B L"]) -> Batch:
+        """The same rows with their sites in the order of `log`."""
+        return self._alike(*(column.gather(1, log) for column in self._columns))
+
     def _alike(self, tokens: Tensor, valid: Tensor, given: Tensor) -> Batch:
         """A batch of these columns that reads nothing from them."""
         batch = object.__new__(Batch)
-        batch.__dict__.update(tokens=tokens, valid=valid, given=given, padded=self.padded)
+        batch.__dict__.update(tokens=tokens, valid=valid, given=given, padded=self.padded, prompted=self.prompted)
         return batch
 
     @property

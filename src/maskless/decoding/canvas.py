@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -36,6 +36,17 @@ class Sites:
 
     def doubled(self) -> Sites:
         return Sites(self.index.repeat(2, 1), self.valid.repeat(2, 1))
+
+
+@dataclass(frozen=True)
+class Intact:
+    """How many log entries of each row a `forget` left as they were: up to the first that went, and up to the start of its commit."""
+
+    entries: list[int]
+    commits: list[int]
+
+    def doubled(self, skip: Sequence[int]) -> Intact:
+        return Intact(*([*kept, *(n - s for n, s in zip(kept, skip))] for kept in (self.entries, self.commits)))
 
 
 def _spare(x: Tensor) -> Tensor:
@@ -83,6 +94,7 @@ class Canvas:
         self._born = _spare(born)
         self.count = known.sum(1)
         self.commits, self.revision = 1, 0
+        self.intact: list[Intact] = []                              # one for each revision: what caches may keep
         self.whole = bool(present.all())                            # every row has every site: no mask for absent ones
         self.prompt_counts: list[int] = self.prompt.sum(1).tolist()
         self.trouble = torch.zeros((), dtype=torch.bool)            # set on the device, read once after the loop
@@ -136,12 +148,28 @@ class Canvas:
         gone = mask & self.known & ~self.anchor & ~self.prompt
         entry = torch.arange(self.length, device=gone.device) < self.count[:, None]
         stays = entry & ~gone.gather(1, self.log)
+        self.intact.append(self._intact(entry & ~stays))
         order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)
         self._log, self._born = _spare(self.log.gather(1, order)), _spare(self.born.gather(1, order))
         self._known = _spare(self.known & ~gone)
         self.count = stays.sum(1)
         self.revision += 1
         self.look()
+
+    def _intact(self, gone: Bool[Tensor, "B L"]) -> Intact:
+        first = torch.where(gone.any(1), gone.long().argmax(1), self.count)                    # (B,)
+        commit = self._born.gather(1, first[:, None])
+        entry = torch.arange(self.length, device=gone.device) < self.count[:, None]
+        start = torch.where(gone.any(1), ((self.born < commit) & entry).sum(1), self.count)
+        return Intact(*torch.stack([first, start]).tolist())
+
+    def arrange_prompt(self, rank: Float[Tensor, "B L"]) -> None:
+        """Log the prompt in ascending order of `rank`, numbers in [0, 1) by site, instead of in reading order."""
+        at = torch.arange(self.length, device=rank.device).expand(self.rows, -1)
+        prompted = self.prompt.gather(1, self.log) & (at < self.count[:, None])
+        anchors = self.anchor.sum(1, keepdim=True)
+        key = torch.where(prompted, anchors + rank.gather(1, self.log), torch.where(at < anchors, at, at + 1))
+        self._log = _spare(self.log.gather(1, key.argsort(dim=1, stable=True)))
 
     def stop_at(self, eos: int) -> None:
         """Once a generated `eos` is known and everything left of it too, the sites after it become absent."""
@@ -169,5 +197,6 @@ class Canvas:
             setattr(two, name, torch.cat([getattr(self, name), second]))
         for name in ("present", "anchor", "prompt", "_tokens"):
             setattr(two, name, getattr(self, name).repeat(2, 1))
+        two.intact = [kept.doubled(self.prompt_counts if forget_prompt else [0] * self.rows) for kept in self.intact]
         two.least, two.greatest = [*self.least, *least], [*self.greatest, *greatest]
         return two

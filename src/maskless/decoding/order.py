@@ -148,10 +148,11 @@ class Ranked(Planned):
 
 
 class Scored:
-    """Look at every open site, reveal the step's count of highest scores."""
+    """Look at every open site, or at some `candidates` drawn at random, and reveal the step's count of highest scores."""
 
     left_to_right: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
+    candidates: int = 0                 # 0: every open site
 
     @property
     def measure(self) -> Measure | None:
@@ -179,10 +180,11 @@ class Scoring:
         return self.order.measure
 
     def propose(self, canvas: Canvas, step: Step) -> Sites:
-        if step.window is None:
-            return Sites.of(canvas.unknown, canvas.length - canvas.fewest)
-        start, stop = step.window
-        inside = Sites.of(canvas.unknown[:, start:stop], stop - start)
+        start, stop = step.window or (0, canvas.length)
+        most = stop - start if step.window else canvas.length - canvas.fewest
+        width = min(most, max(self.order.candidates, step.most)) if self.order.candidates else most
+        rank = self.noise.at(ORDER, 0, _positions(canvas))[:, start:stop] if width < most else None
+        inside = Sites.of(canvas.unknown[:, start:stop], width, rank)
         return Sites(inside.index + start, inside.valid)
 
     def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B Q"]:
@@ -204,6 +206,7 @@ class Confidence(Scored):
     """
 
     noise: float = 4.5
+    candidates: int = 0
 
     def score(self, draw: Draw, step: Step, luck: Tensor) -> Tensor:
         gumbel = -(-(luck + torch.finfo(luck.dtype).tiny).log()).log()
@@ -223,6 +226,8 @@ class Margin(Scored):
         >>> from maskless.decoding import Sampler, Scheduled
         >>> sampler = Sampler(Scheduled(8), Margin())
     """
+
+    candidates: int = 0
 
     @property
     def measure(self) -> Measure:
@@ -247,6 +252,7 @@ class EntropyBound(Scored):
     """
 
     gamma: float = 0.1
+    candidates: int = 0
     adaptive: ClassVar[bool] = True
 
     @property

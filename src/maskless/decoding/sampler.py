@@ -17,7 +17,7 @@ from maskless.decoding.canvas import Canvas
 from maskless.decoding.choice import Choice
 from maskless.decoding.decode import Callback, Predictor, Record, check, decode
 from maskless.decoding.guidance import Guided
-from maskless.decoding.noise import REMASK, Noise
+from maskless.decoding.noise import PROMPT, REMASK, Noise
 from maskless.decoding.order import Order, Random
 from maskless.decoding.plan import Plan, Scheduled, Step
 
@@ -27,6 +27,11 @@ class Model(Protocol):
     """What a sampler asks of a model."""
 
     left_to_right: ClassVar[bool]       # can only be sampled from left to right
+
+    @property
+    def shuffle_prompt(self) -> bool:
+        """Whether it was trained to read a prompt in random order."""
+        ...
 
     def predictor(self) -> Predictor: ...
 
@@ -61,6 +66,8 @@ class Sampler:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
+        if model.shuffle_prompt:
+            canvas.arrange_prompt(noise.at(PROMPT, 0, torch.arange(canvas.length, device=canvas.count.device)[None]))
         predictor = model.predictor()
         if self.guidance is not None:
             predictor = Guided(predictor, self.guidance, forget_prompt=True)

@@ -1,15 +1,17 @@
-"""The models, one file each: masked (MDLM), partition (PGM), autoregressive."""
+"""The models, one file each: masked (MDLM), partition (PGM), causal_partition (PGM with an exact cache), autoregressive."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
+from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
 from maskless.models.fold import fold
 from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 
-ModelConfig = MaskedConfig | PartitionConfig | AutoregressiveConfig
+ModelConfig = MaskedConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
     "partition": (PartitionConfig, PartitionTransformer),
+    "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
 }
 
@@ -35,5 +37,5 @@ def build(config: ModelConfig) -> Denoiser:
     return MODELS[kind_of(config)][1](config)
 
 
-__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "Denoiser", "MaskedConfig", "MaskedTransformer", "ModelConfig",
+__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser", "MaskedConfig", "MaskedTransformer", "ModelConfig",
            "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]

@@ -29,6 +29,11 @@ class Denoiser(nn.Module):
     head: nn.Linear
 
     @property
+    def shuffle_prompt(self) -> bool:
+        """Whether a sampler should log prompts in a seeded random order, as in training, instead of in reading order."""
+        return False
+
+    @property
     def vocab_size(self) -> int:
         return self.config.vocab_size
 

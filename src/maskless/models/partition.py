@@ -157,7 +157,12 @@ class PartitionTransformer(Conditioned):
     def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None,
                present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """`hidden` under a given condition vector."""
-        same, other = split(known, present)
+        return self.between_groups(tokens, known, condition, split(known, present), present)
+
+    def between_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None, rules: tuple[Attend, Attend],
+                       present: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B L D"]:
+        """Every site from the other group; `rules` say whom a token looks at in its own group, and a query in the other."""
+        same, other = rules
         rotate = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
         memory = self.encode(tokens, rotate, condition, same)
         y = self.swap(self.swap.queries(self.starts(memory, known, present), rotate), self.swap.keys_values(memory, rotate), other)

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Terms, terms
+from maskless.objectives.base import Draws, Single, Terms, terms
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(Single):
     """sum over sites i >= 1 of -log p(x_i | x_0 .. x_{i-1}): no times, no weights, nothing drawn.
 
     Site 0 is the anchor (BOS) and is no target. Given sites are no targets either, but only those to the left of a site

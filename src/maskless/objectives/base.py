@@ -6,6 +6,7 @@ Letters: B rows, L sites, D width, V data vocabulary.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one loss: `t` (B,) times in (0, 1) and `u` (B, L) uniforms in [0, 1) that hide sites."""
+    """The randomness of one loss.
+
+    Attributes:
+        t: (B,) times in (0, 1).
+        u: (B, L) uniforms in [0, 1) that hide sites, or order them.
+        shared: two uniforms on the host that the whole global batch shares (which kind of batch it is).
+    """
 
     t: Float[Tensor, " B"]
     u: Float[Tensor, "B L"]
+    shared: tuple[float, float] = (0.0, 0.0)
 
     def to(self, device: torch.device | str) -> Draws:
-        return Draws(self.t.to(device), self.u.to(device))
+        return Draws(self.t.to(device), self.u.to(device), self.shared)
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,20 @@ class Objective(Protocol):
         """Target tokens of each row, without the model."""
         ...
 
+    def reported(self, length: int) -> Mapping[str, Objective]:
+        """What to measure on held-out rows, by the name under which it is reported: "bound" for the objective's own."""
+        ...
+
+
+class Single:
+    """Objectives with one bound to report, their own."""
+
+    def reported(self: Objective, length: int) -> Mapping[str, Objective]:
+        return {"bound": self}
+
 
 @dataclass(frozen=True)
-class TwoSided:
+class TwoSided(Single):
     """What losses share that predict both halves of a split: at time t one half, at 1 - t the other.
 
     Args:
@@ -117,6 +136,11 @@ def sides(own: Float[Tensor, "B L"], floor: float) -> Float[Tensor, "B L"]:
     masked bound over [floor, 1] (docs/objectives.md), and no weight exceeds 1 / floor.
     """
     return torch.where(own >= floor, 1 / (own.clamp_min(floor) * (1 - floor)), 0.0)
+
+
+def scatter_sites(values: Float[Tensor, "B L"], log: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+    """Values of log entries, put at their sites."""
+    return torch.zeros_like(values).scatter(1, log, values)
 
 
 def terms(

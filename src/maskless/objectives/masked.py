@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Terms, presence, terms
+from maskless.objectives.base import Draws, Single, Terms, presence, terms
 from maskless.schedules import LogLinear
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Masked:
+class Masked(Single):
     """The masked-diffusion bound: E_t (1 / t) sum over hidden sites of -log p(x_i | known), P(hidden) = 1 - alpha(t).
 
     BOS and EOS can be hidden as any other token; padding never counts and given sites are always known.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from maskless.objectives.base import Draws, Terms, TwoSided, presence, sides, terms
 
@@ -33,9 +35,13 @@ class Partition(TwoSided):
     bound: docs/objectives.md.
     """
 
+    def states(self, model: Any, batch: Batch, group: Bool[Tensor, "B L"], draws: Draws, present: Bool[Tensor, "B L"] | None) -> Tensor:
+        """(B, L, D): every site from the other group."""
+        return model.hidden(batch.tokens, ~group, t=draws.t, present=present)
+
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         group = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L) True: group 1
-        states = model.hidden(batch.tokens, ~group, t=draws.t, present=presence(batch))
+        states = self.states(model, batch, group, draws, presence(batch))
         one_sided = batch.given[:, 1:].any(1)[:, None]  # (B, 1)
         own = torch.where(group, draws.t[:, None], 1 - draws.t[:, None])
         share = torch.where(one_sided, 1.0, 0.5)

@@ -49,16 +49,16 @@ def first_rows(rows: Rows, limit: int | None, batch_size: int) -> Iterator[Batch
 def measure_bound(model: Any, recipe: Recipe, rows: Any) -> dict[str, Any]:
     """Nats per token of the validation rows, with their standard error; the perplexity where the bound is one."""
     begin, how = time.perf_counter(), recipe.validation
-    found = bound(
-        model, recipe.objective, first_rows(rows, how.rows, how.batch_size), seed=how.seed, samples=how.samples
-    )
-    record = {
-        "bound": found.nats_per_token,
-        "standard_error": found.standard_error,
-        "validation_tokens": found.tokens,
-        "validation_seconds": round(time.perf_counter() - begin, 3),
-    }
-    return record if found.perplexity is None else {**record, "perplexity": found.perplexity}
+    record: dict[str, Any] = {}
+    for name, objective in recipe.objective.reported(recipe.length).items():
+        found = bound(model, objective, first_rows(rows, how.rows, how.batch_size), seed=how.seed, samples=how.samples)
+        record[name] = found.nats_per_token
+        if name == "bound":
+            record |= {"standard_error": found.standard_error, "validation_tokens": found.tokens}
+            record |= {} if found.perplexity is None else {"perplexity": found.perplexity}
+        else:
+            record[f"{name}_standard_error"] = found.standard_error
+    return {**record, "validation_seconds": round(time.perf_counter() - begin, 3)}
 
 
 def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary) -> None:

@@ -13,16 +13,10 @@ from maskless.config import Tagged, build, override, read, tree_of
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.models import MODELS
-from maskless.objectives import OBJECTIVES
+from maskless.objectives import FITS, OBJECTIVES
 from maskless.vocabulary import Vocabulary
 
 FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out
-
-FITS = {
-    "masked": ("masked", "complementary"),
-    "partition": ("partition",),
-    "autoregressive": ("autoregressive",),
-}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,365 @@
+"""The order-causal partition transformer: what is encoded stays encoded, in any order (exact KV cache for partition models).
+
+Sites become known in some order, the log. A token looks only at tokens that became known no later than itself, so a later token
+changes nothing that was computed before: keys and values are kept. Sites `b d | a c` became known in two commits:
+
+                      token-causal      set-causal         the query of a site looks
+    encoder            b  d  a  c       b  d  a  c         at earlier commits:    b  d  a  c
+                    b  x  .  .  .    b  x  x  .  .                             b  .  .  .  .
+                    d  x  x  .  .    d  x  x  .  .                             d  .  .  .  .
+                    a  x  x  x  .    a  x  x  x  x                             a  x  x  .  .
+                    c  x  x  x  x    c  x  x  x  x                             c  x  x  .  .
+
+B rows, L sites, W fresh tokens, N known tokens, Q queried sites, h heads, d head width, D width, E and M encoder and decoder layers.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskless.decoding.canvas import Canvas, Sites
+from maskless.decoding.decode import Predictor
+from maskless.decoding.plan import Step
+from maskless.layers.attention import Attend, Masked, before, causal, everywhere, under
+from maskless.layers.block import SelfBlock
+from maskless.layers.rotary import Rotation
+from maskless.models.base import on_rows, pick_rows
+from maskless.models.partition import GroupSwap, PartitionConfig, PartitionTransformer
+
+
+@dataclass(frozen=True)
+class CausalPartitionConfig(PartitionConfig):
+    """Sizes of a `CausalPartitionTransformer`: those of a `PartitionTransformer`, whose weights it can take over.
+
+    Args:
+        causal: what tokens of one commit see of each other: "token": the earlier ones; "set": all.
+        prompt: in which order a token-causal model logs a prompt: "random" (seeded), or "reading" if it was trained with left-to-right orders.
+
+    Raises:
+        ValueError: for a time-conditioned model, when built: its cached states would be of other times.
+
+    Example:
+        >>> from maskless.models import build
+        >>> config = CausalPartitionConfig(vocab_size=11, length=12, width=8, heads=2, encoder_layers=1, decoder_layers=1)
+        >>> build(config).config.causal
+        'token'
+    """
+
+    causal: Literal["token", "set"] = "token"
+    prompt: Literal["random", "reading"] = "random"
+
+
+class CausalPartitionTransformer(PartitionTransformer):
+    """p(x_i | what became known before), each token through the network once in a whole generation.
+
+    Two training signatures: `hidden` splits known | unknown as the parent does (everything known is one commit: the quality mode), and
+    `hidden_in_order` predicts every entry of a log from earlier commits, in one pass. Two ways of decoding: `predictor` keeps keys and
+    values, `reencoding` encodes everything known afresh every few calls.
+
+    Initialisation is the parent's.
+    """
+
+    config: CausalPartitionConfig
+
+    def __init__(self, config: CausalPartitionConfig):
+        if config.time_conditioned:
+            raise ValueError("time_conditioned is set: an order-causal model keeps what it encoded at earlier times; unset it, or use a partition model")
+        super().__init__(config)
+
+    @property
+    def shuffle_prompt(self) -> bool:
+        return self.config.causal == "token" and self.config.prompt == "random"
+
+    def hidden_in_order(self, tokens: Int[Tensor, "B L"], log: Int[Tensor, "B L"],
+                        commits: Int[Tensor, "#B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """The states of log entries: entry r predicts the token at site log[:, r] from the tokens of earlier commits.
+
+        Args:
+            tokens: ids, by site.
+            log: a permutation of the sites of every row; absent sites last, where nothing present sees them.
+            commits: the commit of every entry, never falling along the log; None: each entry is a commit of its own (no masks at all).
+        """
+        condition = self.condition_at(None)
+        encoding, querying = self.rules(commits)
+        sites = torch.arange(tokens.shape[1], device=tokens.device)
+        rotate = self.rotation(sites).at(log)
+        memory = self.encode(tokens.gather(1, log), rotate, condition, encoding)
+        starts = self.swap.starts(sites)[log]
+        if self.swap.reads_memory:
+            starts = starts + summaries_before(self.swap, memory, commits)
+        y = self.swap(self.swap.queries(starts, rotate), self.swap.keys_values(memory, rotate), querying)
+        return self.final(self.decode(y, rotate, condition, self.keys_values(memory, rotate), querying), condition)
+
+    def hidden_of_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], log: Int[Tensor, "B L"], *,
+                         present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """Both sides of the split `known` | not `known` from each other, by site; a token looks at its own group no later in `log` than itself."""
+        rank = torch.zeros_like(log).scatter(1, log, torch.arange(log.shape[1], device=log.device).expand_as(log))
+        same = (known[:, :, None] == known[:, None])[:, None]
+        here = torch.ones_like(same) if present is None else present[:, None, None]
+        earlier = (rank[:, None] <= rank[:, :, None])[:, None]
+        rules = Masked(same & earlier & here), Masked(~same & here)
+        return self.between_groups(tokens, known, self.condition_at(None), rules, present)
+
+    def rules(self, commits: Int[Tensor, "#B L"] | None) -> tuple[Attend, Attend]:
+        """Whom a token looks at in the encoder, and whom its query looks at."""
+        if commits is None:
+            return causal, before
+        own, other = commits[:, None, :, None], commits[:, None, None]
+        return causal if self.config.causal == "token" else Masked(other <= own), Masked(other < own)
+
+    def predictor(self) -> Predictor:
+        return CachedPredictor(self)
+
+    def full_predictor(self) -> Predictor:
+        """The training pass over the log, without a cache: the reference that `predictor` equals."""
+        return InOrderPredictor(self)
+
+    def reencoding(self, every: int = 1) -> Reencoding:
+        """The model with everything known encoded afresh, as one bidirectional commit, every so many calls."""
+        return Reencoding(self, every)
+
+
+def summaries_before(swap: GroupSwap, memory: Float[Tensor, "B L D"], commits: Int[Tensor, "#B L"] | None) -> Float[Tensor, "B L D"]:
+    """For every log entry, mean or logsumexp of the encoder outputs of earlier commits; zeros where there are none."""
+    length = memory.shape[1]
+    entry = torch.arange(length, device=memory.device)
+    seen = entry[None] if commits is None else torch.searchsorted(commits.contiguous(), commits.contiguous())
+    if swap.query == "mean":
+        upto = memory.cumsum(1) / (entry + 1)[:, None]
+    else:
+        upto = memory.logcumsumexp(1)
+    upto = F.pad(upto, (0, 0, 1, 0))                                # entry n: of the first n
+    return upto.gather(1, seen.expand(len(memory), -1)[..., None].expand(-1, -1, memory.shape[-1]))
+
+
+class InOrderPredictor:
+    """Queries by `hidden_in_order`: known sites in the order of the log, then the unknown ones as one last commit."""
+
+    def __init__(self, model: CausalPartitionTransformer):
+        self.model, self.head, self.allowed = model, model.head, model.allowed
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        entry = torch.arange(canvas.length, device=canvas.count.device).expand(canvas.rows, -1)
+        logged = entry < canvas.count[:, None]
+        last = torch.full_like(entry, canvas.commits + 1)
+        rank = torch.full_like(canvas._log, canvas.length).scatter(1, torch.where(logged, canvas.log, canvas.length), entry)[:, :-1]
+        log = (rank + canvas.length * (~canvas.present).long()).argsort(dim=1, stable=True)
+        states = self.model.hidden_in_order(canvas.tokens, log, torch.where(logged, canvas.born, last))
+        return sites.take(torch.zeros_like(states).scatter(1, log[..., None].expand_as(states), states))
+
+
+class CachedPredictor:
+    """Every known token passes the encoder once, and its keys and values for all layers are kept, in log order, rotated by its position.
+
+    Buffers are (B, layers * h, L + 1, d), made once; what is not valid goes to the last column. Rows may know different numbers of sites:
+    every row has its own cursor, and the host's bounds on the counts give the width of what is fresh.
+
+    Args:
+        refresh: encode everything known afresh, as one bidirectional commit, at every `refresh`-th call; 0: never.
+    """
+
+    def __init__(self, model: CausalPartitionTransformer, refresh: int = 0):
+        self.model, self.head, self.allowed, self.refresh = model, model.head, model.allowed, refresh
+        self.calls = 0
+
+    # -- opening ------------------------------------------------------------------------------------------------------------------------------
+
+    def _open(self, canvas: Canvas) -> None:
+        model, config = self.model, self.model.config
+        like, sites = model.embedding.weight, torch.arange(canvas.length, device=canvas.count.device)
+        width = config.width // config.heads
+
+        def buffers(layers: int) -> tuple[Tensor, Tensor]:
+            shape = (canvas.rows, layers * config.heads, canvas.length + 1, width)
+            return like.new_zeros(shape), like.new_zeros(shape)
+
+        self.encoder = buffers(config.encoder_layers)
+        self.decoder = buffers(config.decoder_layers + 1)                                       # the swap's come last
+        self.rotations = model.rotation(sites)
+        self.starts = model.swap.starts(sites)                                                  # (L, D)
+        self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
+        self.kv = torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder])     # (M * 2D, D)
+        self.condition = model.condition_at(None)
+        self._restart(canvas)
+        self.revision = canvas.revision
+
+    def _restart(self, canvas: Canvas) -> None:
+        self.seen = torch.zeros_like(canvas.count)                                              # (B,) entries in the cache
+        self.passed, self.reached = [0] * canvas.rows, [0] * canvas.rows                        # bounds of it on the host
+        self.commits = -1                                                                       # made when it last looked
+        swap = self.model.swap
+        self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), 0.0 if swap.query == "mean" else -torch.inf)
+
+    def _follow(self, canvas: Canvas) -> None:
+        """Drop what was computed from sites that were forgotten since the last look: all from the first of them on."""
+        if canvas.revision == self.revision:
+            return
+        if self.model.swap.reads_memory:
+            self._restart(canvas)                                                               # a running summary cannot be cut back
+        for kept in canvas.intact[self.revision:]:
+            stays = kept.entries if self.model.config.causal == "token" else kept.commits
+            self.seen = torch.minimum(self.seen, torch.tensor(stays, device=self.seen.device))
+            self.passed = [min(pair) for pair in zip(self.passed, stays)]
+            self.reached = [min(pair) for pair in zip(self.reached, stays)]
+        self.revision = canvas.revision
+
+    # -- a call -------------------------------------------------------------------------------------------------------------------------------
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        if self.calls == 0:
+            self._open(canvas)
+        self._follow(canvas)
+        afresh = self.refresh > 0 and self.calls % self.refresh == 0
+        if afresh:
+            self._restart(canvas)
+        self.calls += 1
+        self.append(canvas, one_commit=afresh)
+        return on_rows(step, canvas, sites, lambda rows: self.decode(canvas, sites, rows))
+
+    def append(self, canvas: Canvas, *, one_commit: bool = False) -> None:
+        """Encode the entries that are not in the cache yet, and keep their keys and values for encoder, swap and decoder."""
+        width = max(high - low for high, low in zip(canvas.greatest, self.passed))
+        if width < 1:
+            return
+        model = self.model
+        place = self.seen[:, None] + torch.arange(width, device=self.seen.device)              # (B, W)
+        fresh = place < canvas.count[:, None]
+        where = Place(canvas, place, fresh, self._cursor(canvas))
+        log = canvas.log.gather(1, place.clamp(max=canvas.length - 1))
+        rotate = self.rotations.at(log)
+        attend = self._rule(canvas, where, one_commit)
+        x = model.embedding(canvas.tokens.gather(1, log))
+        for index, block in enumerate(model.encoder):
+            x = self._encode(block, x, rotate, index, where, attend)
+        self._remember(x, rotate, where)
+        if model.swap.reads_memory:
+            self._summarise(x, fresh)
+        self.seen = canvas.count.clone()
+        self.passed, self.reached, self.commits = list(canvas.least), list(canvas.greatest), canvas.commits
+
+    def _cursor(self, canvas: Canvas) -> int | None:
+        """The cursor of all rows, where the host knows that they agree, and agree on what is known."""
+        ends, cursors = {*canvas.least, *canvas.greatest}, {*self.passed, *self.reached}
+        return min(cursors) if len(ends) == len(cursors) == 1 else None
+
+    def _rule(self, canvas: Canvas, where: Place, one_commit: bool) -> Attend:
+        """Whom the fresh tokens look at among entries 0..end-1."""
+        entry, place, width = torch.arange(where.end, device=self.seen.device), where.index, where.index.shape[1]
+        token = self.model.config.causal == "token" and not one_commit
+        if where.start is not None and (width == 1 or one_commit or (not token and canvas.commits == self.commits + 1)):
+            return everywhere
+        if token:
+            return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None])
+        if one_commit:
+            return Masked((entry < canvas.count[:, None])[:, None, None])
+        born = canvas.born.gather(1, place.clamp(max=canvas.length - 1))
+        known = entry < canvas.count[:, None]
+        return Masked(((canvas.born[:, None, :where.end] <= born[..., None]) & known[:, None])[:, None])
+
+    def _encode(self, block: SelfBlock, x: Tensor, rotate: Rotation, index: int, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
+        count, condition = self.model.config.heads, self.condition
+        layer = slice(index * count, (index + 1) * count)
+
+        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.encoder[0][:, layer], self.encoder[1][:, layer]
+            where.write(keys, k)
+            where.write(values, v)
+            return attend(q, keys[:, :, :where.end], values[:, :, :where.end])
+
+        return block(x, condition, rotate, attention)
+
+    def _remember(self, memory: Float[Tensor, "B W D"], rotate: Rotation, where: Place) -> None:
+        """Keys and values of all decoder layers in one product; the norm they share is applied once, its weights are in the product."""
+        count, layers = self.model.config.heads, len(self.model.decoder)
+        kv = F.linear(F.layer_norm(memory, memory.shape[-1:], eps=1e-5), self.kv).unflatten(-1, (layers, 2, count, -1))
+        k, v = kv.permute(3, 0, 2, 4, 1, 5).flatten(2, 3)                                       # (B, M * h, W, d) each
+        swap_k, swap_v = self.model.swap.keys_values(memory, rotate)
+        keys, values = self.decoder
+        last = layers * count
+        where.write(keys[:, :last], rotate(k))
+        where.write(values[:, :last], v)
+        where.write(keys[:, last:], swap_k)
+        where.write(values[:, last:], swap_v)
+
+    def _summarise(self, memory: Float[Tensor, "B W D"], fresh: Bool[Tensor, "B W"]) -> None:
+        if self.model.swap.query == "mean":
+            self.summary = self.summary + (memory * fresh[..., None]).sum(1)
+        else:
+            new = memory.masked_fill(~fresh[..., None], -torch.inf)
+            self.summary = torch.cat([self.summary[:, None], new], 1).logsumexp(1)
+
+    # -- queries ------------------------------------------------------------------------------------------------------------------------------
+
+    def decode(self, canvas: Canvas, sites: Sites, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
+        """The states of the queried sites over everything in the cache."""
+        model, count, end = self.model, self.model.config.heads, max(1, canvas.most)
+        query, known = pick_rows(sites.index, rows), pick_rows(canvas.count, rows)
+        keys, values = (pick_rows(x[:, :, :end], rows) for x in self.decoder)
+        mask = None if canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
+        layers = [(keys[:, at:at + count], values[:, at:at + count]) for at in range(0, keys.shape[1], count)]
+        attend, at_query = under(mask), self.rotations.at(query)
+        y = model.swap(self._queries(query, known, rows, at_query), layers[-1], attend)
+        return model.final(model.decode(y, at_query, self.condition, layers[:-1], attend), self.condition)
+
+    def _queries(self, query: Tensor, known: Tensor, rows: Tensor | None, at_query: Rotation) -> Float[Tensor, "R h Q d"]:
+        if self.queries is not None:
+            return self.queries[query].transpose(1, 2)
+        summary, some = pick_rows(self.summary, rows), known[:, None] > 0
+        if self.model.swap.query == "mean":
+            summary = summary / known.clamp(min=1)[:, None]
+        return self.model.swap.queries(self.starts[query] + summary.masked_fill(~some, 0.0)[:, None], at_query)
+
+
+class Place:
+    """Where fresh entries go in the buffers: one slice where all rows agree, else their own columns, or the bin (the last one).
+
+    Args:
+        index: (B, W) log entries.
+        fresh: (B, W) False on what a row does not have.
+        start: the cursor that all rows share, or None.
+    """
+
+    def __init__(self, canvas: Canvas, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None):
+        self.index, self.start, self.end = index, start, max(1, canvas.most)
+        self.column = torch.where(fresh, index, canvas.length)[:, None, :, None]                # (B, 1, W, 1)
+
+    def write(self, buffer: Float[Tensor, "B g L1 d"], values: Float[Tensor, "B g W d"]) -> None:
+        """Put values in place; `buffer` is a view of the cache."""
+        if self.start is not None:
+            buffer[:, :, self.start:self.end] = values
+        else:
+            buffer.scatter_(2, self.column.expand_as(values), values)
+
+
+@dataclass(frozen=True)
+class Reencoding:
+    """An order-causal model in its bidirectional mode: a `Model` whose predictor starts afresh every `every` calls.
+
+    Needs a model that was trained for it (a share of two-group batches).
+
+    Raises:
+        ValueError: `every` below 1.
+    """
+
+    model: CausalPartitionTransformer
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"refresh every {self.every} calls is below 1; give the number of calls between two encodings")
+
+    @property
+    def left_to_right(self) -> bool:
+        return False
+
+    @property
+    def shuffle_prompt(self) -> bool:
+        return False
+
+    def predictor(self) -> Predictor:
+        return CachedPredictor(self.model, refresh=self.every)
