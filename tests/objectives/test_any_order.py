@@ -118,10 +118,9 @@ def test_givens_come_first_padding_last_and_some_rows_go_left_to_right():
 
 
 def test_the_dial_turns_through_its_modes_and_never_takes_the_whole_row():
-    dial, seen = Dial(p_two_group=0.25), []
+    dial = Dial(p_two_group=0.25)
     assert dial.sizes(128) == [1, 2, 4, 8, 16] and dial.sizes(12) == [1] and Dial(largest=5).sizes(128) == [1, 2, 4]
-    for step in range(2000):
-        seen.append(dial.mode(draws(3, step, torch.arange(1), 1, 1).shared, 128))
+    seen = [dial.mode(draws(3, step, torch.arange(1), 1, 1).shared, 128) for step in range(2000)]
     share = sum(isinstance(mode, Partition) for mode in seen) / len(seen)
     assert abs(share - 0.25) < 0.04
     sizes = [mode.commit for mode in seen if isinstance(mode, AnyOrder)]

@@ -82,7 +82,8 @@ def _draws(seed: int, rows: Tensor, sample: int, samples: int, batch: Batch, obj
     t = times(seed, rows, sample, samples, objective.bound_times)
     sites = torch.arange(batch.tokens.shape[1], device=rows.device)
     u = uniform(seed, EVALUATION, SITES, sample, rows[:, None], sites)
-    return Draws(*(x.to(torch.float32).clamp(2.0**-24, BELOW_ONE) for x in (t, u)))
+    t, u = (x.to(torch.float32).clamp(2.0**-24, BELOW_ONE) for x in (t, u))
+    return Draws(t, u)
 
 
 @contextmanager
