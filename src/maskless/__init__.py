@@ -47,9 +47,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence", "EntropyBound", "LeftToRight",
-    "LogProb", "Margin", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "TextModel",
-    "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
+    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
+    "EntropyBound", "LeftToRight", "LogProb", "Margin", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler", "SamplerOptions",
+    "Scheduled", "Spaced", "TextModel", "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -32,7 +32,7 @@ class SamplerOptions:
 
     Example:
         >>> SamplerOptions(steps=8, order="margin").sampler(100).order
-        Margin()
+        Margin(candidates=0)
     """
 
     steps: int | None = None
