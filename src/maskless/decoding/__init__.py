@@ -8,7 +8,8 @@ from maskless.decoding.options import SamplerOptions
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Ranked, Spaced
 from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step, arccos, cosine, even
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
+from maskless.decoding.speculate import Speculative
 
 __all__ = ["Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "Draw", "EntropyBound", "Guided", "LeftToRight", "Margin",
            "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites",
-           "Spaced", "Step", "arccos", "check", "cosine", "decode", "even", "remask", "slide", "text_of"]
+           "Spaced", "Speculative", "Step", "arccos", "check", "cosine", "decode", "even", "remask", "slide", "text_of"]

@@ -91,6 +91,21 @@ class Choice:
             logits = nucleus(logits, self.top_p)
         return logits.log_softmax(-1)
 
+    def law_of(self, logits: Float[Tensor, "n V"], allowed: Bool[Tensor, "... V"] | None) -> Float[Tensor, "n V"]:
+        """Log-probabilities of what is really drawn: `law`, or at temperature 0 the most probable token alone."""
+        logp = self.law(logits, allowed)
+        if self.temperature:
+            return logp
+        best = logp.argmax(-1, keepdim=True)
+        return torch.where(logp.isnan(), logp, torch.full_like(logp, -torch.inf).scatter(-1, best, 0.0))
+
+    def score(self, hidden: Float[Tensor, "B Q D"], head: Head, *, allowed: Bool[Tensor, " V"] | None,
+              tokens: Int[Tensor, "B Q"]) -> Float[Tensor, "B Q"]:
+        """Log-probabilities of given tokens under what is really drawn, in chunks of rows."""
+        flat, wanted = hidden.flatten(0, 1), tokens.flatten()[:, None]
+        spans = [slice(start, start + self.chunk) for start in range(0, len(flat), self.chunk)]
+        return torch.cat([self.law_of(head(flat[span]), allowed).gather(-1, wanted[span])[:, 0] for span in spans]).view(tokens.shape)
+
     def __call__(self, hidden: Float[Tensor, "B Q D"], head: Head, *, allowed: Bool[Tensor, " V"] | None, pick: Pick,
                  measure: Measure | None = None) -> Draw:
         """Draw a token for every query, in chunks of rows of the flattened (B * Q, D)."""

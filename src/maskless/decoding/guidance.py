@@ -41,8 +41,12 @@ class Guided:
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         w = self.scale(step)
-        rows = torch.arange(canvas.rows, device=canvas.count.device) if step.rows is None else step.rows
-        asked = rows if w == 0 else torch.cat([rows, rows + canvas.rows])
-        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=asked))
+        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=self._asked(canvas, step, w)))
         conditional, unconditional = both.chunk(2)
         return conditional if w == 0 else torch.lerp(unconditional, conditional, 1 + w)
+
+    def _asked(self, canvas: Canvas, step: Step, w: float) -> Tensor | None:
+        """Rows of both halves, or of the first alone while w = 0; None for all."""
+        if w != 0:
+            return None if step.rows is None else torch.cat([step.rows, step.rows + canvas.rows])
+        return torch.arange(canvas.rows, device=canvas.count.device) if step.rows is None else step.rows

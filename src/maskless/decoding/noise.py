@@ -13,7 +13,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Sites
 from maskless.noise import uniform
 
-ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT = range(6)                        # purposes
+ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT, ACCEPT, CORRECT = range(8)                        # purposes
 
 Pick = Callable[[Float[Tensor, "n V"], slice], Int[Tensor, " n"]]   # tokens of the queries in a slice of the flattened (B * Q)
 

@@ -15,7 +15,7 @@ B rows, L sites, W fresh tokens, N known tokens, Q queried sites, h heads, d hea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,12 @@ class CausalPartitionTransformer(PartitionTransformer):
     def predictor(self) -> Predictor:
         return CachedPredictor(self)
 
+    def verifier(self) -> CachedPredictor:
+        """The predictor as speculation needs it (`decoding/speculate.py`)."""
+        if self.config.causal != "token":
+            raise ValueError(f"causal is {self.config.causal}: drafts would see each other; speculation needs a token-causal model (causal: token)")
+        return CachedPredictor(self)
+
     def full_predictor(self) -> Predictor:
         """The training pass over the log, without a cache: the reference that `predictor` equals."""
         return InOrderPredictor(self)
@@ -191,8 +197,7 @@ class CachedPredictor:
         self.seen = torch.zeros_like(canvas.count)                                              # (B,) entries in the cache
         self.passed, self.reached = [0] * canvas.rows, [0] * canvas.rows                        # bounds of it on the host
         self.commits = -1                                                                       # made when it last looked
-        swap = self.model.swap
-        self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), 0.0 if swap.query == "mean" else -torch.inf)
+        self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), self._nothing)
 
     def _follow(self, canvas: Canvas) -> None:
         """Drop what was computed from sites that were forgotten since the last look: all from the first of them on."""
@@ -228,16 +233,13 @@ class CachedPredictor:
         model = self.model
         place = self.seen[:, None] + torch.arange(width, device=self.seen.device)              # (B, W)
         fresh = place < canvas.count[:, None]
-        where = Place(canvas, place, fresh, self._cursor(canvas))
+        where = Place(place, fresh, self._cursor(canvas), max(1, canvas.most))
         log = canvas.log.gather(1, place.clamp(max=canvas.length - 1))
         rotate = self.rotations.at(log)
         attend = self._rule(canvas, where, one_commit)
-        x = model.embedding(canvas.tokens.gather(1, log))
-        for index, block in enumerate(model.encoder):
-            x = self._encode(block, x, rotate, index, where, attend)
-        self._remember(x, rotate, where)
+        x = self._encode(canvas.tokens.gather(1, log), rotate, where, attend)
         if model.swap.reads_memory:
-            self._summarise(x, fresh)
+            self.summary = self._running(x.masked_fill(~fresh[..., None], self._nothing))[:, -1]
         self.seen = canvas.count.clone()
         self.passed, self.reached, self.commits = list(canvas.least), list(canvas.greatest), canvas.commits
 
@@ -260,17 +262,14 @@ class CachedPredictor:
         known = entry < canvas.count[:, None]
         return Masked(((canvas.born[:, None, :where.end] <= born[..., None]) & known[:, None])[:, None])
 
-    def _encode(self, block: Any, x: Tensor, rotate: Rotation, index: int, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
-        count, condition = self.model.config.heads, self.condition
-        layer = slice(index * count, (index + 1) * count)
-
-        def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.encoder[0][:, layer], self.encoder[1][:, layer]
-            where.write(keys, k)
-            where.write(values, v)
-            return attend(q, keys[:, :, :where.end], values[:, :, :where.end])
-
-        return block(x, condition, rotate, attention)
+    def _encode(self, tokens: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
+        """Pass tokens through the encoder, and keep their keys and values for all layers."""
+        x, count = self.model.embedding(tokens), self.model.config.heads
+        for index, block in enumerate(self.model.encoder):
+            layer = slice(index * count, (index + 1) * count)
+            x = block(x, self.condition, rotate, where.attention(self.encoder[0][:, layer], self.encoder[1][:, layer], attend))
+        self._remember(x, rotate, where)
+        return x
 
     def _remember(self, memory: Float[Tensor, "B W D"], rotate: Rotation, where: Place) -> None:
         """Keys and values of all decoder layers in one product; the norm they share is applied once, its weights are in the product."""
@@ -285,33 +284,64 @@ class CachedPredictor:
         where.write(keys[:, last:], swap_k)
         where.write(values[:, last:], swap_v)
 
-    def _summarise(self, memory: Float[Tensor, "B W D"], fresh: Bool[Tensor, "B W"]) -> None:
-        if self.model.swap.query == "mean":
-            self.summary = self.summary + (memory * fresh[..., None]).sum(1)
-        else:
-            new = memory.masked_fill(~fresh[..., None], -torch.inf)
-            self.summary = torch.cat([self.summary[:, None], new], 1).logsumexp(1)
+    @property
+    def _nothing(self) -> float:
+        """What changes no running sum (of values, or of exponentials)."""
+        return 0.0 if self.model.swap.query == "mean" else -torch.inf
+
+    def _running(self, memory: Float[Tensor, "B W D"]) -> Float[Tensor, "B W1 D"]:
+        """The summary of the cache, and with one more, two more, ... of these encoder outputs."""
+        states = torch.cat([self.summary[:, None], memory], 1)
+        return states.cumsum(1) if self.model.swap.query == "mean" else states.logcumsumexp(1)
 
     # -- queries ------------------------------------------------------------------------------------------------------------------------------
 
     def decode(self, canvas: Canvas, sites: Sites, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
         """The states of the queried sites over everything in the cache."""
-        model, count, end = self.model, self.model.config.heads, max(1, canvas.most)
-        query, known = pick_rows(sites.index, rows), pick_rows(canvas.count, rows)
-        keys, values = (pick_rows(x[:, :, :end], rows) for x in self.decoder)
+        end, known = max(1, canvas.most), pick_rows(canvas.count, rows)
         mask = None if canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
-        layers = [(keys[:, at:at + count], values[:, at:at + count]) for at in range(0, keys.shape[1], count)]
-        attend, at_query = under(mask), self.rotations.at(query)
-        y = model.swap(self._queries(query, known, rows, at_query), layers[-1], attend)
-        return model.final(model.decode(y, at_query, self.condition, layers[:-1], attend), self.condition)
+        memory = (pick_rows(self.decoder[0][:, :, :end], rows), pick_rows(self.decoder[1][:, :, :end], rows))
+        return self._answer(pick_rows(sites.index, rows), memory, under(mask), pick_rows(self.summary, rows)[:, None], known[:, None])
 
-    def _queries(self, query: Tensor, known: Tensor, rows: Tensor | None, at_query: Rotation) -> Float[Tensor, "R h Q d"]:
+    def _answer(self, query: Int[Tensor, "R Q"], memory: tuple[Tensor, Tensor], attend: Attend, summary: Float[Tensor, "R _ D"],
+                known: Int[Tensor, "R _"]) -> Float[Tensor, "R Q D"]:
+        model, count = self.model, self.model.config.heads
+        keys, values = memory
+        layers = [(keys[:, at:at + count], values[:, at:at + count]) for at in range(0, keys.shape[1], count)]
+        rotate = self.rotations.at(query)
+        y = model.swap(self._queries(query, summary, known, rotate), layers[-1], attend)
+        return model.final(model.decode(y, rotate, self.condition, layers[:-1], attend), self.condition)
+
+    def _queries(self, query: Tensor, summary: Tensor, known: Tensor, rotate: Rotation) -> Float[Tensor, "R h Q d"]:
         if self.queries is not None:
             return self.queries[query].transpose(1, 2)
-        summary, some = pick_rows(self.summary, rows), known[:, None] > 0
         if self.model.swap.query == "mean":
-            summary = summary / known.clamp(min=1)[:, None]
-        return self.model.swap.queries(self.starts[query] + summary.masked_fill(~some, 0.0)[:, None], at_query)
+            summary = summary / known.clamp(min=1)[..., None]
+        return self.model.swap.queries(self.starts[query] + summary.masked_fill(known[..., None] == 0, 0.0), rotate)
+
+    # -- speculation --------------------------------------------------------------------------------------------------------------------------
+
+    def verify(self, canvas: Canvas, sites: Sites, tokens: Int[Tensor, "B K"]) -> Float[Tensor, "B K1 D"]:
+        """States of K + 1 sites, query j over what is known and `tokens` at sites 0..j-1, which enter the cache but not the canvas."""
+        drafts, seen = sites.index[:, :-1], self.seen[:, None]
+        place = seen + torch.arange(tokens.shape[1], device=seen.device)
+        end = min(canvas.length, max(1, canvas.most + tokens.shape[1]))
+        where = Place(place, sites.valid[:, :-1], None, end)
+        entry = torch.arange(end, device=seen.device)
+        x = self._encode(tokens, self.rotations.at(drafts), where, Masked((entry <= place[..., None])[:, None]))
+        self.running = self._running(x) if self.model.swap.reads_memory else self.summary[:, None]
+        known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
+        memory = (self.decoder[0][:, :, :end], self.decoder[1][:, :, :end])
+        return self._answer(sites.index, memory, Masked((entry < known[..., None])[:, None]), self.running, known)
+
+    def settle(self, canvas: Canvas) -> None:
+        """Keep of the verified tokens those the canvas has committed, but for each row's newest, which may not be the one drafted."""
+        kept = torch.maximum(self.seen, canvas.count - 1)
+        if self.model.swap.reads_memory:
+            self.summary = self.running.gather(1, (kept - self.seen)[:, None, None].expand(-1, 1, self.running.shape[-1]))[:, 0]
+        self.seen = kept
+        self.passed = [max(low, n - 1) for low, n in zip(self.passed, canvas.least)]
+        self.reached = [max(high, n - 1) for high, n in zip(self.reached, canvas.greatest)]
 
 
 class Place:
@@ -321,18 +351,27 @@ class Place:
         index: (B, W) log entries.
         fresh: (B, W) False on what a row does not have.
         start: the cursor that all rows share, or None.
+        end: entries that any row has once these are in.
     """
 
-    def __init__(self, canvas: Canvas, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None):
-        self.index, self.start, self.end = index, start, max(1, canvas.most)
-        self.column = torch.where(fresh, index, canvas.length)[:, None, :, None]                # (B, 1, W, 1)
+    def __init__(self, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None, end: int):
+        self.index, self.fresh, self.start, self.end = index, fresh, start, end
 
     def write(self, buffer: Float[Tensor, "B g L1 d"], values: Float[Tensor, "B g W d"]) -> None:
         """Put values in place; `buffer` is a view of the cache."""
         if self.start is not None:
             buffer[:, :, self.start:self.end] = values
         else:
-            buffer.scatter_(2, self.column.expand_as(values), values)
+            column = torch.where(self.fresh, self.index, buffer.shape[2] - 1)[:, None, :, None]
+            buffer.scatter_(2, column.expand_as(values), values)
+
+    def attention(self, keys: Tensor, values: Tensor, attend: Attend) -> Attend:
+        """Attention that puts its own keys and values into the cache first, and looks at all that is there."""
+        def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.write(keys, k)
+            self.write(values, v)
+            return attend(q, keys[:, :, :self.end], values[:, :, :self.end])
+        return look
 
 
 @dataclass(frozen=True)
