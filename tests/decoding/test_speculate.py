@@ -8,7 +8,19 @@ import torch
 from tests.oracle import chi_square
 from tests.tiny import L, ragged_canvas, tiny
 
-from maskless.decoding import Canvas, Choice, Confidence, LeftToRight, Noise, Random, Sampler, Scheduled, Spaced, Speculative, Step
+from maskless.decoding import (
+    Canvas,
+    Choice,
+    Confidence,
+    LeftToRight,
+    Noise,
+    Random,
+    Sampler,
+    Scheduled,
+    Spaced,
+    Speculative,
+    Step,
+)
 from maskless.decoding.speculate import acceptance, correction
 
 SITES, V = 3, 3
@@ -126,8 +138,8 @@ class Table:
         return self.laws(prefix, site) if len(prefix) < SITES and site not in seen else torch.zeros(V, dtype=torch.float64).log_softmax(-1)
 
     def __call__(self, canvas, sites, step):
-        rows = [[self.answer(self.known(canvas, row), site) for site in places] for row, places in enumerate(sites.index.tolist())]
-        return torch.stack([torch.stack(row) for row in rows])
+        known = [self.known(canvas, row) for row in range(canvas.rows)]
+        return torch.stack([torch.stack([self.answer(seen, site) for site in places]) for seen, places in zip(known, sites.index.tolist())])
 
     def verify(self, canvas, sites, tokens):
         out = []
