@@ -16,6 +16,7 @@ SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.
 CONFIGS = {
     "masked": maskless.MaskedConfig(**SIZES, layers=2, cond_dim=8),
     "partition": maskless.PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
+    "causal_partition": maskless.CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
     "autoregressive": maskless.AutoregressiveConfig(**SIZES, layers=2),
 }
 
@@ -54,6 +55,18 @@ def test_what_is_known_comes_back_byte_for_byte(name, lengths):
         assert len(filled.tokens) == 1 + len((first + middle + last).encode()) + sum(sizes)
 
 
+def test_an_order_causal_model_reencodes_and_speculates_where_asked():
+    model = opened("causal_partition")
+    cached, afresh, drafted = (model.generate(2, prompt="To ", length=24, seed=1, **how) for how in ({"steps": 8}, {"steps": 8, "refresh": 1}, {"draft": 3}))
+    assert [t.tokens for t in cached] != [t.tokens for t in afresh]
+    assert all(text.text.startswith("To ") and len(text.tokens) == 24 for text in drafted)
+    assert drafted[0].nfe % 2 == 0 and drafted[0].nfe <= 2 * 20
+    filled = model.infill("a ___{5} b ___{3} c", draft=2, seed=2)
+    assert filled.text.startswith("a ") and filled.text.endswith(" c") and len(filled.gaps) == 2
+    with pytest.raises(ValueError, match="refresh is 1"):
+        opened("partition").generate(length=8, refresh=1)
+
+
 def test_a_gap_may_state_its_length():
     template = Template.parse("a___{12}b___c")
     assert template.lengths(3) == [12, 3] and template.pieces == ("a", "b", "c")
@@ -75,7 +88,10 @@ def test_logprob_of_one_token_is_a_conditional(name):
     found = model.logprob("b", given="a")
     with torch.no_grad():
         tokens = torch.tensor([[256, 97, 98]])
-        logits = model.model(tokens, torch.tensor([[True, True, False]]))[0, 2]
+        if name == "causal_partition":                              # scored as it decodes with its cache
+            logits = model.model.head(model.model.hidden_in_order(tokens, torch.arange(3)[None]))[0, 2]
+        else:
+            logits = model.model(tokens, torch.tensor([[True, True, False]]))[0, 2]
     logits[258] = -torch.inf
     assert found.tokens == 1
     assert found.kind == ("exact" if name == "autoregressive" else "bound")

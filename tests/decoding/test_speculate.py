@@ -106,7 +106,11 @@ def test_the_law_of_a_generation_is_that_of_one_site_a_step(order, drafts):
     torch.testing.assert_close(speculative(model, order, drafts), sequential(model, order), rtol=0, atol=1e-12)
 
 
-MISTAKES = {"resampling from p": {"resample": "p"}, "keeping the most probable": {"accept": "argmax"}, "bidirectional verification": {"verify": "all"}}
+MISTAKES = {
+    "resampling from p": {"resample": "p"},
+    "keeping the most probable": {"accept": "argmax"},
+    "bidirectional verification": {"verify": "all"},
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -16,7 +16,7 @@ from maskless.api.logprob import LogProb, conditional_bounds, log_prob
 from maskless.api.template import Template
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
-from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions
+from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import CausalPartitionTransformer, Denoiser, fold
 from maskless.models.causal_partition import Reencoding
@@ -89,7 +89,7 @@ class TextModel:
                 self._folded = copy.deepcopy(self._folded).to(self.dtype)
         return self._folded
 
-    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | None = None,
+    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | Speculative | None = None,
                  watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
         """Texts, in parallel and in any order.
 
@@ -128,7 +128,7 @@ class TextModel:
         return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
 
     def infill(self, text: str, *, lengths: int | Sequence[int] | Literal["search"] | None = None, seed: int = 0,
-               sampler: Sampler | None = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> Completion:
+               sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> Completion:
         """Fill the gaps of a text; what is known comes back unchanged, byte for byte.
 
         Args:
@@ -235,7 +235,7 @@ class TextModel:
         anchor = (torch.arange(tokens.shape[1]) < len(self._opening)).expand_as(tokens)
         return Canvas(tokens, known, present=present, anchor=anchor).to(self.device)
 
-    def _sampler(self, options: dict[str, Any], sites: int, forbid: Sequence[int]) -> Sampler:
+    def _sampler(self, options: dict[str, Any], sites: int, forbid: Sequence[int]) -> Sampler | Speculative:
         fields = SamplerOptions.__dataclass_fields__
         if unknown := sorted(set(options) - set(fields)):
             raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
@@ -248,7 +248,7 @@ class TextModel:
         vocabulary = self.tokenizer.vocabulary
         return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
 
-    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler, watch: Callback | None, refresh: int) -> tuple[Canvas, int]:
+    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler | Speculative, watch: Callback | None, refresh: int) -> tuple[Canvas, int]:
         return canvas, sampler(self._decoding(refresh), canvas, Noise.of(seed, canvas.rows, self.device), watch)
 
     def _decoding(self, refresh: int) -> Denoiser | Reencoding:

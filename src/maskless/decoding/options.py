@@ -9,6 +9,7 @@ from maskless.decoding.choice import Choice
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
 from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Ends, Plan, Scheduled, arccos, cosine, even
 from maskless.decoding.sampler import Sampler
+from maskless.decoding.speculate import Speculative
 
 OrderName = Literal["random", "left-to-right", "spaced", "confidence", "margin", "entropy-bound"]
 PlanName = Literal["even", "cosine", "arccos", "ancestral"]
@@ -28,6 +29,7 @@ class SamplerOptions:
         gamma: nats of the entropy-bound order.
         candidates: confidence, margin and entropy bound: score so many random open sites instead of all; 0 for all.
         guidance: strength of guidance by forgetting the prompt; 0 for none.
+        draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
         stop: finish a row at the first EOS it generates.
 
     Example:
@@ -46,9 +48,11 @@ class SamplerOptions:
     gamma: float = 0.1
     candidates: int = 0
     guidance: float = 0.0
+    draft: int = 0
     stop: bool = False
 
-    def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None, forbid: tuple[int, ...] = ()) -> Sampler:
+    def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None,
+                forbid: tuple[int, ...] = ()) -> Sampler | Speculative:
         """The sampler for a canvas with at most `sites` open sites in a row.
 
         Raises:
@@ -62,8 +66,16 @@ class SamplerOptions:
         order = self._order("left-to-right" if left_to_right else "random")
         if left_to_right and order.left_to_right:
             steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
+        choice, stop_at = Choice(self.temperature, self.top_k, self.top_p, forbid), eos if self.stop else None
+        if self.draft:
+            return self._speculative(order, choice, stop_at)
         guide = (lambda step: self.guidance) if self.guidance else None
-        return Sampler(self._plan(steps, order), order, Choice(self.temperature, self.top_k, self.top_p, forbid), guide, eos if self.stop else None)
+        return Sampler(self._plan(steps, order), order, choice, guide, stop_at)
+
+    def _speculative(self, order: Order, choice: Choice, stop_at: int | None) -> Speculative:
+        if self.steps is not None or self.block or self.plan != "even":
+            raise ValueError(f"draft {self.draft} lets the drafts that pass decide how many sites a step reveals; leave out steps, plan and block")
+        return Speculative(self.draft, order, choice, self.guidance, stop_at)
 
     def _order(self, default: OrderName) -> Order:
         orders: dict[OrderName, Order] = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -46,6 +47,36 @@ class Masked:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return merge(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).masked_fill(~self.sees, 0.0))
+
+
+class Absorbing:
+    """Attention that mixes the memory and projects to values afterwards: W (sum_j a_j m_j) + b in place of sum_j a_j (W m_j + b).
+
+    The same numbers, without values for every key: h Q products a key in place of D + Q. In place of values it is given the memory (B, M, D).
+
+    Args:
+        weight: (D, D) of the values, heads in rows.
+        bias: (D,) or None.
+        mask: as for `Masked`, or None.
+    """
+
+    def __init__(self, weight: Float[Tensor, "D D"], bias: Float[Tensor, " D"] | None, mask: Mask = None):
+        self.weight, self.bias, self.mask = weight, bias, mask
+
+    @staticmethod
+    def pays(queries: int, count: int, width: int) -> bool:
+        """Whether it is less work than making the values."""
+        return count * queries < width + queries
+
+    def __call__(self, q: Tensor, k: Tensor, memory: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                                # (B, h, N, M)
+        if self.mask is not None:
+            scores = scores.masked_fill(~self.mask, torch.finfo(scores.dtype).min)
+        share = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(memory.dtype)
+        mixed = (share.flatten(1, 2) @ memory).unflatten(1, share.shape[1:3])                   # (B, h, N, D)
+        out = merge(mixed @ self.weight.unflatten(0, (share.shape[1], -1)).transpose(-1, -2))
+        out = out if self.bias is None else out + self.bias
+        return out if self.mask is None else out.masked_fill(~self.mask.any(-1)[:, 0, :, None], 0.0)
 
 
 def under(mask: Mask) -> Attend:

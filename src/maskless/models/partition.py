@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Attend, Masked, heads, under
+from maskless.layers.attention import Absorbing, Attend, Mask, Masked, heads, under
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
 from maskless.layers.embedding import TimeEmbedding, TokenEmbedding
 from maskless.layers.rotary import Rotation, rotation, sinusoids
@@ -205,7 +205,7 @@ class PartitionPredictor:
     What does not depend on tokens is computed once per decode: rotations and, where they read no memory, the queries of all sites. No
     masks where every row knows as many sites. All decoder layers normalise the same encoder output and only the weight of the norm
     differs: it is normalised once, and the weights are folded into the projections. A layer's keys and values are made when its turn
-    comes, while they fit in the processor's caches.
+    comes, while they fit in the processor's caches; values of every key are not made at all where few sites are asked for (`Absorbing`).
     """
 
     def __init__(self, model: PartitionTransformer):
@@ -222,11 +222,17 @@ class PartitionPredictor:
         self.rotations = rotations
         return rotations
 
-    def keys_values(self, memory: Float[Tensor, "B N D"], rotate: Rotation) -> Iterator[tuple[Tensor, Tensor]]:
-        normed, count = F.layer_norm(memory, memory.shape[-1:], eps=1e-5), self.model.config.heads
-        for weight in self.kv_weights:
-            k, v = (heads(part, count) for part in F.linear(normed, weight).chunk(2, -1))
-            yield rotate(k), v
+    def looks(self, memory: Float[Tensor, "B N D"], rotate: Rotation, mask: Mask, queries: int) -> Iterator[tuple[tuple[Tensor, Tensor], Attend]]:
+        """What the swap and then each decoder layer looks at, and the attention that it is made for."""
+        normed, count, kv = F.layer_norm(memory, memory.shape[-1:], eps=1e-5), self.model.config.heads, self.model.swap.kv
+        few, plain = Absorbing.pays(queries, count, memory.shape[-1]), under(mask)
+        for source, weight, bias in [(memory, kv.weight, kv.bias), *((normed, weight, None) for weight in self.kv_weights)]:
+            if few:
+                (of_k, of_v), (add_k, add_v) = weight.chunk(2), (None, None) if bias is None else bias.chunk(2)
+                yield (rotate(heads(F.linear(source, of_k, add_k), count)), source), Absorbing(of_v, add_v, mask)
+            else:
+                k, v = (heads(part, count) for part in F.linear(source, weight, bias).chunk(2, -1))
+                yield (rotate(k), v), plain
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         return on_rows(step, canvas, sites, lambda rows: self.rows(canvas, sites, step, rows))
@@ -236,12 +242,15 @@ class PartitionPredictor:
         rotations = self.rotations or self._open(canvas)
         where, query, tokens, count = (pick_rows(x, rows) for x in (canvas.log[:, :width], sites.index, canvas.tokens, canvas.count))
         visible = torch.arange(width, device=count.device) < count[:, None]
-        attend = under(visible[:, None, None] if canvas.fewest < width else None)
+        mask = visible[:, None, None] if canvas.fewest < width else None
         condition = model.condition_at(torch.full((len(where),), step.t, device=count.device))
         at_known, at_query = rotations.at(where), rotations.at(query)
-        memory = model.encode(tokens.gather(1, where), at_known, condition, attend)
-        y = model.swap(self._queries(memory, visible, query, at_query), model.swap.keys_values(memory, at_known), attend)
-        return model.final(model.decode(y, at_query, condition, self.keys_values(memory, at_known), attend), condition)
+        memory = model.encode(tokens.gather(1, where), at_known, condition, under(mask))
+        looks = self.looks(memory, at_known, mask, query.shape[1])
+        y = model.swap(self._queries(memory, visible, query, at_query), *next(looks))
+        for layer, (keys_values, attend) in zip(model.decoder, looks):
+            y = layer(y, condition, at_query, keys_values, attend)
+        return model.final(y, condition)
 
     def _queries(self, memory: Tensor, visible: Tensor, query: Tensor, at_query: Rotation) -> Float[Tensor, "R h Q d"]:
         if self.queries is not None:
