@@ -57,7 +57,8 @@ def test_what_is_known_comes_back_byte_for_byte(name, lengths):
 
 def test_an_order_causal_model_reencodes_and_speculates_where_asked():
     model = opened("causal_partition")
-    cached, afresh, drafted = (model.generate(2, prompt="To ", length=24, seed=1, **how) for how in ({"steps": 8}, {"steps": 8, "refresh": 1}, {"draft": 3}))
+    ways = {"steps": 8}, {"steps": 8, "refresh": 1}, {"draft": 3}
+    cached, afresh, drafted = (model.generate(2, prompt="To ", length=24, seed=1, **way) for way in ways)
     assert [t.tokens for t in cached] != [t.tokens for t in afresh]
     assert all(text.text.startswith("To ") and len(text.tokens) == 24 for text in drafted)
     assert drafted[0].nfe % 2 == 0 and drafted[0].nfe <= 2 * 20
