@@ -6,7 +6,8 @@ import torch
 from tests.tiny import CAUSAL, PARTITION, V, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maskless.layers.groups import GROUPINGS, dense
+from maskless.layers.attention import everywhere
+from maskless.layers.groups import GROUPINGS, by_segments, dense
 from maskless.layers.segments import BLOCK
 from maskless.models import CausalPartitionTransformer, PartitionConfig, build
 
@@ -183,6 +184,15 @@ def test_accelerators_are_never_waited_for(way, causal):
     made = GROUPINGS[way](known, present, order(known) if causal else None)
     hidden = torch.zeros(B, L, 4, device="meta")
     assert made.queries.restore(made.tokens.arrange(hidden)).shape == hidden.shape
+
+
+@pytest.mark.parametrize("name", [*PARTITION, *CAUSAL])
+def test_sorting_never_waits(name):
+    """The whole training pass on sorted rows, but for the kernel (which has no shapes to offer on the meta device)."""
+    known, present = (x.to("meta") for x in groups())
+    model, tokens = tiny(name, torch.float32).to("meta"), torch.zeros(B, L, dtype=torch.int64, device="meta")
+    sorting = by_segments(lambda queries, keys, length, causal: everywhere)
+    assert model.hidden(tokens, known, present=present, grouping=sorting).shape == (B, L, 32)
 
 
 @pytest.mark.parametrize("way", ON_CPU)
