@@ -45,16 +45,26 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 
-def run_process(folder: Path, out: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
-    """Train the small recipe in a real process, or in several under torchrun."""
+def recipe_file(folder: Path) -> Path:
+    """The small recipe as a file in `folder`."""
     source = folder / "recipe.json"  # JSON is YAML
     if not source.exists():
         source.write_text(json.dumps(recipe(folder)))
+    return source
+
+
+def run_process(folder: Path, out: Path, *arguments: str, processes: int = 1) -> subprocess.CompletedProcess:
+    """Train the small recipe in a real process, or in several under torchrun."""
+    return several("tests.training.runs", recipe_file(folder), out, *arguments, processes=processes)
+
+
+def several(module: str, *arguments: str | Path, processes: int = 2) -> subprocess.CompletedProcess:
+    """Run a module in so many processes under torchrun (one: without it)."""
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     )
-    command = [sys.executable, *launcher, "-m", "tests.training.runs", str(source), str(out), *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=120)
+    command = [sys.executable, *launcher, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def losses(run: Path) -> list[tuple[int, float, float]]:

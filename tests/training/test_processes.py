@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training.runs import losses, run_process
+from tests.training.runs import losses, recipe_file, run_process, several
 from tests.training.test_resume import tensors
 
 SAME = ("model.dropout=0", "training.steps=4")
@@ -41,3 +42,11 @@ def test_sharded_processes_equal_one(single):
     result = run_process(single, out, *SAME, "training.strategy=fsdp", processes=2)
     assert result.returncode == 0, result.stderr
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(losses(single / "one")), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads of a process as Linux lists them")
+def test_processes_part_in_good_order(single):
+    """Two runs in the same processes and a third that raises: no thread that talks to others outlives the interpreter."""
+    result = several("tests.training.leaving", recipe_file(single), single)
+    assert "the loss is" in result.stderr or "the gradient norm is" in result.stderr, result.stderr
+    assert [(single / f"left-{rank}").read_text() for rank in (0, 1)] == ["", ""]

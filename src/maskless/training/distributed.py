@@ -6,6 +6,7 @@ process holds the whole model (`ddp`), or a shard of it (`fsdp`, torch's fully_s
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Callable
@@ -143,8 +144,23 @@ def start(device: str, precision: str, strategy: Literal["ddp", "fsdp"]) -> Mach
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         strategy=_strategy(world, sharded),
     )
+    alone = not torch.distributed.is_initialized()
     fabric.launch()
+    if world > 1 and alone:  # groups that the caller joined are the caller's to leave
+        atexit.register(leave)
     return Machine(fabric, precision, sharded)
+
+
+def leave() -> None:
+    """Leave the processes of this run, while the interpreter is still whole.
+
+    Left alone, gloo's threads run on while the interpreter is taken down around them, and a process whose work is done
+    may die with "terminate called without an active exception". It happens once, at exit, and not after every run: a
+    second `train` in the same processes uses the group it finds, and could not join again, since torchrun's store
+    still holds the addresses of the first time.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _strategy(world: int, sharded: bool) -> Any:

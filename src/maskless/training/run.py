@@ -127,12 +127,20 @@ class _Work:
         loader = Loader(
             self.data.train, batch_size=training.batch_size, seed=training.seed, rank=machine.rank, world=machine.world
         )
+<<<<<<< HEAD
         state = self.initial(self.recipe.training.start if found is None else None)
         if found is not None:
             load_state(found, state)
         self.open_folder()
+=======
+>>>>>>> audit
         memory = Memory()
         with ExitStack() as stack:
+            state = self.initial()
+            stack.callback(state.release)
+            if found is not None:
+                load_state(found, state)
+            self.open_folder()
             journal = Journal(
                 self.sinks(memory, state.step, stack), every=recipe.log.every, last=training.steps, advice=self.advice
             )
@@ -154,6 +162,7 @@ class _Work:
             fit(state, machine, training, objective, loader=loader, hooks=hooks, stop=stop)
             if state.step > begun:
                 saver.save(state)
+            machine.barrier()  # nobody leaves before all are done
         return Run(self.folder, recipe, list(memory), state, self.data.tokenizer, state.step < training.steps)
 
     def initial(self, source: str | None) -> TrainState:

@@ -23,7 +23,7 @@ class TrainState:
 
     Attributes:
         model: the model that is trained (its weights may be sharded; see `Machine.evaluate`).
-        called: the same, wrapped for the machine: the only thing gradients are taken through.
+        called: the same, wrapped for the machine: the only thing gradients are taken through; None after the run.
         optimizer: AdamW.
         average: the moving average of the weights as a second model, or None.
         step: updates made.
@@ -41,6 +41,10 @@ class TrainState:
     def best(self) -> Any:
         """The model to evaluate: the averaged one if there is one."""
         return self.model if self.average is None else self.average
+
+    def release(self) -> None:
+        """Let go of what ties the model to the other processes: DDP's reducer keeps their threads alive."""
+        self.called = None
 
 
 def new_state(
