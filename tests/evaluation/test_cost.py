@@ -1,6 +1,8 @@
 """Counted costs: against what runs, operation by operation, and against the published arithmetic."""
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -119,5 +121,5 @@ def test_a_cache_of_the_published_model_is_fifty_megabytes_a_row():
 def test_a_plan_asks_for_every_site_once():
     calls = calls_of(64, 10)
     assert sum(call.asked for call in calls) == 63 and calls[0] == Call(1, 1, 6)
-    assert all(after.known - before.known == after.fresh == before.asked for before, after in zip(calls, calls[1:]))
+    assert all(after.known - before.known == after.fresh == before.asked for before, after in pairwise(calls))
     assert len(calls_of(5, 100)) == 4                               # idle steps vanish

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help="Speed and memory of models side by side, measured and counted.")
 
-PresetName = Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures), toy, gpu or gpu-long.")]
+PresetName = Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures), toy, gpu, gpu-long or memory.")]
 Models = Annotated[str | None, typer.Option(help="Comma-separated contenders; a name that is not known lists them.")]
 Batch = Annotated[str | None, typer.Option(help="Rows, or `best`: double for each contender until memory ends or speed no longer rises.")]
 Length = Annotated[str | None, typer.Option(help="Sites of a row; more, comma-separated, make the curve against length.")]
@@ -42,9 +42,57 @@ def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Bat
     if out is not None:
         from maskless.evaluation.bench.picture import draw_sampling
 
-        path = report.write_json(out, report.sampling_document(found, preset, networks.device))
+        path = report.write_json(out, report.rows_document(found, "sampling", preset, networks.device))
         draw_sampling(out / "bench.png", found, f"{preset} on {report.where(networks.device, found.setting.dtype)['device']}")
         typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+
+
+@bench.command()
+def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None,
+            sizes: Annotated[str | None, typer.Option(help="Tokens a call, from many to few; the first is used for all lengths.")] = None,
+            dtype: Dtype = None, repeats: Repeats = 3, device: Device = "auto", weights: Weights = None, out: Out = None) -> None:
+    """Time per call from k = 16 to k = 1 at the first length, time per token along the lengths, with counted attention."""
+    from dataclasses import replace
+
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.scaling import DEFAULT, run
+
+    if batch == "best":
+        raise ValueError("--batch best is of `bench sampling`; scaling compares times at one batch: give a number")
+    chosen = _chosen(preset, batch, length, None, dtype, True)
+    chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
+    names = checked(models.split(","), CONTENDERS) if models else list(DEFAULT)
+    networks = Networks(chosen.setting, _device(device), weights or ())
+    found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
+    _head(found.setting, networks.device)
+    report.print_scaling(found)
+    if out is not None:
+        from maskless.evaluation.bench.picture import draw_scaling
+
+        path = report.write_json(out, report.rows_document(found, "scaling", preset, networks.device))
+        draw_scaling(out / "bench.png", found, f"{preset} on {report.where(networks.device, found.setting.dtype)['device']}")
+        typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+
+
+@bench.command()
+def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
+           calls: Annotated[int | None, typer.Option(help="Run only the last calls of the plan (models without a cache).", min=1)] = None,
+           dtype: Dtype = None, device: Device = "auto", weights: Weights = None,
+           out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None) -> None:
+    """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.peak import measure
+
+    chosen = _chosen(preset, batch, length, steps, dtype, False)
+    names = checked((models or "pgm-cached").split(","), CONTENDERS)
+    networks = Networks(chosen.setting, _device(device), weights or ())
+    rows = [measure(name, networks, calls) for name in names]
+    _head(networks.setting, networks.device)
+    report.print_memory(rows, networks.device)
+    if out is not None:
+        typer.echo(f"\nwritten: {report.write_json(out, report.memory_document(rows, networks, preset))}")
 
 
 def _progress(line: str) -> None:
@@ -66,7 +114,8 @@ def _device(name: str) -> torch.device:
     from maskless.evaluation.machine import best_device
 
     one_of(name, "device", ("auto", "cpu", "cuda", "mps"))
-    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
         raise ValueError(f"--device {name} is not available here; leave it out, or give cpu")
     return best_device() if name == "auto" else torch.device(name)
 

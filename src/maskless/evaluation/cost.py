@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from maskless.decoding.choice import Choice
@@ -59,7 +60,7 @@ def calls_of(length: int, steps: int) -> list[Call]:
     """The plan of PGM's uniform-k on rows that know their BOS: each call asks for what it reveals."""
     ends = [0, *even(length - 1, steps)]
     known, calls = 0, []
-    for begin, end in zip(ends, ends[1:]):
+    for begin, end in pairwise(ends):
         if end > begin:
             calls.append(Call(1 + begin, 1 + begin - known, end - begin))
             known = 1 + begin

@@ -4,10 +4,11 @@ B rows, L sites.
 """
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,6 +80,12 @@ class Contender:
         seconds, calls = self.run(device, seed, calls=self.timed)
         nfe = calls if self.timed is None else min(self.steps, self.length - 1)
         return seconds * nfe / calls, nfe
+
+
+def last_calls(contender: Contender, calls: int) -> tuple[Contender, int]:
+    """The contender with the last `calls` calls of its plan only, and how many sites are known before them."""
+    size = math.ceil((contender.length - 1) / contender.steps)
+    return replace(contender, steps=calls), max(1, contender.length - calls * size)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 
 from maskless.evaluation.bench.contenders import CONTENDERS
 from maskless.evaluation.memory import available, peak
-from maskless.evaluation.speed import Contender
+from maskless.evaluation.speed import Contender, last_calls
 
 GAIN = 1.02                                                         # a doubling must bring this much
 SHARE = 0.8                                                         # of the available main memory may be used
@@ -70,5 +70,4 @@ def _probe(contender: Contender) -> tuple[Contender, int, int]:
     if CONTENDERS[contender.name].cached:
         return contender, 1, min(16, contender.steps)
     calls = min(2, contender.steps)
-    open_sites = calls * math.ceil((contender.length - 1) / contender.steps)
-    return dataclasses.replace(contender, steps=calls), contender.length - open_sites, calls
+    return *last_calls(contender, calls), calls

@@ -29,7 +29,7 @@ class Row:
     """One contender at one setting: what was measured, and what was counted. Times are seconds, and of a whole generation."""
 
     contender: str
-    point: str                          # headline, steps or length: which curve it belongs to
+    point: str                          # headline, steps, length or size: which curve it belongs to
     batch: int
     length: int
     steps: int
@@ -48,11 +48,24 @@ class Row:
     bytes: float | None
     matrix_rows: int                    # M = batch x k where what is known stays in a cache, else a large product
     gflops_per_second: float | None     # counted operations / measured time
-    matrix_rate: float = math.nan       # GFLOP/s of a product of that many rows on this machine
+    matrix_rate: float | None = None    # GFLOP/s of a product of that many rows on this machine
+
+    @property
+    def size(self) -> int:
+        """Tokens a call, k."""
+        return math.ceil((self.length - 1) / self.nfe)
+
+    @property
+    def seconds_per_call(self) -> float:
+        return self.median_seconds / self.nfe
+
+    @property
+    def seconds_per_token(self) -> float:
+        return self.median_seconds / (self.batch * self.length)
 
     @property
     def share(self) -> float | None:
-        return None if self.gflops_per_second is None else self.gflops_per_second / self.matrix_rate
+        return self.gflops_per_second / self.matrix_rate if self.gflops_per_second and self.matrix_rate else None
 
 
 @dataclass(frozen=True)

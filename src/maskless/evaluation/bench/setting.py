@@ -48,8 +48,10 @@ class Setting:
 class Preset:
     """A setting, the steps and lengths to either side of it that make the curves, and how often each is repeated.
 
-    `best_batch`: the setting's batch is where the search for each contender's best one starts. `minutes`: no repetition, and no point of
-    the curves, is begun after that time.
+    Args:
+        best_batch: the setting's batch is where the search for each contender's best one starts.
+        minutes: no repetition, and no point of the curves, is begun after that time.
+        sizes, scaling: tokens a call, and lengths, of `bench scaling`.
     """
 
     setting: Setting
@@ -58,6 +60,8 @@ class Preset:
     repeats: int = 5
     best_batch: bool = False
     minutes: float = float("inf")
+    sizes: tuple[int, ...] = (16, 8, 4, 2, 1)
+    scaling: tuple[int, ...] = (512, 1024, 2048, 4096)
 
 
 CPU_SMALL = Setting(batch=4, length=1024, steps=64, vocab_size=8192, width=256, heads=4, layers=12, encoder_layers=6, decoder_layers=6,
@@ -66,11 +70,13 @@ TOY = Setting(batch=2, length=64, steps=8, vocab_size=64, width=32, heads=2, lay
 PUBLISHED = Setting(batch=1, length=1024, steps=128, vocab_size=50_258, width=768, heads=12, layers=12, encoder_layers=8, decoder_layers=8,
                     dtype=torch.bfloat16)
 
+# batches of the best-batch presets are where the search begins; `memory` is the configuration whose peak has a limit
 PRESETS = {
     "cpu-small": Preset(CPU_SMALL, steps=(16, 256), lengths=(256, 512)),
-    "toy": Preset(TOY, steps=(4, 32), lengths=(32, 128)),
-    "toy-best": Preset(dataclasses.replace(TOY, batch=1), steps=(4, 32), lengths=(32, 128), best_batch=True),
+    "toy": Preset(TOY, steps=(4, 32), lengths=(32, 128), scaling=(32, 64, 128)),
+    "toy-best": Preset(dataclasses.replace(TOY, batch=1), steps=(4, 32), lengths=(32, 128), best_batch=True, scaling=(32, 64)),
     "gpu": Preset(PUBLISHED, steps=(32, 512), lengths=(512, 2048), repeats=3, best_batch=True, minutes=6),
+    "memory": Preset(dataclasses.replace(PUBLISHED, batch=32), steps=(), lengths=()),
     "gpu-long": Preset(dataclasses.replace(PUBLISHED, length=8192, steps=8192), repeats=2, minutes=4),
 }
 
