@@ -77,7 +77,7 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
 
 @bench.command()
 def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
-           calls: Annotated[int | None, typer.Option(help="Run only the last calls of the plan (models without a cache).", min=1)] = None,
+           calls: Annotated[int | None, typer.Option(help="Run only so many calls: the last of the plan, or the first of a model with a cache.", min=1)] = None,
            dtype: Dtype = None, device: Device = "auto", weights: Weights = None,
            out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None) -> None:
     """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""

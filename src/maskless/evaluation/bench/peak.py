@@ -23,7 +23,7 @@ class Memory:
     batch: int
     length: int
     steps: int
-    calls: int                          # of them that were run: all, or the last ones, where the buffers are largest
+    calls: int                          # of them that were run
     weights: int
     caches: int                         # counted: keys and values of every layer, at full length
     peak: int                           # measured, above the weights
@@ -43,24 +43,25 @@ def measure(name: str, networks: Networks, calls: int | None = None) -> Memory:
     """Peak of a generation after a small one that pays for what is made once.
 
     Args:
-        calls: run only that many calls, the last of the plan; the sites before them are given. Not for models with a cache, which would
-            encode all of them at once: those run the whole plan.
+        calls: run only so many: the last ones of the plan, where most is encoded, with the sites before them given; of a model with a cache
+            the first ones, since its buffers are made whole at the first call. None runs the whole plan.
 
     Raises:
         ValueError: where memory cannot be read.
     """
     setting, entry, device = networks.setting, CONTENDERS[name], networks.device
     contender = networks.contender(name, setting)
-    dataclasses.replace(contender, batch=1, length=32, steps=2 if not entry.one_each else 31, timed=None).run(device, seed=0)
-    probe, known = (contender, 1) if calls is None or entry.cached else last_calls(contender, min(calls, contender.steps))
-    found: list[tuple[float, int]] = []
+    dataclasses.replace(contender, batch=1, length=32, steps=31 if entry.one_each else 2).run(device, seed=0)
+    probe, known, ran = contender, 1, min(calls or contender.steps, contender.steps)
+    if not entry.cached and ran < contender.steps:
+        probe, known = last_calls(contender, ran)
     start = time.perf_counter()
-    used = peak(device, lambda: found.append(probe.run(device, seed=1, known=known, calls=calls if probe is not contender else None)))
+    used = peak(device, lambda: probe.run(device, seed=1, known=known, calls=ran))
     if used is None:
         raise ValueError(f"the memory of a process cannot be read on this system with device {device.type}; use Linux, or a CUDA device")
     run = Run(setting.batch, setting.length, setting.itemsize)
     weights = sum(p.numel() * p.element_size() for p in contender.model.parameters())
-    return Memory(name, setting.batch, setting.length, contender.steps, found[0][1], weights, entry.cache(setting.config(entry.kind), run), used,
+    return Memory(name, setting.batch, setting.length, contender.steps, ran, weights, entry.cache(setting.config(entry.kind), run), used,
                   time.perf_counter() - start)
 
 

@@ -64,8 +64,8 @@ def draw_sampling(path: Path, found: Sampling, subtitle: str) -> None:
     steps.set(title=f"Speed against steps, L = {setting.length}", xlabel="calls of the model (NFE)", ylabel="tokens per second")
     _lines(lengths, [*headline, *found.at("length")], names, lambda row: row.length)
     lengths.set(title=f"Speed against length, {setting.steps} steps (ar: a call a token)", xlabel="length L (tokens)", ylabel="tokens per second")
-    _costs(flops, found.rows, names, lambda row: row.flops, "FLOP")
-    flops.set(title="Time against counted operations", xlabel="operations of a generation", ylabel="time of a generation")
+    _costs(flops, found.rows, names, lambda row: row.flops)
+    flops.set(title="Time against counted operations", xlabel="operations of a generation (FLOP)", ylabel="time of a generation")
     _rate_lines(flops, found)
     _costs(moved, found.rows, names, lambda row: row.bytes, "B")
     moved.set(title="Time against counted bytes", xlabel="bytes that products read and write", ylabel="time of a generation")
@@ -84,8 +84,8 @@ def draw_scaling(path: Path, found: Sampling, subtitle: str) -> None:
     _lines(tokens, found.at("length"), names, lambda row: row.length, lambda row, seconds: seconds / (row.batch * row.length), "s")
     tokens.set(title="Time per token", xlabel="length L (tokens)", ylabel="time of a token")
     counted = [row for row in found.at("length") if row.attention_flops]
-    _lines(attention, counted, names, lambda row: row.length, lambda row, _: (row.attention_flops or 0) / (row.batch * row.length), "FLOP")
-    attention.set(title="Counted attention per token", xlabel="length L (tokens)", ylabel="operations of attention a token")
+    _lines(attention, counted, names, lambda row: row.length, lambda row, _: (row.attention_flops or 0) / (row.batch * row.length))
+    attention.set(title="Counted attention per token", xlabel="length L (tokens)", ylabel="operations of attention a token (FLOP)")
     _finish(figure, tokens, path)
 
 
@@ -120,7 +120,7 @@ def _lines(axes: Any, rows: Sequence[Row], names: Sequence[str], x: Callable[[Ro
     logarithmic(axes.yaxis, unit)
 
 
-def _costs(axes: Any, rows: Sequence[Row], names: Sequence[str], x: Callable[[Row], float | None], unit: str) -> None:
+def _costs(axes: Any, rows: Sequence[Row], names: Sequence[str], x: Callable[[Row], float | None], unit: str = "") -> None:
     """A point for every contender and setting; the headline's are filled."""
     for row in rows:
         if cost := x(row):
