@@ -23,7 +23,6 @@ from maskless.decoding import (
     Step,
 )
 from maskless.models import build, fold
-from maskless.models.base import FullPredictor
 
 STEP = Step(0, 1)
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -46,3 +46,30 @@ class Tiny(nn.Module):
         use = (known & here)[..., None].to(x.dtype)
         mean = (x * use).sum(1, keepdim=True) / use.sum(1, keepdim=True).clamp_min(1)
         return self.drop(self.mix(torch.cat([x, mean.expand_as(x)], -1)).tanh())
+
+
+class Opinions(nn.Module):
+    """Conditionals of no joint law: any set of seen tokens has its own random opinion on every other site (float64, head = identity)."""
+
+    def __init__(self, length: int, vocabulary: int, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.length, self.vocabulary, self.allowed = length, vocabulary, None
+        self.table = torch.randn((vocabulary + 1) ** length, length, vocabulary, generator=generator, dtype=torch.float64).log_softmax(-1)
+        self.head = nn.Linear(vocabulary, vocabulary, bias=False, dtype=torch.float64)
+        nn.init.eye_(self.head.weight)
+
+    def opinion(self, tokens: Tensor, seen: Tensor) -> Tensor:
+        """log p(x_i | seen tokens) for every site, (L, V)."""
+        digits = torch.where(seen, tokens, self.vocabulary)
+        return self.table[int((digits * (self.vocabulary + 1) ** torch.arange(self.length)).sum())]
+
+    def hidden_in_order(self, tokens: Tensor, log: Tensor, commits: Tensor | None = None) -> Tensor:
+        rows = torch.zeros(*tokens.shape, self.vocabulary, dtype=torch.float64)
+        commits = torch.arange(self.length)[None] if commits is None else commits
+        for row, order, commit in zip(range(len(tokens)), log, commits.expand_as(log)):
+            for entry, site in enumerate(order.tolist()):
+                seen = torch.zeros(self.length, dtype=torch.bool)
+                seen[order[commit < commit[entry]]] = True
+                rows[row, entry] = self.opinion(tokens[row], seen)[site]
+        return rows

@@ -54,7 +54,7 @@ def test_the_expected_recipes_are_there():
             "owt_ar",
         )
     }
-    tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku")}
+    tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal")}
     assert text | tiny <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
 

@@ -18,7 +18,8 @@ from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions
 from maskless.decoding.decode import Callback
-from maskless.models import Denoiser, fold
+from maskless.models import CausalPartitionTransformer, Denoiser, fold
+from maskless.models.causal_partition import Reencoding
 
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
 
@@ -89,7 +90,7 @@ class TextModel:
         return self._folded
 
     def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | None = None,
-                 watch: Callback | None = None, **options: Any) -> list[Completion]:
+                 watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
         """Texts, in parallel and in any order.
 
         Args:
@@ -99,6 +100,7 @@ class TextModel:
             seed: row b of any call with this seed draws the same noise.
             sampler: full control; without it one is made from `options`, the fields of `SamplerOptions` (steps, order, top_p, guidance, ...).
             watch: called with (canvas, record) after every step.
+            refresh: order-causal models: encode everything known afresh, as one bidirectional commit, every so many steps; 0 keeps the cache.
 
         Raises:
             ValueError: if the prompt does not fit, or an option is out of range.
@@ -120,19 +122,20 @@ class TextModel:
         tokens = torch.full((n, sites), self.tokenizer.vocabulary.filler)
         tokens[:, :len(row)] = torch.tensor(row, dtype=torch.int64)
         known = (torch.arange(sites) < len(row)).expand(n, -1)
-        canvas, nfe = self._fill(self._canvas(tokens, known), seed, sampler or self._sampler(options, sites - len(row), self._opening), watch)
+        sampler = sampler or self._sampler(options, sites - len(row), self._opening)
+        canvas, nfe = self._fill(self._canvas(tokens, known), seed, sampler, watch, refresh)
         rows = self._rows(canvas)
         return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
 
     def infill(self, text: str, *, lengths: int | Sequence[int] | Literal["search"] | None = None, seed: int = 0,
-               sampler: Sampler | None = None, watch: Callback | None = None, **options: Any) -> Completion:
+               sampler: Sampler | None = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> Completion:
         """Fill the gaps of a text; what is known comes back unchanged, byte for byte.
 
         Args:
             text: with `___` where tokens are missing, or `___{12}` for a gap of 12 tokens.
             lengths: tokens of the gaps that do not say: one number, one per gap, or "search": lengths 1 to 16, all gaps alike, decoded in
                 one batch and compared by the bound per token of what was filled in.
-            seed, sampler, watch, options: as for `generate`.
+            seed, sampler, watch, refresh, options: as for `generate`.
 
         Raises:
             ValueError: if there is no gap, a gap has no length, the text does not fit, or the model only goes left to right.
@@ -151,7 +154,7 @@ class TextModel:
             wanted = [template.lengths(lengths)]
         layouts = [self._layout(template, each) for each in wanted]
         named = self._sampler(options, max(map(sum, wanted)), self._specials)
-        canvas, nfe = self._fill(self._infill_canvas(layouts), seed, sampler or named, watch)
+        canvas, nfe = self._fill(self._infill_canvas(layouts), seed, sampler or named, watch, refresh)
         best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
         ids = self._rows(canvas)[best]
         spans = _gap_spans(template.ids(self.tokenizer), wanted[best], len(self._opening))
@@ -245,8 +248,16 @@ class TextModel:
         vocabulary = self.tokenizer.vocabulary
         return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
 
-    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler, watch: Callback | None) -> tuple[Canvas, int]:
-        return canvas, sampler(self.network, canvas, Noise.of(seed, canvas.rows, self.device), watch)
+    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler, watch: Callback | None, refresh: int) -> tuple[Canvas, int]:
+        return canvas, sampler(self._decoding(refresh), canvas, Noise.of(seed, canvas.rows, self.device), watch)
+
+    def _decoding(self, refresh: int) -> Denoiser | Reencoding:
+        network = self.network
+        if refresh == 0:
+            return network
+        if not isinstance(network, CausalPartitionTransformer):
+            raise ValueError(f"refresh is {refresh} and this model keeps no cache; leave it out (only order-causal partition models have two modes)")
+        return network.reencoding(refresh)
 
     def _rows(self, canvas: Canvas) -> list[list[int]]:
         tokens, present = canvas.tokens.cpu(), canvas.present.cpu()

@@ -17,7 +17,7 @@ def sample(
     prompt_file: Annotated[Path | None, typer.Option(help="A file that holds the prompt.")] = None,
     length: Annotated[int | None, typer.Option(help="Sites of a row, prompt included; by default the model's length.")] = None,
     steps: s.Steps = None, order: s.Order = None, plan: s.Plan = "even", block: s.Block = 0, temperature: s.Temperature = 1.0,
-    top_k: s.TopK = 0, top_p: s.TopP = 1.0, guidance: s.Guidance = 0.0,
+    top_k: s.TopK = 0, top_p: s.TopP = 1.0, guidance: s.Guidance = 0.0, candidates: s.Candidates = 0, refresh: s.Refresh = 0,
     stop: Annotated[bool, typer.Option("--stop", help="End a text at the first end-of-text token.")] = False,
     seed: s.Seed = 0, device: s.Device = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
@@ -25,10 +25,10 @@ def sample(
     if prompt_file is not None:
         prompt = _read_prompt(prompt_file, prompt)
     chosen = s.options(order=order, plan=plan, steps=steps, block=block, temperature=temperature, top_k=top_k, top_p=top_p,
-                       guidance=guidance, stop=stop)
+                       guidance=guidance, candidates=candidates, stop=stop)
     opened = s.open_model(model, weights, device)
     with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
-        texts = opened.generate(n, prompt=prompt, length=length, seed=seed, watch=painter, **chosen)
+        texts = opened.generate(n, prompt=prompt, length=length, seed=seed, watch=painter, refresh=refresh, **chosen)
     for number, text in enumerate(texts):
         if n > 1:
             typer.secho(f"--- {number + 1} of {n} ---", dim=True)

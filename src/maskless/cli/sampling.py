@@ -18,6 +18,8 @@ Temperature = Annotated[float, typer.Option(help="0 takes the most probable toke
 TopK = Annotated[int, typer.Option(help="Keep the k most probable tokens (0: all).")]
 TopP = Annotated[float, typer.Option(help="Nucleus mass (1: all).")]
 Guidance = Annotated[float, typer.Option(help="Strength of guidance by forgetting the prompt (0: none).")]
+Candidates = Annotated[int, typer.Option(help="Scored orders: look at so many random open sites instead of all (0: all).")]
+Refresh = Annotated[int, typer.Option(help="Order-causal models: encode all that is known afresh every so many steps (0: keep the cache).")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Weights = Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")]

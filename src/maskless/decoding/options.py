@@ -26,12 +26,13 @@ class SamplerOptions:
         temperature, top_k, top_p: which token, see `Choice`.
         confidence_noise: Gumbel noise of the confidence order.
         gamma: nats of the entropy-bound order.
+        candidates: confidence, margin and entropy bound: score so many random open sites instead of all; 0 for all.
         guidance: strength of guidance by forgetting the prompt; 0 for none.
         stop: finish a row at the first EOS it generates.
 
     Example:
         >>> SamplerOptions(steps=8, order="margin").sampler(100).order
-        Margin()
+        Margin(candidates=0)
     """
 
     steps: int | None = None
@@ -43,6 +44,7 @@ class SamplerOptions:
     top_p: float = 1.0
     confidence_noise: float = 4.5
     gamma: float = 0.1
+    candidates: int = 0
     guidance: float = 0.0
     stop: bool = False
 
@@ -54,6 +56,8 @@ class SamplerOptions:
         """
         if self.stop and eos is None:
             raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
+        if self.candidates < 0:
+            raise ValueError(f"candidates {self.candidates} is below 0; give the number of open sites to score, or 0 for all")
         steps = min(64, max(sites, 1)) if self.steps is None else self.steps
         order = self._order("left-to-right" if left_to_right else "random")
         if left_to_right and order.left_to_right:
@@ -63,8 +67,9 @@ class SamplerOptions:
 
     def _order(self, default: OrderName) -> Order:
         orders: dict[OrderName, Order] = {
-            "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(), "confidence": Confidence(self.confidence_noise),
-            "margin": Margin(), "entropy-bound": EntropyBound(self.gamma)}
+            "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(),
+            "confidence": Confidence(self.confidence_noise, self.candidates), "margin": Margin(self.candidates),
+            "entropy-bound": EntropyBound(self.gamma, self.candidates)}
         return orders[self.order or default]
 
     def _plan(self, steps: int, order: Order) -> Plan:

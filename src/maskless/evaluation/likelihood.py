@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from maskless.data.batch import Batch
 from maskless.noise import uniform
+from maskless.objectives.any_order import AnyOrder
 from maskless.objectives.base import Draws, Objective
 from maskless.objectives.draws import EVALUATION, SITES, TIMES
 
@@ -81,7 +82,8 @@ def _draws(seed: int, rows: Tensor, sample: int, samples: int, batch: Batch, obj
     t = times(seed, rows, sample, samples, objective.bound_times)
     sites = torch.arange(batch.tokens.shape[1], device=rows.device)
     u = uniform(seed, EVALUATION, SITES, sample, rows[:, None], sites)
-    return Draws(*(x.to(torch.float32).clamp(2.0**-24, BELOW_ONE) for x in (t, u)))
+    t, u = (x.to(torch.float32).clamp(2.0**-24, BELOW_ONE) for x in (t, u))
+    return Draws(t, u)
 
 
 @contextmanager
@@ -144,3 +146,52 @@ def _summary(nats: Float[Tensor, " R"], tokens: Int[Tensor, " R"], samples: int,
     count = len(nats)
     error = math.sqrt(float(residual.square().sum()) * count / max(count - 1, 1)) / total if count > 1 else math.inf
     return Bound(float(nats.sum()), total, count, samples, error, valid)
+
+
+@dataclass(frozen=True)
+class OrderBounds:
+    """The one-pass any-order bounds of an order-causal model; exact is neither of them.
+
+    Attributes:
+        average: the mean over orders of -log p along an order (`AnyOrder`); its standard error is over rows.
+        weighted: -log of the mean over the same orders of p: tighter, and tighter with more orders, but no mean of independent draws.
+        orders: orders per row.
+        order_error: standard error of `average.nats_per_token` over orders, the rows fixed.
+    """
+
+    average: Bound
+    weighted: Bound
+    orders: int
+    order_error: float
+
+
+@torch.inference_mode()
+def any_order_bound(model: nn.Module, batches: Iterable[Batch], *, orders: int = 8, seed: int = 0, anchor: bool = True) -> OrderBounds:
+    """Both any-order bounds of a validation set, from `orders` passes over every row.
+
+    Args:
+        model: order-causal; put into evaluation mode and back.
+        batches: the rows in order.
+        orders: random orders per row, K of the importance-weighted bound.
+        seed: of the orders.
+        anchor: site 0 opens every order.
+
+    Raises:
+        ValueError: `orders` < 2, or no target tokens.
+    """
+    if orders < 2:
+        raise ValueError(f"orders is {orders}; a standard error over orders needs at least 2")
+    objective = AnyOrder(anchor=anchor)
+    device, each, tokens, first = next(model.parameters()).device, [], [], 0
+    with evaluating(model):
+        for cut in batches:
+            batch = cut.to(device)
+            rows = torch.arange(first, first + len(batch.tokens), device=device)
+            first += len(rows)
+            draws = (_draws(seed, rows, k, orders, batch, objective) for k in range(orders))
+            each.append(torch.stack([objective(model, batch, noise).bound.double().cpu() for noise in draws]))      # (K, B)
+            tokens.append(objective.count(batch).cpu())
+    nats, counts = torch.cat(each, 1), torch.cat(tokens)
+    weighted = math.log(orders) - torch.logsumexp(-nats, 0)
+    error = float(nats.var(0).div(orders).sum().sqrt()) / max(int(counts.sum()), 1)
+    return OrderBounds(_summary(nats.mean(0), counts, orders, True), _summary(weighted, counts, orders, True), orders, error)

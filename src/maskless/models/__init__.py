@@ -37,5 +37,5 @@ def build(config: ModelConfig) -> Denoiser:
     return MODELS[kind_of(config)][1](config)
 
 
-__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser", "MaskedConfig", "MaskedTransformer", "ModelConfig",
-           "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]
+__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
+           "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]

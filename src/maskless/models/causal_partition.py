@@ -15,7 +15,7 @@ B rows, L sites, W fresh tokens, N known tokens, Q queried sites, h heads, d hea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,6 @@ from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked, before, causal, everywhere, under
-from maskless.layers.block import SelfBlock
 from maskless.layers.rotary import Rotation
 from maskless.models.base import on_rows, pick_rows
 from maskless.models.partition import GroupSwap, PartitionConfig, PartitionTransformer
@@ -68,7 +67,7 @@ class CausalPartitionTransformer(PartitionTransformer):
 
     def __init__(self, config: CausalPartitionConfig):
         if config.time_conditioned:
-            raise ValueError("time_conditioned is set: an order-causal model keeps what it encoded at earlier times; unset it, or use a partition model")
+            raise ValueError("time_conditioned is set, and an order-causal model keeps what it encoded at earlier times; unset it")
         super().__init__(config)
 
     @property
@@ -261,7 +260,7 @@ class CachedPredictor:
         known = entry < canvas.count[:, None]
         return Masked(((canvas.born[:, None, :where.end] <= born[..., None]) & known[:, None])[:, None])
 
-    def _encode(self, block: SelfBlock, x: Tensor, rotate: Rotation, index: int, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
+    def _encode(self, block: Any, x: Tensor, rotate: Rotation, index: int, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
         count, condition = self.model.config.heads, self.condition
         layer = slice(index * count, (index + 1) * count)
 
@@ -353,9 +352,7 @@ class Reencoding:
         if self.every < 1:
             raise ValueError(f"refresh every {self.every} calls is below 1; give the number of calls between two encodings")
 
-    @property
-    def left_to_right(self) -> bool:
-        return False
+    left_to_right: ClassVar[bool] = False
 
     @property
     def shuffle_prompt(self) -> bool:

@@ -38,6 +38,8 @@ class Training:
         deterministic: the same bits on CUDA as well, slower. The CPU needs no asking.
         threads: of the CPU; null: torch's choice.
         attention: auto, or math: no fused kernel.
+        start: a run, a checkpoint or a model folder whose weights the run begins with (names and shapes must be the
+            model's; the kind may differ: a partition model's weights start an order-causal one); null: at random.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class Training:
     deterministic: bool = False
     threads: int | None = None
     attention: Literal["auto", "math"] = "auto"
+    start: str | None = None
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from maskless import config as configuration
-from maskless.checkpoints.native import latest
+from maskless.checkpoints.native import check_weights, latest, load_checkpoint
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.training.data import Data, open_rows, open_tokenizer
@@ -24,6 +24,7 @@ from maskless.training.optim import adamw
 from maskless.training.recipe import Recipe, complete, load_recipe, recipe_tree
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
+from maskless.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class _Work:
         loader = Loader(
             self.data.train, batch_size=training.batch_size, seed=training.seed, rank=machine.rank, world=machine.world
         )
-        state = self.initial()
+        state = self.initial(self.recipe.training.start if found is None else None)
         if found is not None:
             load_state(found, state)
         self.open_folder()
@@ -150,11 +151,13 @@ class _Work:
                 saver.save(state)
         return Run(self.folder, recipe, list(memory), state, self.data.tokenizer, state.step < training.steps)
 
-    def initial(self) -> TrainState:
-        """The model at step 0, the same in every process."""
+    def initial(self, source: str | None) -> TrainState:
+        """The model at step 0, the same in every process; with the weights of `source` if one is given."""
         training = self.recipe.training
         torch.manual_seed(training.seed)
         model = build(self.recipe.model)
+        if source is not None:
+            begin_with(model, source, self.data.tokenizer.vocabulary)
         return new_state(model, self.machine, lambda model: adamw(model, training), average=training.ema > 0)
 
     def open_folder(self) -> None:
@@ -194,6 +197,19 @@ class _Work:
         how = f"continue from it with --resume {self.folder} and" if good else "start again with"
         rate = f"a lower training.lr (now {self.recipe.training.lr:g})"
         return f"{where}: {how} {rate}, a longer training.warmup or training.precision=fp32"
+
+
+def begin_with(model: Any, source: str, vocabulary: Vocabulary) -> None:
+    """Give a new model the averaged weights of a checkpoint, of any kind with the same tensors.
+
+    Raises:
+        ValueError: if names or shapes differ, or the checkpoint was trained with another vocabulary.
+    """
+    checkpoint = load_checkpoint(source)
+    if checkpoint.vocabulary not in (None, vocabulary):
+        raise ValueError(f"training.start {source} was trained with another vocabulary than this recipe's data; use its tokenizer (data.tokenizer)")
+    check_weights(checkpoint.weights, model.state_dict(), f"training.start {source}")
+    model.load_state_dict(checkpoint.weights)
 
 
 def facts(machine: Machine) -> dict[str, Any]:
