@@ -20,7 +20,8 @@ from maskless.evaluation.speed import from_start, race_them
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
 
 CPU = torch.device("cpu")
-SMALL = dataclasses.replace(PRESETS["toy"], setting=dataclasses.replace(TOY, length=16, steps=4), steps=(2,), lengths=(8,), sizes=(4, 1), scaling=(8, 16))
+SMALL = dataclasses.replace(PRESETS["toy"], setting=dataclasses.replace(TOY, length=16, steps=4), steps=(2,), lengths=(8,), sizes=(4, 1),
+                            scaling=(8, 16))
 
 
 def quiet(line: str) -> None:
@@ -130,7 +131,7 @@ def test_peaks_are_seen():
 
 
 def test_contenders_whose_cost_depends_on_predictions_want_trained_weights(tmp_path):
-    with pytest.raises(ValueError, match="pgm-confidence depends on its predictions.*--weights"):
+    with pytest.raises(ValueError, match=r"pgm-confidence depends on its predictions.*--weights"):
         Networks(TOY, CPU).contender("pgm-confidence", TOY)
     config = PartitionConfig(19, length=12, width=16, heads=2, encoder_layers=1, decoder_layers=2, cond_dim=0)
     save_model(tmp_path / "pgm", build(config))
@@ -169,3 +170,20 @@ def test_sizes_of_a_kind_are_those_of_the_setting():
 
 def test_the_matrix_rate_is_a_rate():
     assert 0 < matrix_rate(torch.float32, CPU, 8, 16, 32) < 1e6
+
+
+def test_the_verb_prints_and_writes(tmp_path, capsys):
+    from maskless.cli.main import app
+
+    line = f"bench sampling --preset toy --models pgm-cached,mdlm-fair --length 16,8 --steps 4,2 --batch 2 --repeats 1 --device cpu --out {tmp_path}"
+    app(line.split(), standalone_mode=False)
+    printed = capsys.readouterr()
+    assert "warm-up: pgm-cached" in printed.err and "tokens/s" in printed.out and "threads" in printed.out and "dtype float32" in printed.out
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["contender"], row["point"]) for row in written["rows"]] == [
+        (name, point) for point in ("headline", "steps", "length") for name in ("pgm-cached", "mdlm-fair")]
+    assert (tmp_path / "bench.png").stat().st_size > 20_000
+    app(f"bench scaling --preset toy --sizes 4,1 --length 16 --repeats 1 --device cpu --out {tmp_path / 'scaling'}".split(), standalone_mode=False)
+    app(f"bench memory --preset toy --models pgm,ar --calls 2 --device cpu --out {tmp_path / 'memory'}".split(), standalone_mode=False)
+    assert json.loads((tmp_path / "memory" / "bench.json").read_text())["bench"] == "memory"
+    assert json.loads((tmp_path / "scaling" / "bench.json").read_text())["rows"][0]["attention_flops"] > 0

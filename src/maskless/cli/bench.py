@@ -40,11 +40,7 @@ def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Bat
     _head(found.setting, networks.device)
     report.print_sampling(found)
     if out is not None:
-        from maskless.evaluation.bench.picture import draw_sampling
-
-        path = report.write_json(out, report.rows_document(found, "sampling", preset, networks.device))
-        draw_sampling(out / "bench.png", found, f"{preset} on {report.where(networks.device, found.setting.dtype)['device']}")
-        typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+        _write(out, found, "sampling", preset, networks.device)
 
 
 @bench.command()
@@ -68,16 +64,13 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
     _head(found.setting, networks.device)
     report.print_scaling(found)
     if out is not None:
-        from maskless.evaluation.bench.picture import draw_scaling
-
-        path = report.write_json(out, report.rows_document(found, "scaling", preset, networks.device))
-        draw_scaling(out / "bench.png", found, f"{preset} on {report.where(networks.device, found.setting.dtype)['device']}")
-        typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+        _write(out, found, "scaling", preset, networks.device)
 
 
 @bench.command()
 def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
-           calls: Annotated[int | None, typer.Option(help="Run only so many calls: the last of the plan, or the first of a model with a cache.", min=1)] = None,
+           calls: Annotated[int | None, typer.Option(help="Run only so many: the last of the plan, or the first of a model with a cache.",
+                                                     min=1)] = None,
            dtype: Dtype = None, device: Device = "auto", weights: Weights = None,
            out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None) -> None:
     """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""
@@ -93,6 +86,16 @@ def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = 
     report.print_memory(rows, networks.device)
     if out is not None:
         typer.echo(f"\nwritten: {report.write_json(out, report.memory_document(rows, networks, preset))}")
+
+
+def _write(out: Path, found: Any, what: str, preset: str, device: torch.device) -> None:
+    """bench.json and bench.png."""
+    from maskless.evaluation.bench import picture, report
+
+    path = report.write_json(out, report.rows_document(found, what, preset, device))
+    draw = {"sampling": picture.draw_sampling, "scaling": picture.draw_scaling}[what]
+    draw(out / "bench.png", found, f"{preset} on {report.where(device, found.setting.dtype)['device']}")
+    typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
 
 
 def _progress(line: str) -> None:
