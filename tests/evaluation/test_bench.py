@@ -187,3 +187,16 @@ def test_the_verb_prints_and_writes(tmp_path, capsys):
     app(f"bench memory --preset toy --models pgm,ar --calls 2 --device cpu --out {tmp_path / 'memory'}".split(), standalone_mode=False)
     assert json.loads((tmp_path / "memory" / "bench.json").read_text())["bench"] == "memory"
     assert json.loads((tmp_path / "scaling" / "bench.json").read_text())["rows"][0]["attention_flops"] > 0
+
+
+def test_training_stands_beside_mdlm(tmp_path, capsys):
+    from maskless.cli.main import app
+
+    line = f"bench training --preset toy --models mdlm,pgm-dense --length 16,8 --batch 2 --repeats 2 --device cpu --out {tmp_path}"
+    app(line.split(), standalone_mode=False)
+    assert "of mdlm's time" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [(row["contender"], row["length"], row["batch"]) for row in rows] == [
+        ("mdlm", 16, 2), ("pgm-dense", 16, 2), ("mdlm", 8, 4), ("pgm-dense", 8, 4)]
+    assert rows[0]["relative"] == [1, 1, 1] and len(rows[1]["seconds"]) == 2 and rows[1]["attention"] == "dense"
+    assert (tmp_path / "bench.png").stat().st_size > 20_000

@@ -91,6 +91,7 @@ MISTAKES = {
     "bench: scaling at the best batch": ("bench scaling --preset toy --batch best", "--batch best"),
     "bench: unknown contender of scaling": ("bench scaling --preset toy --models rnn", "rnn"),
     "bench: no tokens a call": ("bench scaling --preset toy --sizes 0", "--sizes 0"),
+    "bench: unknown contender of training": ("bench training --preset toy --models rnn", "rnn"),
     "bench: unknown contender of memory": ("bench memory --preset toy --models rnn", "rnn"),
     "demo into a folder that exists": ("demo --quick --out {tmp}", "exists already"),
     "nothing to verify": ("verify", "FILE"),

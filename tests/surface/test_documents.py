@@ -84,7 +84,7 @@ def test_every_verb_has_help(verb, call):
     assert ended.code == 0 and "Usage" in ended.out and len(ended.out.splitlines()) > 5
 
 
-@pytest.mark.parametrize("verb", ("sampling", "scaling", "memory"))
+@pytest.mark.parametrize("verb", ("sampling", "training", "scaling", "memory"))
 def test_every_bench_has_help(verb, call):
     ended = call("bench", verb, "--help")
     assert ended.code == 0 and "--preset" in ended.out

@@ -30,7 +30,7 @@ SHRUNK = (
     "model.width=32",
     "model.heads=2",
 )
-LAYERS = {"partition": ("model.encoder_layers=1", "model.decoder_layers=1"), "other": ("model.layers=2",)}
+LAYERS = {"partition": ("model.encoder_layers=1", "model.decoder_layers=1", "training.attention=dense"), "other": ("model.layers=2",)}
 WORDS = ("the", "of", "to", "and", "in", "is", "it", "we", "you", "site", "token", "model", "group", "step", "order")
 
 

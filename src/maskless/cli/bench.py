@@ -44,6 +44,29 @@ def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Bat
 
 
 @bench.command()
+def training(preset: PresetName = "cpu-small",
+             models: Annotated[str, typer.Option(help="Comma-separated: mdlm, pgm, any-order, ar, or pgm- and a way of attending.")] = "mdlm,pgm",
+             batch: Batch = None, length: Length = None, dtype: Dtype = None, repeats: Repeats = 5, device: Device = "auto", out: Out = None) -> None:
+    """Time of a training step, beside MDLM of equal depth, at several lengths with equal sites a batch."""
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.training import run
+
+    if batch == "best":
+        raise ValueError("--batch best is of `bench sampling`; training compares times at one batch: give a number")
+    chosen, where = _chosen(preset, batch, length, None, dtype, False), _device(device)
+    lengths = _numbers(length, "length", 2) or list(chosen.training)
+    rows = run(chosen.setting, lengths, models.split(","), where, repeats=repeats or 5, progress=_progress)
+    _head(chosen.setting, where)
+    report.print_training(rows)
+    if out is not None:
+        from maskless.evaluation.bench.picture import draw_training
+
+        path = report.write_json(out, report.training_document(rows, chosen.setting, preset, where))
+        draw_training(out / "bench.png", rows, chosen.setting, f"{preset} on {report.where(where, chosen.setting.dtype)['device']}")
+        typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+
+
+@bench.command()
 def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None,
             sizes: Annotated[str | None, typer.Option(help="Tokens a call, from many to few; the first is used for all lengths.")] = None,
             dtype: Dtype = None, repeats: Repeats = 3, device: Device = "auto", weights: Weights = None, out: Out = None) -> None:
@@ -60,7 +83,7 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
     chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
     names = checked(models.split(","), CONTENDERS) if models else list(DEFAULT)
     networks = Networks(chosen.setting, _device(device), weights or ())
-    found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
+    found = run(chosen, names, networks, repeats=repeats or 3, progress=_progress)
     _head(found.setting, networks.device)
     report.print_scaling(found)
     if out is not None:

@@ -59,7 +59,7 @@ def source() -> str:
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device, rows: int = 1024, inner: int = 1024, outer: int = 1024) -> float:
-    """Multiply-adds of a (rows, inner) @ (inner, outer) product in GFLOP/s: median of seven times of about 20 ms each (of one, where it takes a second)."""
+    """Multiply-adds of a (rows, inner) @ (inner, outer) product in GFLOP/s: median of seven times of 20 ms (of one of a second)."""
     a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(inner, outer, device=device).to(dtype)
     flops, seconds, repeats = 2 * rows * inner * outer, [], 1
     for attempt in range(9):

@@ -26,6 +26,7 @@ from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked, before, causal, everywhere, under
+from maskless.layers.groups import Grouping, dense
 from maskless.layers.rotary import Rotation
 from maskless.models.base import on_rows, pick_rows
 from maskless.models.partition import GroupSwap, PartitionConfig, PartitionTransformer
@@ -95,14 +96,9 @@ class CausalPartitionTransformer(PartitionTransformer):
         return self.final(self.decode(y, rotate, condition, self.keys_values(memory, rotate), querying), condition)
 
     def hidden_of_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], log: Int[Tensor, "B L"], *,
-                         present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+                         present: Bool[Tensor, "B L"] | None = None, grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
         """Both sides of the split `known` | not `known` from each other, by site; a token looks at its own group no later in `log` than itself."""
-        rank = torch.zeros_like(log).scatter(1, log, torch.arange(log.shape[1], device=log.device).expand_as(log))
-        same = (known[:, :, None] == known[:, None])[:, None]
-        here = torch.ones_like(same) if present is None else present[:, None, None]
-        earlier = (rank[:, None] <= rank[:, :, None])[:, None]
-        rules = Masked(same & earlier & here), Masked(~same & here)
-        return self.between_groups(tokens, known, self.condition_at(None), rules, present)
+        return self.between_groups(tokens, known, self.condition_at(None), grouping(known, present, log), present)
 
     def rules(self, commits: Int[Tensor, "#B L"] | None) -> tuple[Attend, Attend]:
         """Whom a token looks at in the encoder, and whom its query looks at."""

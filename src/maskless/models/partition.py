@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Attend, Masked, heads, under
+from maskless.layers.attention import Attend, heads, under
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
 from maskless.layers.embedding import TimeEmbedding, TokenEmbedding
+from maskless.layers.groups import Grouping, Groups, dense
 from maskless.layers.rotary import Rotation, rotation, sinusoids
 from maskless.models.base import Conditioned, FullPredictor, initial_head, on_rows, pick_rows
 
@@ -155,32 +156,39 @@ class PartitionTransformer(Conditioned):
         return y
 
     def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None,
-               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+               present: Bool[Tensor, "B L"] | None = None, grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
         """`hidden` under a given condition vector."""
-        return self.between_groups(tokens, known, condition, split(known, present), present)
+        return self.between_groups(tokens, known, condition, grouping(known, present), present)
 
-    def between_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None, rules: tuple[Attend, Attend],
+    def between_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None, groups: Groups,
                        present: Bool[Tensor, "B L"] | None) -> Float[Tensor, "B L D"]:
-        """Every site from the other group; `rules` say whom a token looks at in its own group, and a query in the other."""
-        same, other = rules
-        rotate = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
-        memory = self.encode(tokens, rotate, condition, same)
-        y = self.swap(self.swap.queries(self.starts(memory, known, present), rotate), self.swap.keys_values(memory, rotate), other)
-        return self.final(self.decode(y, rotate, condition, self.keys_values(memory, rotate), other), condition)
+        """Every site from the other group; `groups` holds both sides as it attends to them, and the states come back by site."""
+        sites = self.rotation(torch.arange(tokens.shape[1], device=tokens.device))
+        at_tokens, at_queries = groups.tokens.rotation(sites), groups.queries.rotation(sites)
+        memory = self.encode(groups.tokens.arrange(tokens), at_tokens, condition, groups.own)
+        queries = self.swap.queries(self.starts(memory, groups, known, present), sites)                 # by site
+        queries = groups.queries.arrange(queries.transpose(1, 2)).transpose(1, 2)
+        y = self.swap(queries, self.swap.keys_values(memory, at_tokens), groups.other)
+        y = self.decode(y, at_queries, condition, self.keys_values(memory, at_tokens), groups.other)
+        return groups.queries.restore(self.final(y, condition))
 
-    def starts(self, memory: Float[Tensor, "B L D"], known: Bool[Tensor, "B L"], present: Bool[Tensor, "B L"] | None) -> Float[Tensor, "#B L D"]:
-        """Where the queries of a training pass start."""
+    def starts(self, memory: Float[Tensor, "B L D"], groups: Groups, known: Bool[Tensor, "B L"],
+               present: Bool[Tensor, "B L"] | None) -> Float[Tensor, "#B L D"]:
+        """Where the queries of a training pass start, by site; `memory` lies as `groups` holds the tokens."""
         starts = self.swap.starts(torch.arange(known.shape[1], device=known.device))[None]
         if not self.swap.reads_memory:
             return starts
         here = torch.ones_like(known) if present is None else present
-        of_known, of_unknown = (self.swap.summary(memory, side & here)[:, None] for side in (known, ~known))
+        of_known, of_unknown = (self.swap.summary(memory, groups.tokens.arrange(side & here))[:, None] for side in (known, ~known))
         return starts + torch.where(known[..., None], of_unknown, of_known)
 
     def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
-               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
-        """Both sides of the split `known` | not `known`, each predicted from the other: `known` sites are group 0."""
-        return self.states(tokens, known, self.condition_at(t), present)
+               present: Bool[Tensor, "B L"] | None = None, grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
+        """Both sides of the split `known` | not `known`, each predicted from the other: `known` sites are group 0.
+
+        `grouping` is how that attention is computed (`layers.groups`), not what it computes.
+        """
+        return self.states(tokens, known, self.condition_at(t), present, grouping)
 
     def predictor(self) -> Predictor:
         return PartitionPredictor(self)
@@ -188,15 +196,6 @@ class PartitionTransformer(Conditioned):
     def full_predictor(self) -> Predictor:
         """The naive sampler's way (spec 3.3): a full-length pass per step. The reference that `predictor` equals."""
         return FullPredictor(self)
-
-
-def split(known: Bool[Tensor, "B L"], present: Bool[Tensor, "B L"] | None) -> tuple[Attend, Attend]:
-    """Who looks at whom, by masks (B, 1, L, L): tokens at their own group, and at the other group."""
-    same = (known[:, :, None] == known[:, None])[:, None]
-    if present is None:
-        return Masked(same), Masked(~same)
-    keys = present[:, None, None]
-    return Masked(same & keys), Masked(~same & keys)
 
 
 class PartitionPredictor:

@@ -12,7 +12,7 @@ from maskless.checkpoints.native import check_vocabulary
 from maskless.config import Tagged, build, override, read, tree_of
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
-from maskless.models import MODELS
+from maskless.models import MODELS, PartitionConfig
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.vocabulary import Vocabulary
 
@@ -37,7 +37,8 @@ class Training:
         strategy: several processes each hold the model (ddp) or a shard of it (fsdp).
         deterministic: the same bits on CUDA as well, slower. The CPU needs no asking.
         threads: of the CPU; null: torch's choice.
-        attention: auto, or math: no fused kernel.
+        attention: of partition models among their groups: auto (measured at the first step), dense (masks), segments or
+            plain (on a CPU), varlen or flex (on a GPU); of any model: auto, or math: no fused kernel (and masks).
         start: a run, a checkpoint or a model folder whose weights the run begins with (names and shapes must be the
             model's; the kind may differ: a partition model's weights start an order-causal one); null: at random.
     """
@@ -61,7 +62,7 @@ class Training:
     strategy: Literal["ddp", "fsdp"] = "ddp"
     deterministic: bool = False
     threads: int | None = None
-    attention: Literal["auto", "math"] = "auto"
+    attention: Literal["auto", "dense", "segments", "plain", "varlen", "flex", "math"] = "auto"
     start: str | None = None
 
     def __post_init__(self) -> None:
@@ -237,6 +238,12 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         raise ValueError(
             f"training.length is {recipe.length}, beyond the model's length {recipe.model.length}; "
             f"lower training.length or set model.length={recipe.length}"
+        )
+    attention = recipe.training.attention
+    if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
+        raise ValueError(
+            f"training.attention is {attention} and model.type is {model}, which has no groups to attend among; "
+            "use auto or math"
         )
     order, steps = recipe.sampling.sampler.order, recipe.sampling.sampler.steps
     if model == "autoregressive" and order not in (None, "left-to-right"):

@@ -15,6 +15,7 @@ from maskless import config as configuration
 from maskless.checkpoints.native import check_weights, latest, load_checkpoint
 from maskless.data.loader import Loader
 from maskless.models import build
+from maskless.training.attention import Chosen, choose
 from maskless.training.data import Data, open_rows, open_tokenizer
 from maskless.training.distributed import Machine, attention_kernels, numerics, start
 from maskless.training.evaluate import hooks_of
@@ -105,8 +106,9 @@ def train(
         attention=attention,
         deterministic=plan.training.deterministic,
     ):
-        work = _Work(folder, plan, machine, data, tuple(callbacks))
-        return work.run(found, [*changes, *_differences(recorded, machine)])
+        chosen = choose(plan, machine, recorded.get("groups", "dense") if found else None)
+        work = _Work(folder, plan, machine, data, chosen, tuple(callbacks))
+        return work.run(found, [*changes, *_differences(recorded, work.facts())])
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class _Work:
     recipe: Recipe
     machine: Machine
     data: Data
+    chosen: Chosen
     callbacks: tuple[Sink, ...]
 
     def run(self, found: Path | None, changes: list[str]) -> Run:
@@ -140,13 +143,15 @@ class _Work:
                 journal,
                 when=recipe.checkpoints,
                 last=training.steps,
-                notes=facts(machine),
+                notes=self.facts(),
                 describe=self.description(),
             )
-            hooks = [journal, *hooks_of(recipe, self.data, journal, machine), saver]
+            objective = self.chosen.objective(recipe.objective)
+            measured = dataclasses.replace(recipe, objective=objective)
+            hooks = [journal, *hooks_of(measured, self.data, journal, machine), saver]
             stop = stack.enter_context(stop_request(machine, recipe.log.every))
             begun = state.step
-            fit(state, machine, training, recipe.objective, loader=loader, hooks=hooks, stop=stop)
+            fit(state, machine, training, objective, loader=loader, hooks=hooks, stop=stop)
             if state.step > begun:
                 saver.save(state)
         return Run(self.folder, recipe, list(memory), state, self.data.tokenizer, state.step < training.steps)
@@ -169,11 +174,23 @@ class _Work:
     def opening(self, state: TrainState, found: Path | None, changes: list[str]) -> dict[str, Any]:
         """The first record of a session: what is about to happen."""
         size = sum(shape.numel() for name, shape in state.shapes.items())
-        now = facts(self.machine)
+        now = self.facts()
         where = f"{now['device']}, {now['precision']}, processes: {now['processes']}"
         begin = f"resumed from {found.name}" if found else "started"
-        note = "; ".join([f"{begin}: {size:,} weights on {where}", *changes])
+        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes])
         return {"step": state.step, "steps": self.recipe.training.steps, "note": note}
+
+    def facts(self) -> dict[str, Any]:
+        """What the last bits depend on: recorded with every checkpoint, reused or announced on resume."""
+        return {
+            "threads": torch.get_num_threads(),
+            "precision": self.machine.precision,
+            "attention": attention_kernels(),
+            "groups": self.chosen.name,
+            "device": self.machine.device.type,
+            "processes": self.machine.world,
+            "torch": torch.__version__,
+        }
 
     def sinks(self, memory: Memory, step: int, stack: ExitStack) -> list[Sink]:
         """Who reads the records: in the main process everybody, in the others nobody but memory."""
@@ -212,25 +229,12 @@ def begin_with(model: Any, source: str, vocabulary: Vocabulary) -> None:
     model.load_state_dict(checkpoint.weights)
 
 
-def facts(machine: Machine) -> dict[str, Any]:
-    """What the last bits depend on: recorded with every checkpoint, reused or announced on resume."""
-    return {
-        "threads": torch.get_num_threads(),
-        "precision": machine.precision,
-        "attention": attention_kernels(),
-        "device": machine.device.type,
-        "processes": machine.world,
-        "torch": torch.__version__,
-    }
-
-
 def _chosen(wanted: str, recorded: str | None) -> str:
     return recorded if wanted == "auto" and recorded else wanted
 
 
-def _differences(recorded: Mapping[str, Any], machine: Machine) -> list[str]:
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not as it was when the checkpoint was written, in words."""
-    now = facts(machine)
     return [
         f"{name} is {now[name]} (was {value})" for name, value in recorded.items() if name in now and now[name] != value
     ]

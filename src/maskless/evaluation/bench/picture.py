@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from maskless.evaluation.bench.sampling import LARGE, Row, Sampling
-from maskless.evaluation.bench.setting import name_of
+from maskless.evaluation.bench.setting import Setting, name_of
+from maskless.evaluation.bench.training import Step
 
 COLOURS = {"pgm-cached": "#d1603d", "pgm-speculative": "#8c2f39", "pgm": "#e2a72e", "pgm-confidence": "#b08d57", "pgm-entropy-bound": "#7f6a4a",
            "mdlm-fair": "#1b6ca8", "mdlm-published": "#7aa6cc", "ar": "#4f7f52"}
@@ -89,6 +90,31 @@ def draw_scaling(path: Path, found: Sampling, subtitle: str) -> None:
     _finish(figure, tokens, path)
 
 
+def draw_training(path: Path, rows: Sequence[Step], setting: Setting, subtitle: str) -> None:
+    """Write a PNG: step time, and step time over MDLM's, against length."""
+    names = list(dict.fromkeys(row.contender for row in rows))
+    figure, (time, relative) = figure_of(2, f"Training, {subtitle}, {name_of(setting.dtype)}: V = {setting.vocab_size:,}, width {setting.width}, "
+                                            f"{setting.layers} layers (partition models half and half)")
+    for name in names:
+        mine = sorted((row for row in rows if row.contender == name), key=lambda row: row.length)
+        lengths, style = [row.length for row in mine], {"color": colour(name, names), "marker": "o", "markersize": 5, "capsize": 3, "label": name}
+        time.errorbar(lengths, [row.median_seconds for row in mine], yerr=_spread([(row.median_seconds, row.seconds) for row in mine]), **style)
+        ratios = [row.relative for row in mine if row.relative]
+        if ratios:
+            relative.errorbar(lengths, [each[0] for each in ratios], yerr=_spread([(each[0], each) for each in ratios]), **style)
+    for axes in (time, relative):
+        ticks_at(axes, [row.length for row in rows])
+    logarithmic(time.yaxis, "s")
+    time.set(title="Time of a step", xlabel="length L (tokens), equal sites a batch", ylabel="forward and backward")
+    relative.set(title="Relative to mdlm", xlabel="length L (tokens), equal sites a batch", ylabel="time of a step / mdlm's")
+    _finish(figure, time, path)
+
+
+def _spread(values: Sequence[tuple[float, Sequence[float]]]) -> list[list[float]]:
+    """Distances from each middle down to the least and up to the largest of its values."""
+    return [[max(0.0, middle - min(each)) for middle, each in values], [max(0.0, max(each) - middle) for middle, each in values]]
+
+
 def _names(found: Sampling) -> list[str]:
     return list(dict.fromkeys(row.contender for row in found.rows))
 
@@ -112,8 +138,7 @@ def _lines(axes: Any, rows: Sequence[Row], names: Sequence[str], x: Callable[[Ro
     for name in names:
         mine = sorted((row for row in rows if row.contender == name), key=x)
         middle = [y(row, row.median_seconds) for row in mine]
-        ends = [[y(row, seconds) for seconds in row.seconds] for row in mine]
-        spread = [[max(0, m - min(each)) for m, each in zip(middle, ends)], [max(0, max(each) - m) for m, each in zip(middle, ends)]]
+        spread = _spread([(m, [y(row, seconds) for seconds in row.seconds]) for m, row in zip(middle, mine)])
         if mine:
             axes.errorbar([x(row) for row in mine], middle, yerr=spread, color=colour(name, names), marker="o", markersize=5, capsize=3, label=name)
     ticks_at(axes, [x(row) for row in rows])

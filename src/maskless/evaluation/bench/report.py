@@ -12,7 +12,8 @@ import torch
 from maskless.evaluation.bench.contenders import Networks
 from maskless.evaluation.bench.peak import Memory, note
 from maskless.evaluation.bench.sampling import LARGE, Row, Sampling
-from maskless.evaluation.bench.setting import name_of
+from maskless.evaluation.bench.setting import Setting, name_of
+from maskless.evaluation.bench.training import Step
 from maskless.evaluation.machine import versions
 
 WIDE = 140                                                          # characters that a table may take, whatever the terminal says
@@ -113,6 +114,16 @@ def print_memory(rows: Sequence[Memory], device: torch.device) -> None:
     print("\nworking = peak above weights - caches (counted at full length); the limit is on it")
 
 
+def print_training(rows: Sequence[Step]) -> None:
+    head = ("contender", "attention", "B", "L", "ms a step", "[fastest .. slowest]", "n", "tokens/s",
+            "of mdlm's time", "[least .. most]", "parameters")
+    print_table("Training: forward, head on all sites, backward", head, [
+        [row.contender, row.attention, str(row.batch), str(row.length), f"{1000 * row.median_seconds:,.1f}",
+         f"[{1000 * min(row.seconds):,.1f} .. {1000 * max(row.seconds):,.1f}]", str(row.repeats), f"{row.tokens_per_second:,.0f}",
+         *(("-", "-") if row.relative is None else (f"{row.relative[0]:.3f}", f"[{row.relative[1]:.3f} .. {row.relative[2]:.3f}]")),
+         f"{row.parameters:,}"] for row in rows], left=2)
+
+
 def write_json(folder: Path, document: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
@@ -126,6 +137,11 @@ def rows_document(found: Sampling, bench: str, preset: str, device: torch.device
                                        "seconds_per_token": row.seconds_per_token} for row in found.rows]
     return {"bench": bench, "preset": preset, "setting": found.setting.described(), "where": where(device, found.setting.dtype),
             "matrix_rates": {str(rows): rate for rows, rate in found.matrix_rates.items()}, "large": LARGE, "rows": rows}
+
+
+def training_document(rows: Sequence[Step], setting: Setting, preset: str, device: torch.device) -> dict[str, Any]:
+    return {"bench": "training", "preset": preset, "setting": setting.described(), "where": where(device, setting.dtype),
+            "rows": [dataclasses.asdict(row) for row in rows]}
 
 
 def memory_document(rows: Sequence[Memory], networks: Networks, preset: str) -> dict[str, Any]:

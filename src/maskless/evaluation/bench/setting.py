@@ -52,6 +52,7 @@ class Preset:
         best_batch: the setting's batch is where the search for each contender's best one starts.
         minutes: no repetition, and no point of the curves, is begun after that time.
         sizes, scaling: tokens a call, and lengths, of `bench scaling`.
+        training: lengths of `bench training`.
     """
 
     setting: Setting
@@ -62,6 +63,7 @@ class Preset:
     minutes: float = float("inf")
     sizes: tuple[int, ...] = (16, 8, 4, 2, 1)
     scaling: tuple[int, ...] = (512, 1024, 2048, 4096)
+    training: tuple[int, ...] = (1024, 128)
 
 
 CPU_SMALL = Setting(batch=4, length=1024, steps=64, vocab_size=8192, width=256, heads=4, layers=12, encoder_layers=6, decoder_layers=6,
@@ -73,8 +75,8 @@ PUBLISHED = Setting(batch=1, length=1024, steps=128, vocab_size=50_258, width=76
 # batches of the best-batch presets are where the search begins; `memory` is the configuration whose peak has a limit
 PRESETS = {
     "cpu-small": Preset(CPU_SMALL, steps=(16, 256), lengths=(256, 512)),
-    "toy": Preset(TOY, steps=(4, 32), lengths=(32, 128), scaling=(32, 64, 128)),
-    "toy-best": Preset(dataclasses.replace(TOY, batch=1), steps=(4, 32), lengths=(32, 128), best_batch=True, scaling=(32, 64)),
+    "toy": Preset(TOY, steps=(4, 32), lengths=(32, 128), scaling=(32, 64, 128), training=(64, 16)),
+    "toy-best": Preset(dataclasses.replace(TOY, batch=1), steps=(4, 32), lengths=(32, 128), best_batch=True),
     "gpu": Preset(PUBLISHED, steps=(32, 512), lengths=(512, 2048), repeats=3, best_batch=True, minutes=6),
     "memory": Preset(dataclasses.replace(PUBLISHED, batch=32), steps=(), lengths=()),
     "gpu-long": Preset(dataclasses.replace(PUBLISHED, length=8192, steps=8192), repeats=2, minutes=4),

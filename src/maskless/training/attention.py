@@ -1,0 +1,87 @@
+"""Which way of attending among groups a run trains with: the fastest on its device, measured once, on a batch of its shape.
+
+All ways compute the same (`layers.groups`); rounding, and the places that dropout hits, are not the same. So the choice is made at the
+first step of a run, written into every checkpoint, and used again on resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from maskless.evaluation.attention import Shape, available, measure
+from maskless.layers.groups import GROUPINGS
+from maskless.models import PartitionConfig
+from maskless.objectives import Objective
+from maskless.objectives.grouped import Grouped
+from maskless.training.distributed import Machine
+from maskless.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A way of attending among groups.
+
+    Attributes:
+        name: in `GROUPINGS`; None: the model has no groups.
+        seconds: what a step's attention took by each way that was measured; empty where nothing was.
+    """
+
+    name: str | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def objective(self, objective: Objective) -> Objective:
+        """The objective, attending so."""
+        return objective if self.name is None else Grouped(objective, GROUPINGS[self.name])
+
+    def notes(self) -> list[str]:
+        """For the first record of a session."""
+        if self.name is None:
+            return []
+        times = ", ".join(f"{name} {1000 * seconds:,.1f} ms" for name, seconds in self.seconds.items())
+        return [f"attention among groups: {self.name}" + (f" (measured: {times})" if times else "")]
+
+
+def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
+    """The recipe's way; under `auto` the recorded one, or else the fastest.
+
+    Args:
+        recipe: of a partition model, or of one that has no groups.
+        machine: where it runs; with several processes the first one measures.
+        recorded: the way of the checkpoint that is resumed from, if any.
+
+    Raises:
+        ValueError: if the recipe asks for a way that this device or precision does not have.
+    """
+    wanted = recipe.training.attention
+    if not isinstance(recipe.model, PartitionConfig):
+        return Chosen(None)
+    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
+    names = available(machine.device, dtype)
+    if wanted not in ("auto", "math"):
+        if wanted not in names:
+            raise ValueError(
+                f"training.attention is {wanted}, which {machine.precision} on {machine.device.type} does not have; "
+                f"use auto or one of {', '.join(names)}"
+            )
+        return Chosen(wanted)
+    if wanted == "math" or len(names) == 1:
+        return Chosen("dense")
+    if recorded in names:
+        return Chosen(recorded)
+    seconds = measure(names, shape(recipe, machine.world), machine.device, dtype) if machine.main else {}
+    fastest = names.index(min(seconds, key=seconds.__getitem__)) if seconds else 0
+    if machine.world > 1:
+        fastest = int(machine.total(torch.tensor(fastest, device=machine.device)))
+    return Chosen(names[fastest], seconds)
+
+
+def shape(recipe: Recipe, processes: int) -> Shape:
+    """The shape of a micro-batch of one process."""
+    model, training = recipe.model, recipe.training
+    rows = max(1, training.batch_size // processes // training.accumulate)
+    return Shape(
+        rows, model.heads, recipe.length, model.width // model.heads, model.encoder_layers, model.decoder_layers + 1
+    )

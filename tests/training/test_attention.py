@@ -1,0 +1,99 @@
+"""The attention a run trains with: measured once, said, kept, used again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from maskless.evaluation.attention import Shape, available, measure
+from maskless.layers.groups import GROUPINGS
+from maskless.training import attention
+from maskless.training.attention import Chosen
+from maskless.training.recipe import load_recipe
+from maskless.training.run import train
+from tests.training.runs import recipe
+
+AUTO = ("training.attention=auto", "validation.rows=0")
+CPU = torch.device("cpu")
+
+
+def fastest(monkeypatch, name: str) -> list[Shape]:
+    """Let the measurement find `name`; returns the shapes it was asked about."""
+    asked: list[Shape] = []
+
+    def measured(names, shape, device, dtype):
+        asked.append(shape)
+        return {each: 0.001 if each == name else 0.002 for each in names}
+
+    monkeypatch.setattr(attention, "measure", measured)
+    return asked
+
+
+def test_measured_once_and_used_again(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    asked = fastest(monkeypatch, "plain")
+    first = train(recipe(tmp_path), *AUTO, "training.steps=2", "training.accumulate=2", out=out)
+    assert asked == [Shape(rows=4, heads=2, length=24, width=8, own=1, other=2)]
+    assert "attention among groups: plain (measured: dense 2.0 ms, segments 2.0 ms, plain 1.0 ms)" in first.metrics[0]["note"]
+    assert json.loads((first.checkpoint / "trainer" / "state.json").read_text())["groups"] == "plain"
+    fastest(monkeypatch, "segments").append(asked[0])
+    again = train(out, "training.steps=4", out=out, resume=True)
+    assert "attention among groups: plain;" in again.metrics[0]["note"]  # nothing measured, and no difference to announce
+    assert "groups is" not in again.metrics[0]["note"]
+
+
+def test_a_checkpoint_from_before_goes_on_with_masks(tmp_path, monkeypatch):
+    fastest(monkeypatch, "segments")
+    first = train(recipe(tmp_path), *AUTO, "training.steps=2", out=tmp_path / "run")
+    state = first.checkpoint / "trainer" / "state.json"
+    notes = json.loads(state.read_text())
+    del notes["groups"]
+    state.write_text(json.dumps(notes))
+    again = train(tmp_path / "run", "training.steps=3", out=tmp_path / "run", resume=True)
+    assert "attention among groups: dense" in again.metrics[0]["note"]
+
+
+def test_another_way_is_announced(tmp_path):
+    train(recipe(tmp_path), "training.steps=2", "validation.rows=0", out=tmp_path / "run")
+    again = train(tmp_path / "run", "training.steps=3", "training.attention=dense", out=tmp_path / "run", resume=True)
+    assert "groups is dense (was segments)" in again.metrics[0]["note"]
+
+
+@pytest.mark.parametrize("way", ["segments", "plain", "dense", "math"])
+def test_without_dropout_the_way_changes_nothing(tmp_path, way):
+    """Losses and validation alike, to rounding."""
+    runs = [
+        train(recipe(tmp_path), "model.dropout=0", "training.steps=3", f"training.attention={which}", out=tmp_path / f"{which}-{n}")
+        for n, which in enumerate((way, "dense"))
+    ]
+    ours, theirs = ([record.get("loss", record.get("bound", 0.0)) for record in run.metrics] for run in runs)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_every_way_of_a_cpu_is_measured():
+    names = available(CPU, torch.float32)
+    found = measure(names, Shape(3, 2, 16, 8, own=2, other=3), CPU, torch.float32, repeats=1)
+    assert list(found) == names and all(seconds > 0 for seconds in found.values())
+    assert {*names, "varlen", "flex"} == {*GROUPINGS}
+
+
+def test_models_without_groups_have_nothing_to_choose(tmp_path):
+    run = train(recipe(tmp_path, "masked"), "training.steps=1", "validation.rows=0", out=tmp_path / "run")
+    assert "groups" not in run.metrics[0]["note"]
+    assert Chosen(None).notes() == []
+
+
+@pytest.mark.parametrize("kind, change, sentence", [
+    ("masked", "segments", "model.type is masked, which has no groups to attend among; use auto or math"),
+    ("partition", "quick", "training.attention is 'quick'"),
+])
+def test_what_cannot_be_is_refused(tmp_path, kind, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_recipe(recipe(tmp_path, kind), f"training.attention={change}")
+
+
+def test_what_this_device_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="attention is varlen, which fp32 on cpu does not have; use auto or one of dense, segments, plain"):
+        train(recipe(tmp_path), "training.attention=varlen", out=tmp_path / "run")
