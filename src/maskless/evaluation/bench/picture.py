@@ -10,7 +10,7 @@ from maskless.evaluation.bench.setting import Setting, name_of
 from maskless.evaluation.bench.training import Step
 
 COLOURS = {"pgm-cached": "#d1603d", "pgm-speculative": "#8c2f39", "pgm": "#e2a72e", "pgm-confidence": "#b08d57", "pgm-entropy-bound": "#7f6a4a",
-           "mdlm-fair": "#1b6ca8", "mdlm-published": "#7aa6cc", "ar": "#4f7f52"}
+           "any-order": "#d1603d", "mdlm": "#1b6ca8", "mdlm-fair": "#1b6ca8", "mdlm-published": "#7aa6cc", "ar": "#4f7f52"}
 OTHERS = ("#6b4e9b", "#3b8f8c", "#999999")
 
 
