@@ -88,9 +88,11 @@ def test_a_recipe_trains_in_bfloat16(tmp_path):
 
 
 def test_bench_runs(tmp_path):
-    from maskless.evaluation.speed import PRESETS, contenders, race_them
+    from maskless.evaluation.bench import sampling
+    from maskless.evaluation.bench.contenders import USUAL, Networks
+    from maskless.evaluation.bench.setting import PRESETS
 
-    setting, device = PRESETS["toy"], torch.device("cuda")
-    names = ["pgm", "mdlm-fair", "mdlm-published", "ar"]
-    timings = race_them(contenders(setting, names, device), setting.batch, setting.length, device=device, repeats=2)
-    assert [timing.name for timing in timings] == names and all(timing.tokens_per_second > 0 for timing in timings)
+    networks = Networks(PRESETS["toy"].setting, torch.device("cuda"))
+    found = sampling.run(PRESETS["toy-best"], USUAL, networks, repeats=2, progress=lambda line: None)
+    assert [row.contender for row in found.at("headline")] == list(USUAL)
+    assert all(row.tokens_per_second > 0 and row.peak_bytes for row in found.rows)

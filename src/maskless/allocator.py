@@ -21,3 +21,14 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):                               # another C library
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, LARGEST))
+
+
+def return_freed_memory() -> bool:
+    """Give what is free back to the system now, so that the resident set is what is in use; True where something could be asked (glibc)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+    return bool(trim(0))

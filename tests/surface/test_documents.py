@@ -72,6 +72,7 @@ def test_command_lines_exist(path):
     group = typer.main.get_command(app)
     for words in command_lines(path):
         verb = group.commands[words[1]]
+        verb = verb.commands[words[2]] if hasattr(verb, "commands") else verb
         known = {option for parameter in verb.params for option in parameter.opts}
         used = {word.split("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
         assert used <= known | {"--help"}, words
@@ -83,7 +84,13 @@ def test_every_verb_has_help(verb, call):
     assert ended.code == 0 and "Usage" in ended.out and len(ended.out.splitlines()) > 5
 
 
+@pytest.mark.parametrize("verb", ("sampling", "training", "scaling", "memory"))
+def test_every_bench_has_help(verb, call):
+    ended = call("bench", verb, "--help")
+    assert ended.code == 0 and "--preset" in ended.out
+
+
 def test_every_verb_is_listed(call):
     ended = call("--help")
     assert ended.code == 0 and all(verb in ended.out for verb in VERBS)
-    assert {command.callback.__name__ for command in app.registered_commands} == set(VERBS)
+    assert {*(command.callback.__name__ for command in app.registered_commands), *(group.name for group in app.registered_groups)} == set(VERBS)

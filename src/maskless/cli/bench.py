@@ -1,42 +1,177 @@
-"""`maskless bench`: sampling speed of several models side by side, in one process."""
+"""`maskless bench`: speed and memory, side by side in one process."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    import torch
 
-def bench(
-    what: Annotated[str, typer.Argument(help="sampling")] = "sampling",
-    preset: Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures) or toy.")] = "cpu-small",
-    models: Annotated[str, typer.Option(help="Comma-separated: pgm, mdlm-fair, mdlm-published, ar.")] = "pgm,mdlm-fair,mdlm-published,ar",
-    repeats: Annotated[int, typer.Option(help="Interleaved repetitions.", min=1)] = 5,
-    out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None,
-) -> None:
-    """Time sampling: random weights, median and extremes of interleaved repetitions."""
-    import dataclasses
-    import json
+bench = typer.Typer(no_args_is_help=True, help="Speed and memory of models side by side, measured and counted.")
 
-    from maskless.evaluation.machine import best_device, versions
-    from maskless.evaluation.speed import PRESETS, contenders, race_them
+PresetName = Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures), toy, gpu, gpu-long or memory.")]
+Models = Annotated[str | None, typer.Option(help="Comma-separated contenders; a name that is not known lists them.")]
+Batch = Annotated[str | None, typer.Option(help="Rows, or `best`: double for each contender until memory ends or speed no longer rises.")]
+Length = Annotated[str | None, typer.Option(help="Sites of a row; more, comma-separated, make the curve against length.")]
+Steps = Annotated[str | None, typer.Option(help="Calls of the model; more, comma-separated, make the curve against steps.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Repeats = Annotated[int | None, typer.Option(help="Interleaved repetitions.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Weights = Annotated[list[Path] | None, typer.Option(help="A checkpoint folder, for contenders of its kind; may be given for several kinds.")]
+Out = Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this folder.")]
 
-    if what != "sampling":
-        raise ValueError(f"there is no bench {what}; choose sampling")
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset}; choose from {', '.join(PRESETS)}")
-    setting, device = PRESETS[preset], best_device()
-    timings = race_them(contenders(setting, models.split(","), device), setting.batch, setting.length, device=device, repeats=repeats,
-                        progress=lambda line: typer.echo(line, err=True))
-    described = {name: str(value) for name, value in dataclasses.asdict(setting).items()}
-    typer.echo(", ".join(f"{name} {value}" for name, value in (described | versions()).items()))
-    for timing in timings:
-        typer.echo(timing.line())
-    rates = {timing.name: timing.tokens_per_second for timing in timings}
-    for name, rate in rates.items():
-        if "pgm" in rates and name != "pgm":
-            typer.echo(f"pgm is {rates['pgm'] / rate:.2f}x {name}")
+
+@bench.command()
+def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
+             dtype: Dtype = None, repeats: Repeats = None, device: Device = "auto", weights: Weights = None,
+             sweep: Annotated[bool, typer.Option(help="Also time the preset's other steps and lengths, at most twice each.")] = True,
+             out: Out = None) -> None:
+    """Tokens per second, calls, memory and counted cost of whole generations."""
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, Networks, checked
+    from maskless.evaluation.bench.sampling import run
+
+    chosen = _chosen(preset, batch, length, steps, dtype, sweep)
+    names = checked(models.split(","), CONTENDERS) if models else list(USUAL)
+    networks = Networks(chosen.setting, _device(device), weights or ())
+    found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
+    _head(found.setting, networks.device)
+    report.print_sampling(found)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        result = {"preset": preset, "setting": described, "where": versions(), "timings": [dataclasses.asdict(timing) for timing in timings]}
-        (out / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+        _write(out, found, "sampling", preset, networks.device)
+
+
+@bench.command()
+def training(preset: PresetName = "cpu-small",
+             models: Annotated[str, typer.Option(help="Comma-separated: mdlm, pgm, any-order, ar, or pgm- and a way of attending.")] = "mdlm,pgm",
+             batch: Batch = None, length: Length = None, dtype: Dtype = None, repeats: Repeats = 5, device: Device = "auto", out: Out = None) -> None:
+    """Time of a training step, beside MDLM of equal depth, at several lengths with equal sites a batch."""
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.training import run
+
+    if batch == "best":
+        raise ValueError("--batch best is of `bench sampling`; training compares times at one batch: give a number")
+    chosen, where = _chosen(preset, batch, length, None, dtype, False), _device(device)
+    lengths = _numbers(length, "length", 2) or list(chosen.training)
+    rows = run(chosen.setting, lengths, models.split(","), where, repeats=repeats or 5, progress=_progress)
+    _head(chosen.setting, where)
+    report.print_training(rows)
+    if out is not None:
+        from maskless.evaluation.bench.picture import draw_training
+
+        path = report.write_json(out, report.training_document(rows, chosen.setting, preset, where))
+        draw_training(out / "bench.png", rows, chosen.setting, f"{preset} on {report.where(where, chosen.setting.dtype)['device']}")
+        typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+
+
+@bench.command()
+def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None,
+            sizes: Annotated[str | None, typer.Option(help="Tokens a call, from many to few; the first is used for all lengths.")] = None,
+            dtype: Dtype = None, repeats: Repeats = 3, device: Device = "auto", weights: Weights = None, out: Out = None) -> None:
+    """Time per call from k = 16 to k = 1 at the first length, time per token along the lengths, with counted attention."""
+    from dataclasses import replace
+
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.scaling import DEFAULT, run
+
+    if batch == "best":
+        raise ValueError("--batch best is of `bench sampling`; scaling compares times at one batch: give a number")
+    chosen = _chosen(preset, batch, length, None, dtype, True)
+    chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
+    names = checked(models.split(","), CONTENDERS) if models else list(DEFAULT)
+    networks = Networks(chosen.setting, _device(device), weights or ())
+    found = run(chosen, names, networks, repeats=repeats or 3, progress=_progress)
+    _head(found.setting, networks.device)
+    report.print_scaling(found)
+    if out is not None:
+        _write(out, found, "scaling", preset, networks.device)
+
+
+@bench.command()
+def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
+           calls: Annotated[int | None, typer.Option(help="Run only so many: the last of the plan, or the first of a model with a cache.",
+                                                     min=1)] = None,
+           dtype: Dtype = None, device: Device = "auto", weights: Weights = None,
+           out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None) -> None:
+    """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""
+    from maskless.evaluation.bench import report
+    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.peak import measure
+
+    chosen = _chosen(preset, batch, length, steps, dtype, False)
+    names = checked((models or "pgm-cached").split(","), CONTENDERS)
+    networks = Networks(chosen.setting, _device(device), weights or ())
+    rows = [measure(name, networks, calls) for name in names]
+    _head(networks.setting, networks.device)
+    report.print_memory(rows, networks.device)
+    if out is not None:
+        typer.echo(f"\nwritten: {report.write_json(out, report.memory_document(rows, networks, preset))}")
+
+
+def _write(out: Path, found: Any, what: str, preset: str, device: torch.device) -> None:
+    """bench.json and bench.png."""
+    from maskless.evaluation.bench import picture, report
+
+    path = report.write_json(out, report.rows_document(found, what, preset, device))
+    draw = {"sampling": picture.draw_sampling, "scaling": picture.draw_scaling}[what]
+    draw(out / "bench.png", found, f"{preset} on {report.where(device, found.setting.dtype)['device']}")
+    typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")
+
+
+def _progress(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _head(setting: Any, device: torch.device) -> None:
+    """What was run, and where."""
+    from maskless.evaluation.bench.report import where
+
+    typer.echo(", ".join(f"{name} {value}" for name, value in setting.described().items() if name != "dtype"))
+    typer.echo(", ".join(f"{name} {value}" for name, value in where(device, setting.dtype).items()))
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    from maskless.cli.sampling import one_of
+    from maskless.evaluation.machine import best_device
+
+    one_of(name, "device", ("auto", "cpu", "cuda", "mps"))
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
+        raise ValueError(f"--device {name} is not available here; leave it out, or give cpu")
+    return best_device() if name == "auto" else torch.device(name)
+
+
+def _chosen(preset: str, batch: str | None, length: str | None, steps: str | None, dtype: str | None, sweep: bool) -> Any:
+    """The preset with what the options change: the first of several lengths or steps is the setting's, the others make the curve."""
+    from dataclasses import replace
+
+    from maskless.evaluation.bench import setting as s
+
+    chosen = s.preset(preset)
+    lengths, counts = _numbers(length, "length", 2), _numbers(steps, "steps", 1)
+    changed: dict[str, Any] = {name: values[0] for name, values in (("length", lengths), ("steps", counts)) if values}
+    if dtype is not None:
+        changed["dtype"] = s.dtype_of(dtype)
+    if batch is not None and batch != "best":
+        changed["batch"] = _numbers(batch, "batch", 1)[0]
+    best = batch == "best" or (batch is None and chosen.best_batch)
+    beside = {"lengths": tuple(lengths[1:]) if lengths else chosen.lengths, "steps": tuple(counts[1:]) if counts else chosen.steps}
+    return replace(chosen, setting=replace(chosen.setting, **changed), best_batch=best, **(beside if sweep else {"lengths": (), "steps": ()}))
+
+
+def _numbers(text: str | None, name: str, least: int) -> list[int]:
+    if text is None:
+        return []
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        also = " or best" if name == "batch" else ", or several with commas"
+        raise ValueError(f"--{name} {text} is not a whole number; give a number{also}") from None
+    if low := [value for value in values if value < least]:
+        raise ValueError(f"--{name} {low[0]} is below {least}; give a larger number")
+    return values

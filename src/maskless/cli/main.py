@@ -21,8 +21,9 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 app = typer.Typer(name="maskless", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, sample, infill, measure.")
-for verb in (demo, train, sample, infill, verify, bench, doctor):
+for verb in (demo, train, sample, infill, verify, doctor):
     app.command()(verb)
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

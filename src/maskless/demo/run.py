@@ -155,8 +155,8 @@ def _speeds(models: dict[str, TextModel], scale: Scale, say: Say) -> dict[str, l
     say(f"  {'steps (NFE)':>11}  {'PGM':>28}  {'MDLM':>28}  {'PGM / MDLM':>10}")
     table: dict[str, list[Timing]] = {name: [] for name in NAMES}
     for steps in scale.speeds:
-        pair = [Contender(name, fold(model.model), even_random, steps, steps) for name, model in models.items()]
-        timings = race_them(pair, BATCH, LENGTH, device=torch.device("cpu"), repeats=scale.repeats)
+        pair = [Contender(name, fold(model.model), even_random, BATCH, LENGTH, steps) for name, model in models.items()]
+        timings = race_them(pair, device=torch.device("cpu"), repeats=scale.repeats)
         for timing in timings:
             table[timing.name].append(timing)
         cells = [f"{t.tokens_per_second:,.0f} [{t.slowest:,.0f} .. {t.fastest:,.0f}]" for t in timings]

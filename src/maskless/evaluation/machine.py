@@ -1,10 +1,12 @@
 """The machine a figure was measured on, and how fast it multiplies."""
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import statistics
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,28 +39,41 @@ def fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def versions() -> dict[str, str]:
+def versions(device: torch.device | None = None) -> dict[str, str]:
     """What every result file says of where it was made."""
-    device = best_device()
+    device = device or best_device()
     return {
-        "maskless": __version__, "torch": torch.__version__, "python": platform.python_version(), "system": platform.platform(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type, "processor": processor(),
-        "threads": str(torch.get_num_threads()),
+        "maskless": __version__, "source": source(), "torch": torch.__version__, "python": platform.python_version(),
+        "system": platform.platform(), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": processor(), "threads": str(torch.get_num_threads()),
     }
 
 
-def matrix_rate(dtype: torch.dtype, device: torch.device, rows: int = 1024, width: int = 1024) -> float:
-    """Multiply-adds of a (rows, width) @ (width, width) product in GFLOP/s: median of seven."""
-    a, b = torch.randn(rows, width, device=device).to(dtype), torch.randn(width, width, device=device).to(dtype)
-    repeats, seconds = 10, []
-    for _ in range(8):
+@cache
+def source() -> str:
+    """A short digest of the package's source: which code a figure belongs to, with or without version control."""
+    folder, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def matrix_rate(dtype: torch.dtype, device: torch.device, rows: int = 1024, inner: int = 1024, outer: int = 1024) -> float:
+    """Multiply-adds of a (rows, inner) @ (inner, outer) product in GFLOP/s: median of seven times of 20 ms (of one of a second)."""
+    a, b = torch.randn(rows, inner, device=device).to(dtype), torch.randn(inner, outer, device=device).to(dtype)
+    flops, seconds, repeats = 2 * rows * inner * outer, [], 1
+    for attempt in range(9):
         synchronise(device)
         start = time.perf_counter()
         for _ in range(repeats):
             torch.mm(a, b)
         synchronise(device)
         seconds.append((time.perf_counter() - start) / repeats)
-    return 2 * rows * width * width / statistics.median(seconds[1:]) / 1e9
+        if attempt == 1:                                            # the first one pays for what is made once
+            repeats = max(1, min(1000, round(0.02 / seconds[-1])))
+        if attempt > 1 and seconds[-1] > 1:                         # emulated types: one is enough
+            break
+    return flops / statistics.median(seconds[2:]) / 1e9
 
 
 def synchronise(device: torch.device) -> None:

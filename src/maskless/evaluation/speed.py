@@ -1,48 +1,91 @@
-"""Sampling speed, side by side: interleaved repetitions in one process, median and spread.
+"""Sampling speed, side by side: interleaved repetitions in one process, median and extremes.
 
 B rows, L sites.
 """
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from maskless.allocator import keep_freed_memory
-from maskless.checkpoints.reference.published import Race, published_sampler
+from maskless.checkpoints.reference.published import published_sampler
 from maskless.data.batch import Batch
 from maskless.decoding import Canvas, LeftToRight, Noise, Random, Sampler, Scheduled
 from maskless.evaluation.machine import synchronise
-from maskless.models import AutoregressiveConfig, Denoiser, MaskedConfig, PartitionConfig, build, fold
+from maskless.evaluation.memory import peak
+from maskless.models import Denoiser, PartitionConfig, build
 from maskless.objectives import Partition, draws
+
+Generate = Callable[[Denoiser, Canvas, Noise, int], Iterator[Any]]
+"""A way of sampling: (model, canvas, noise, steps) -> something for every call of the predictor, made as it is asked for."""
+
+
+def even_random(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    return Sampler(Scheduled(steps), Random()).records(model, canvas, noise)
+
+
+def left_to_right(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    return Sampler(Scheduled(steps), LeftToRight()).records(model, canvas, noise)
+
+
+def published(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    return published_sampler(steps).records(model, canvas, noise)
+
+
+def from_start(batch: int, length: int, device: torch.device, known: int = 1) -> Canvas:
+    """Rows that know their BOS and, where asked, more sites after it."""
+    sites = torch.arange(length).expand(batch, -1)
+    return Canvas(torch.zeros(batch, length, dtype=torch.int64), sites < known, anchor=sites < 1).to(device)
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What is timed. `cpu_small` is the configuration of the project's CPU figures (random weights: the cost does not depend on them)."""
+class Contender:
+    """A model and how it is sampled.
 
+    Args:
+        steps: what the plan is given.
+        timed: how many calls are run, where all cost the same and the time can be scaled to the whole plan; None runs them all.
+        noise: what draws its tokens.
+    """
+
+    name: str
+    model: Denoiser
+    generate: Generate
     batch: int
     length: int
     steps: int
-    vocab_size: int
-    width: int
-    heads: int
-    layers: int                         # of the masked and autoregressive models; half of them each in encoder and decoder
-    dtype: torch.dtype
+    timed: int | None = None
+    noise: Callable[[Sequence[int], torch.device], Noise] = Noise
 
-    @property
-    def tokens(self) -> int:
-        return self.batch * self.length
+    def run(self, device: torch.device, seed: int, *, known: int = 1, calls: int | None = None) -> tuple[float, int]:
+        """(seconds, calls) of a generation, ended after `calls` where given; `known` sites are given at the start."""
+        noise = self.noise([seed + row for row in range(self.batch)], device)
+        canvas, count = from_start(self.batch, self.length, device, known), 0
+        synchronise(device)
+        start = time.perf_counter()
+        for count, _ in enumerate(self.generate(self.model, canvas, noise, self.steps), 1):
+            if count == calls:
+                break
+        synchronise(device)
+        return time.perf_counter() - start, count
+
+    def whole(self, device: torch.device, seed: int) -> tuple[float, int]:
+        """(seconds, NFE) of a whole generation, scaled where only a part is run."""
+        seconds, calls = self.run(device, seed, calls=self.timed)
+        nfe = calls if self.timed is None else min(self.steps, self.length - 1)
+        return seconds * nfe / calls, nfe
 
 
-PRESETS = {
-    "cpu-small": Setting(batch=4, length=1024, steps=64, vocab_size=8192, width=256, heads=4, layers=12, dtype=torch.bfloat16),
-    "toy": Setting(batch=2, length=64, steps=8, vocab_size=64, width=32, heads=2, layers=4, dtype=torch.float32),
-}
+def last_calls(contender: Contender, calls: int) -> tuple[Contender, int]:
+    """The contender with the last `calls` calls of its plan only, and how many sites are known before them."""
+    size = math.ceil((contender.length - 1) / contender.steps)
+    return replace(contender, steps=calls), max(1, contender.length - calls * size)
 
 
 @dataclass(frozen=True)
@@ -56,95 +99,50 @@ class Timing:
     nfe: int
     timed_steps: int                    # of nfe; where fewer, the time was scaled (its steps cost the same)
     parameters: int
+    batch: int
+    length: int
+    seconds: tuple[float, ...]          # of a whole generation, repetition by repetition
+    peak_bytes: int | None              # above what was there before, in the warm-up; None where it cannot be read
 
-    def line(self) -> str:
-        scaled = f", timed on {self.timed_steps} steps and scaled" if self.timed_steps < self.nfe else ""
-        return f"{self.name:>16} {self.tokens_per_second:12,.1f} tokens/s  [{self.slowest:,.1f} .. {self.fastest:,.1f}]  {self.nfe} NFE{scaled}"
-
-
-def blank(batch: int, length: int, device: torch.device) -> Canvas:
-    """Rows that know their BOS only."""
-    known = (torch.arange(length) < 1).expand(batch, -1)
-    return Canvas(torch.zeros(batch, length, dtype=torch.int64), known, anchor=known).to(device)
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A model and its sampler; `steps` of `nfe` are run, on a canvas of `rows` x `length`."""
+def race_them(contenders: Sequence[Contender], *, device: torch.device, repeats: int, until: float = float("inf"),
+              progress: Callable[[str], None] = lambda line: None) -> list[Timing]:
+    """Time contenders in turn, `repeats` times, after one warm-up each; freed memory stays in the process, for all of them alike.
 
-    name: str
-    model: Denoiser
-    sampler: Callable[[int], Sampler]
-    nfe: int
-    steps: int
-    race: bool = False
-
-    def seconds(self, batch: int, length: int, device: torch.device, seed: int) -> float:
-        """Wall time of a whole generation (scaled where only a part is run)."""
-        noise = (Race if self.race else Noise)([seed + row for row in range(batch)], device)
-        canvas = blank(batch, length, device)
-        synchronise(device)
-        start = time.perf_counter()
-        for count, _ in enumerate(self.sampler(self.nfe).records(self.model, canvas, noise), 1):
-            if count == self.steps:
-                break
-        synchronise(device)
-        return (time.perf_counter() - start) * self.nfe / self.steps
-
-
-def even_random(steps: int) -> Sampler:
-    return Sampler(Scheduled(steps), Random())
-
-
-def left_to_right(steps: int) -> Sampler:
-    return Sampler(Scheduled(steps), LeftToRight())
-
-
-def contenders(setting: Setting, names: Sequence[str], device: torch.device) -> list[Contender]:
-    """The models of a setting, with random weights, folded, in its dtype.
+    Args:
+        until: a time of `time.monotonic` after which no further repetition is begun; there is always one.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: if there is nothing to repeat.
     """
-    sizes: dict[str, Any] = {"vocab_size": setting.vocab_size, "length": setting.length, "width": setting.width, "heads": setting.heads}
-    half, few = setting.layers // 2, min(4, setting.steps)
-    made: dict[str, Denoiser] = {}
-
-    def network(kind: str) -> Denoiser:
-        if kind not in made:
-            torch.manual_seed(0)
-            config = {"pgm": PartitionConfig(**sizes, encoder_layers=half, decoder_layers=half), "mdlm": MaskedConfig(**sizes, layers=setting.layers),
-                      "ar": AutoregressiveConfig(**sizes, layers=setting.layers)}[kind]
-            made[kind] = fold(build(config).eval()).to(device=device, dtype=setting.dtype)
-        return made[kind]
-
-    table: dict[str, Callable[[], Contender]] = {
-        "pgm": lambda: Contender("pgm", network("pgm"), even_random, setting.steps, setting.steps),
-        "mdlm-fair": lambda: Contender("mdlm-fair", network("mdlm"), even_random, setting.steps, few),
-        "mdlm-published": lambda: Contender("mdlm-published", network("mdlm"), published_sampler, setting.steps, min(2, few), race=True),
-        "ar": lambda: Contender("ar", network("ar"), left_to_right, setting.length - 1, setting.length - 1),
-    }
-    if unknown := [name for name in names if name not in table]:
-        raise ValueError(f"there is no contender {unknown[0]}; choose from {', '.join(table)}")
-    return [table[name]() for name in names]
-
-
-def race_them(contenders: Sequence[Contender], batch: int, length: int, *, device: torch.device, repeats: int,
-              progress: Callable[[str], None] = lambda line: None) -> list[Timing]:
-    """Time contenders in turn, `repeats` times, after one warm-up each; freed memory stays in the process, for all of them alike."""
+    if repeats < 1:
+        raise ValueError(f"repeats {repeats} is below 1; a median needs at least one repetition")
     keep_freed_memory()
+    peaks = []
     for contender in contenders:
-        contender.seconds(batch, length, device, seed=0)
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+        progress(f"warm-up: {contender.name}, batch {contender.batch}, length {contender.length}, {contender.steps} steps")
+        peaks.append(peak(device, lambda contender=contender: contender.whole(device, seed=0)))
+    found: list[list[tuple[float, int]]] = [[] for _ in contenders]
     for repeat in range(repeats):
-        for contender in contenders:
-            seconds[contender.name].append(contender.seconds(batch, length, device, seed=1000 * (repeat + 1)))
-            progress(f"repetition {repeat + 1}/{repeats}: {contender.name} {batch * length / seconds[contender.name][-1]:,.1f} tokens/s")
-    return [_timing(contender, [batch * length / s for s in seconds[contender.name]]) for contender in contenders]
+        if repeat and time.monotonic() > until:
+            progress(f"out of time: {repeat} of {repeats} repetitions")
+            break
+        for contender, times in zip(contenders, found):
+            times.append(contender.whole(device, seed=1000 * (repeat + 1)))
+            rate = contender.batch * contender.length / times[-1][0]
+            progress(f"repetition {repeat + 1}/{repeats}: {contender.name} {rate:,.1f} tokens/s")
+    return [_timing(*entry) for entry in zip(contenders, found, peaks)]
 
 
-def _timing(contender: Contender, rates: list[float]) -> Timing:
-    return Timing(contender.name, statistics.median(rates), min(rates), max(rates), contender.nfe, contender.steps, contender.model.parameter_count())
+def _timing(contender: Contender, found: list[tuple[float, int]], peak_bytes: int | None) -> Timing:
+    seconds, nfe = tuple(s for s, _ in found), round(statistics.median(n for _, n in found))
+    rates = [contender.batch * contender.length / s for s in seconds]
+    return Timing(contender.name, statistics.median(rates), min(rates), max(rates), nfe, min(nfe, contender.timed or nfe),
+                  contender.model.parameter_count(), contender.batch, contender.length, seconds, peak_bytes)
 
 
 def expected(device: torch.device) -> dict[str, str]:
@@ -164,6 +162,6 @@ def expected(device: torch.device) -> dict[str, str]:
         optimizer.zero_grad()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
-    sampled = race_them([Contender("pgm", model.eval(), even_random, 16, 16)], rows, length, device=device, repeats=3)[0]
+    sampled = race_them([Contender("pgm", model.eval(), even_random, rows, length, steps=16)], device=device, repeats=3)[0]
     return {"training, PGM 1.5M": f"{rows * length / statistics.median(seconds[2:]):,.0f} tokens/s",
             "sampling, 16 steps": f"{sampled.tokens_per_second:,.0f} tokens/s"}

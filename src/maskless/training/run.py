@@ -127,16 +127,9 @@ class _Work:
         loader = Loader(
             self.data.train, batch_size=training.batch_size, seed=training.seed, rank=machine.rank, world=machine.world
         )
-<<<<<<< HEAD
-        state = self.initial(self.recipe.training.start if found is None else None)
-        if found is not None:
-            load_state(found, state)
-        self.open_folder()
-=======
->>>>>>> audit
         memory = Memory()
         with ExitStack() as stack:
-            state = self.initial()
+            state = self.initial(self.recipe.training.start if found is None else None)
             stack.callback(state.release)
             if found is not None:
                 load_state(found, state)

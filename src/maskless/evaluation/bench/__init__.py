@@ -1,0 +1,1 @@
+"""`maskless bench`: what it times, on what, and how it shows the result."""

@@ -1,0 +1,138 @@
+"""Who can be timed: a table of contenders by name, and the networks behind them.
+
+To add one, write its line in `CONTENDERS`.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskless.checkpoints.reference.published import Race
+from maskless.decoding import Adaptive, Canvas, Confidence, EntropyBound, Noise, Sampler, Scheduled
+from maskless.evaluation import cost
+from maskless.evaluation.bench.setting import SIZES, Setting
+from maskless.evaluation.cost import Call, Parts, Run, calls_of
+from maskless.evaluation.speed import Contender, Generate, even_random, left_to_right, published
+from maskless.models import Denoiser, build, fold, kind_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contender before its sizes are known.
+
+    Args:
+        kind: its model, as in `MODELS`.
+        count: its cost; None where that depends on predictions.
+        cache: bytes that it keeps from call to call.
+        timed: calls that are run where all cost the same and the time is scaled; None: all.
+        trained: its cost depends on predictions, so that random weights would say nothing.
+        one_each: it makes one token a call whatever the steps.
+    """
+
+    kind: str
+    generate: Generate
+    count: Callable[[Any, Run, Sequence[Call]], Parts] | None
+    cache: Callable[[Any, Run], int] = cost.no_cache
+    timed: int | None = None
+    noise: Callable[[Sequence[int], torch.device], Noise] = Noise
+    trained: bool = False
+    one_each: bool = False
+
+    @property
+    def cached(self) -> bool:
+        return self.cache is not cost.no_cache
+
+    def steps(self, setting: Setting) -> int:
+        return setting.length - 1 if self.one_each else min(setting.steps, setting.length - 1)
+
+    def parts(self, setting: Setting, batch: int) -> Parts | None:
+        if self.count is None:
+            return None
+        run = Run(batch, setting.length, setting.itemsize)
+        return self.count(setting.config(self.kind), run, calls_of(setting.length, self.steps(setting)))
+
+
+def confident(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    return Sampler(Scheduled(steps), Confidence()).records(model, canvas, noise)
+
+
+def entropy_bound(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    return Sampler(Adaptive(steps), EntropyBound()).records(model, canvas, noise)
+
+
+CONTENDERS: dict[str, Entry] = {
+    "pgm-cached": Entry("causal_partition", even_random, cost.partition_cached, cost.partition_cache),
+    "pgm": Entry("partition", even_random, cost.partition),
+    "mdlm-fair": Entry("masked", even_random, cost.masked_fair, timed=4),
+    "mdlm-published": Entry("masked", published, cost.masked_published, timed=2, noise=Race),
+    "ar": Entry("autoregressive", left_to_right, cost.autoregressive, cost.autoregressive_cache, one_each=True),
+    "pgm-confidence": Entry("partition", confident, None, trained=True),
+    "pgm-entropy-bound": Entry("partition", entropy_bound, None, trained=True),
+}
+USUAL = ("pgm-cached", "pgm", "mdlm-fair", "mdlm-published", "ar")
+
+
+def checked(names: Sequence[str], table: Mapping[str, Any]) -> list[str]:
+    """The names, each once.
+
+    Raises:
+        ValueError: for one that is not in the table.
+    """
+    for name in names:
+        if name not in table:
+            raise ValueError(f"there is no contender {name}; choose from {', '.join(table)}")
+    return list(dict.fromkeys(names))
+
+
+class Networks:
+    """The networks of a setting, each made once: trained where a checkpoint of its kind was given, else with random weights; folded."""
+
+    def __init__(self, setting: Setting, device: torch.device, folders: Sequence[Path] = ()):
+        self.setting, self.device = setting, device
+        self.trained = {kind_of(model.config): model for model in map(_loaded, folders)}
+        for model in self.trained.values():
+            self.setting = _sized(self.setting, model.config)
+        self.made: dict[str, Denoiser] = {}
+
+    def __call__(self, kind: str) -> Denoiser:
+        if kind not in self.made:
+            torch.manual_seed(0)
+            model = self.trained.get(kind) or build(self.setting.config(kind))
+            self.made[kind] = fold(model.eval()).to(device=self.device, dtype=self.setting.dtype)
+        return self.made[kind]
+
+    def contender(self, name: str, setting: Setting) -> Contender:
+        """A contender at some batch, length and steps.
+
+        Raises:
+            ValueError: where it needs trained weights and none were given.
+        """
+        entry = CONTENDERS[name]
+        if entry.trained and entry.kind not in self.trained:
+            raise ValueError(f"the cost of {name} depends on its predictions, and random weights would say nothing; "
+                             f"give a checkpoint of a {entry.kind} model with --weights")
+        if entry.kind in self.trained and setting.length > (most := self.trained[entry.kind].config.length):
+            raise ValueError(f"length {setting.length} is beyond the {most} sites of the {entry.kind} checkpoint; "
+                             f"give --length {most} or less, and --no-sweep")
+        steps = entry.steps(setting)
+        timed = None if entry.timed is None else min(entry.timed, steps)
+        return Contender(name, self(entry.kind), entry.generate, setting.batch, setting.length, steps, timed, entry.noise)
+
+
+def _loaded(folder: Path) -> Denoiser:
+    from maskless.checkpoints.native import load_model
+
+    return load_model(folder)[0]
+
+
+def _sized(setting: Setting, config: Any) -> Setting:
+    """The setting with the sizes of a trained model; the untrained ones are made as wide."""
+    sizes = {name: getattr(config, name) for name in SIZES if name != "length" and hasattr(config, name)}
+    if "encoder_layers" in sizes:
+        sizes["layers"] = sizes["encoder_layers"] + sizes["decoder_layers"]
+    return dataclasses.replace(setting, **sizes)

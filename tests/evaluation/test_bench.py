@@ -1,0 +1,202 @@
+"""The bench at toy size: what it times, finds, writes, draws and refuses."""
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from maskless.checkpoints.native import save_model
+from maskless.decoding import Noise
+from maskless.evaluation.bench import peak, report, sampling, scaling
+from maskless.evaluation.bench.batches import best_batch
+from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, Networks
+from maskless.evaluation.bench.picture import draw_sampling, draw_scaling
+from maskless.evaluation.bench.setting import CPU_SMALL, PRESETS, TOY, dtype_of, preset
+from maskless.evaluation.machine import matrix_rate, source
+from maskless.evaluation.memory import peak as peak_of
+from maskless.evaluation.speed import from_start, race_them
+from maskless.models import CausalPartitionConfig, PartitionConfig, build
+
+CPU = torch.device("cpu")
+SMALL = dataclasses.replace(PRESETS["toy"], setting=dataclasses.replace(TOY, length=16, steps=4), steps=(2,), lengths=(8,), sizes=(4, 1),
+                            scaling=(8, 16))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def found() -> sampling.Sampling:
+    """Every usual contender, the headline and both curves."""
+    return sampling.run(SMALL, USUAL, Networks(SMALL.setting, CPU), repeats=2, progress=quiet)
+
+
+def test_the_cpu_preset_is_the_configuration_of_the_figures():
+    assert dataclasses.asdict(PRESETS["cpu-small"].setting) == dataclasses.asdict(CPU_SMALL) == {
+        "batch": 4, "length": 1024, "steps": 64, "vocab_size": 8192, "width": 256, "heads": 4, "layers": 12, "encoder_layers": 6,
+        "decoder_layers": 6, "dtype": torch.bfloat16}
+    published = PRESETS["gpu"].setting
+    assert (published.length, published.steps, published.width, published.layers, published.vocab_size) == (1024, 128, 768, 12, 50_258)
+    assert PRESETS["gpu"].best_batch and PRESETS["gpu"].minutes < 10
+    long = PRESETS["gpu-long"].setting
+    assert (long.batch, long.length, CONTENDERS["pgm-cached"].steps(long)) == (1, 8192, 8191)
+
+
+def test_rows_are_the_points_asked_for(found):
+    assert [row.contender for row in found.at("headline")] == list(USUAL)
+    assert [(row.contender, row.steps) for row in found.at("steps")] == [(name, 2) for name in USUAL if name != "ar"]
+    assert [(row.contender, row.length, row.batch) for row in found.at("length")] == [(name, 8, 4) for name in USUAL]
+    assert all(row.slowest <= row.tokens_per_second <= row.fastest and len(row.seconds) == row.repeats == 2 for row in found.rows)
+    by = {row.contender: row for row in found.at("headline")}
+    assert by["ar"].nfe == 15 and by["pgm"].nfe == by["pgm"].timed_calls == 4 and by["mdlm-published"].timed_calls == 2
+    assert by["pgm-cached"].flops < by["pgm"].flops < by["mdlm-fair"].flops < by["mdlm-published"].flops
+    assert by["pgm-cached"].matrix_rows == 2 * 4 and by["pgm"].matrix_rows == 4096
+    assert all(row.share == pytest.approx(row.flops / row.median_seconds / 1e9 / found.matrix_rates[row.matrix_rows]) for row in found.rows)
+
+
+def test_the_file_says_what_was_done_and_where(found, tmp_path):
+    path = report.write_json(tmp_path / "new", report.rows_document(found, "sampling", "toy", CPU))
+    written = json.loads(path.read_text())
+    assert set(written) == {"bench", "preset", "setting", "where", "matrix_rates", "large", "rows"}
+    assert {"device", "dtype", "threads", "torch", "python", "maskless", "source", "processor"} <= set(written["where"])
+    assert written["where"]["source"] == source() and written["setting"]["dtype"] == "float32"
+    assert {field.name for field in dataclasses.fields(sampling.Row)} | {"share_of_matrix_rate", "seconds_per_call", "seconds_per_token"} == set(
+        written["rows"][0])
+    assert len(written["rows"]) == len(found.rows) and "4096" in written["matrix_rates"]
+
+
+def test_pictures_are_drawn(found, tmp_path):
+    draw_sampling(tmp_path / "bench.png", found, "toy on cpu")
+    alone = dataclasses.replace(found, rows=found.at("headline")[:1])
+    draw_sampling(tmp_path / "alone.png", alone, "toy on cpu")
+    for name in ("bench.png", "alone.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG" and (tmp_path / name).stat().st_size > 20_000
+
+
+def test_tables_hold_every_contender(found, capsys):
+    report.print_sampling(found)
+    printed = capsys.readouterr().out
+    assert all(printed.count(name) >= 2 for name in USUAL) and "matrix rate" in printed and "pgm-cached is" in printed and "…" not in printed
+
+
+def test_scaling_goes_from_many_tokens_a_call_to_one(tmp_path, capsys):
+    got = scaling.run(SMALL, ["pgm-cached", "ar"], Networks(SMALL.setting, CPU), repeats=1, progress=quiet)
+    assert [(row.contender, row.size) for row in got.at("size")] == [("pgm-cached", 4), ("pgm-cached", 1)]
+    assert [(row.contender, row.length, row.nfe) for row in got.at("length")] == [
+        ("pgm-cached", 8, 2), ("ar", 8, 7), ("pgm-cached", 16, 4), ("ar", 16, 15)]
+    assert all(row.attention_flops for row in got.rows)
+    report.print_scaling(got)
+    assert "ms a call" in capsys.readouterr().out
+    report.write_json(tmp_path, report.rows_document(got, "scaling", "toy", CPU))
+    draw_scaling(tmp_path / "bench.png", got, "toy on cpu")
+    assert (tmp_path / "bench.png").stat().st_size > 20_000
+
+
+def test_the_best_batch_is_where_doubling_stops_to_pay():
+    rates = {1: 10.0, 2: 19.0, 4: 35.0, 8: 35.1, 16: 70.0}
+    assert best_batch(rates.get, 1, 64) == 4
+    assert best_batch(rates.get, 1, 2) == 2
+    assert best_batch({2: 10.0, 4: 20.0}.get, 2, 64) == 4           # 8 does not fit
+    with pytest.raises(ValueError, match="batch 2 does not fit"):
+        best_batch({}.get, 2, 64)
+
+
+def test_the_path_of_the_gpu_preset_runs_here(monkeypatch):
+    monkeypatch.setattr(sampling, "MOST_ROWS", 4)
+    told: list[str] = []
+    wide = dataclasses.replace(SMALL, best_batch=True, steps=(), lengths=(), minutes=5)
+    got = sampling.run(wide, USUAL, Networks(dataclasses.replace(SMALL.setting, batch=1), CPU), repeats=1, progress=told.append)
+    assert all(row.batch in (1, 2, 4) for row in got.rows)
+    assert sum("best batch: pgm-cached" in line for line in told) >= 2
+
+
+def test_time_ends_repetitions_and_curves():
+    told: list[str] = []
+    got = sampling.run(dataclasses.replace(SMALL, minutes=0), ["pgm-cached"], Networks(SMALL.setting, CPU), repeats=3, progress=told.append)
+    assert [(row.point, row.repeats) for row in got.rows] == [("headline", 1)]
+    assert sum("out of time" in line for line in told) == 2
+
+
+@pytest.mark.skipif(peak_of(CPU, lambda: None) is None, reason="the system does not tell")
+def test_peaks_are_seen():
+    seen = peak_of(CPU, lambda: torch.ones(8 << 20).sum())          # 32 MiB
+    assert seen is not None and 30 << 20 < seen < 60 << 20
+    measured = peak.measure("pgm-cached", Networks(SMALL.setting, CPU))
+    assert measured.calls == 4 and measured.working == measured.peak - measured.caches
+    assert measured.caches == 2 * 5 * 2 * 17 * 32 * 4 and measured.within
+    assert peak.measure("pgm", Networks(SMALL.setting, CPU), calls=1).calls == 1
+
+
+def test_contenders_whose_cost_depends_on_predictions_want_trained_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"pgm-confidence depends on its predictions.*--weights"):
+        Networks(TOY, CPU).contender("pgm-confidence", TOY)
+    config = PartitionConfig(19, length=12, width=16, heads=2, encoder_layers=1, decoder_layers=2, cond_dim=0)
+    save_model(tmp_path / "pgm", build(config))
+    networks = Networks(dataclasses.replace(TOY, length=12, steps=3), CPU, [tmp_path / "pgm"])
+    assert (networks.setting.width, networks.setting.layers, networks.setting.vocab_size) == (16, 3, 19)
+    timings = race_them([networks.contender(name, networks.setting) for name in ("pgm-confidence", "pgm-entropy-bound", "pgm", "mdlm-fair")],
+                        device=CPU, repeats=1)
+    assert [timing.nfe for timing in timings][::2] == [3, 3] and 1 <= timings[1].nfe <= 3
+    row = sampling.row_of(timings[0], "headline", networks.setting, networks.contender("pgm-confidence", networks.setting))
+    assert row.flops is row.bytes is row.share is None
+    with pytest.raises(ValueError, match="length 13 is beyond the 12 sites"):
+        networks.contender("pgm", dataclasses.replace(networks.setting, length=13))
+
+
+def test_mistakes_are_told():
+    for call, word in ((lambda: preset("huge"), "huge"), (lambda: dtype_of("float8"), "float8"),
+                       (lambda: race_them([], device=CPU, repeats=0), "repeats 0")):
+        with pytest.raises(ValueError, match=word):
+            call()
+
+
+def test_every_contender_generates(monkeypatch):
+    networks = Networks(SMALL.setting, CPU)
+    monkeypatch.setattr(networks, "trained", {"partition": networks("partition")})
+    for name in CONTENDERS:
+        contender = networks.contender(name, SMALL.setting)
+        canvas = from_start(2, 16, CPU)
+        assert len(list(contender.generate(contender.model, canvas, Noise.of(0, 2), contender.steps))) > 0
+        assert canvas.fewest == 16, name
+
+
+def test_sizes_of_a_kind_are_those_of_the_setting():
+    config = TOY.config("causal_partition")
+    assert isinstance(config, CausalPartitionConfig) and (config.encoder_layers, config.decoder_layers, config.width) == (2, 2, 32)
+
+
+def test_the_matrix_rate_is_a_rate():
+    assert 0 < matrix_rate(torch.float32, CPU, 8, 16, 32) < 1e6
+
+
+def test_the_verb_prints_and_writes(tmp_path, capsys):
+    from maskless.cli.main import app
+
+    line = f"bench sampling --preset toy --models pgm-cached,mdlm-fair --length 16,8 --steps 4,2 --batch 2 --repeats 1 --device cpu --out {tmp_path}"
+    app(line.split(), standalone_mode=False)
+    printed = capsys.readouterr()
+    assert "warm-up: pgm-cached" in printed.err and "tokens/s" in printed.out and "threads" in printed.out and "dtype float32" in printed.out
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["contender"], row["point"]) for row in written["rows"]] == [
+        (name, point) for point in ("headline", "steps", "length") for name in ("pgm-cached", "mdlm-fair")]
+    assert (tmp_path / "bench.png").stat().st_size > 20_000
+    app(f"bench scaling --preset toy --sizes 4,1 --length 16 --repeats 1 --device cpu --out {tmp_path / 'scaling'}".split(), standalone_mode=False)
+    app(f"bench memory --preset toy --models pgm,ar --calls 2 --device cpu --out {tmp_path / 'memory'}".split(), standalone_mode=False)
+    assert json.loads((tmp_path / "memory" / "bench.json").read_text())["bench"] == "memory"
+    assert json.loads((tmp_path / "scaling" / "bench.json").read_text())["rows"][0]["attention_flops"] > 0
+
+
+def test_training_stands_beside_mdlm(tmp_path, capsys):
+    from maskless.cli.main import app
+
+    line = f"bench training --preset toy --models mdlm,pgm-dense --length 16,8 --batch 2 --repeats 2 --device cpu --out {tmp_path}"
+    app(line.split(), standalone_mode=False)
+    assert "of mdlm's time" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert [(row["contender"], row["length"], row["batch"]) for row in rows] == [
+        ("mdlm", 16, 2), ("pgm-dense", 16, 2), ("mdlm", 8, 4), ("pgm-dense", 8, 4)]
+    assert rows[0]["relative"] == [1, 1, 1] and len(rows[1]["seconds"]) == 2 and rows[1]["attention"] == "dense"
+    assert (tmp_path / "bench.png").stat().st_size > 20_000
