@@ -142,6 +142,8 @@ def test_contenders_whose_cost_depends_on_predictions_want_trained_weights(tmp_p
     assert [timing.nfe for timing in timings][::2] == [3, 3] and 1 <= timings[1].nfe <= 3
     row = sampling.row_of(timings[0], "headline", networks.setting, networks.contender("pgm-confidence", networks.setting))
     assert row.flops is row.bytes is row.share is None
+    with pytest.raises(ValueError, match=r"pgm-speculative depends.*causal_partition"):
+        networks.contender("pgm-speculative", networks.setting)
     with pytest.raises(ValueError, match="length 13 is beyond the 12 sites"):
         networks.contender("pgm", dataclasses.replace(networks.setting, length=13))
 
@@ -155,7 +157,7 @@ def test_mistakes_are_told():
 
 def test_every_contender_generates(monkeypatch):
     networks = Networks(SMALL.setting, CPU)
-    monkeypatch.setattr(networks, "trained", {"partition": networks("partition")})
+    monkeypatch.setattr(networks, "trained", {kind: networks(kind) for kind in ("partition", "causal_partition")})
     for name in CONTENDERS:
         contender = networks.contender(name, SMALL.setting)
         canvas = from_start(2, 16, CPU)

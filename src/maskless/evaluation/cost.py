@@ -1,21 +1,23 @@
 """What a whole generation costs, counted from sizes and plan: floating-point operations, and bytes that its products read and write.
 
 Counted: every matrix product with a weight (2 operations a multiply-add) and the two products of attention, over the full rectangle of
-queries x keys that is computed. Bytes: a product reads both factors and writes its result once, attention reads q, k, v and writes its
-output once, all in the dtype of the run. Not counted: norms, activations, rotations, softmax, embeddings, masks, the draw of tokens, copies.
+queries x keys that is computed (where values are projected after mixing, that projection too). Bytes: a product reads both factors and
+writes its result once, attention reads q, k, v and writes its output once, all in the dtype of the run. Not counted: norms, activations,
+rotations, softmax, embeddings, masks, the draw of tokens, copies.
 
 B rows, L sites, D width, V vocabulary.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from maskless.decoding.choice import Choice
 from maskless.decoding.plan import even
+from maskless.layers.attention import Absorbing
 
 
 class Cost(NamedTuple):
@@ -126,37 +128,62 @@ def _masked_layers(config: Any, run: Run) -> Parts:
             "attention": Cost().plus(run.attention(run.length, run.length, config.width), config.layers)}
 
 
-def partition(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
-    """Everything known passes the encoder at every call; every decoder layer projects it by itself."""
-    def memory(sites: int) -> Cost:
-        return Cost().plus(run.product(sites, config.width, 2 * config.width), config.decoder_layers)
+class Look(NamedTuple):
+    """What queries of one call cost: keys and values for the swap and for the decoder, and the attention of one layer."""
 
-    return _partition(config, run, [(call, call.known) for call in calls], memory)
+    swap: Cost
+    decoder: Cost
+    attention: Cost
+
+
+def partition(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
+    """Everything known passes the encoder at every call; values are projected after mixing where that is less work (`Absorbing`)."""
+    def look(call: Call) -> Look:
+        few = Absorbing.pays(call.asked, config.heads, config.width)
+        return _absorbing(config, run, call) if few else _values_of_all(config, run, call)
+
+    return _partition(config, run, [(call, call.known, look(call)) for call in calls])
+
+
+def partition_published(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
+    """The same with values of every key at every call, as the paper has it."""
+    return _partition(config, run, [(call, call.known, _values_of_all(config, run, call)) for call in calls])
 
 
 def partition_cached(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
     """What became known since the last call passes the encoder, and looks at everything known; one product makes the decoder's keys and values."""
-    def memory(sites: int) -> Cost:
-        return run.product(sites, config.width, 2 * config.width * config.decoder_layers)
+    def look(call: Call) -> Look:
+        return Look(run.product(call.fresh, config.width, 2 * config.width),
+                    run.product(call.fresh, config.width, 2 * config.width * config.decoder_layers),
+                    run.attention(call.asked, call.known, config.width))
 
-    return _partition(config, run, [(call, call.fresh) for call in calls], memory)
+    return _partition(config, run, [(call, call.fresh, look(call)) for call in calls])
 
 
-def _partition(config: Any, run: Run, encoded: Sequence[tuple[Call, int]], memory: Callable[[int], Cost]) -> Parts:
-    """`encoded` says how many sites pass the encoder at each call, `memory` what keys and values of so many cost the decoder."""
+def _values_of_all(config: Any, run: Run, call: Call) -> Look:
+    one = run.product(call.known, config.width, 2 * config.width)
+    return Look(one, Cost().plus(one, config.decoder_layers), run.attention(call.asked, call.known, config.width))
+
+
+def _absorbing(config: Any, run: Run, call: Call) -> Look:
+    """Scores from keys, the memory itself mixed by each head, the mixtures projected."""
+    width, mixtures = config.width, config.heads * call.asked
+    keys = run.product(call.known, width, width)
+    flops = 2.0 * run.batch * width * (call.asked * call.known + mixtures * call.known + call.asked * width)
+    numbers = run.batch * width * 2 * (call.asked + call.known + mixtures) + width * width
+    return Look(keys, Cost().plus(keys, config.decoder_layers), Cost(flops, run.itemsize * numbers))
+
+
+def _partition(config: Any, run: Run, encoded: Sequence[tuple[Call, int, Look]]) -> Parts:
+    """For every call, how many sites pass the encoder, and what its queries cost beside their own layers."""
     width, encoder, decoder = config.width, config.encoder_layers, config.decoder_layers
-
-    def part(call: Call, sites: int) -> Parts:
-        look = run.attention(call.asked, call.known, width)
-        return {
-            "layers": _self_layers(run, sites, width, encoder).plus(memory(sites)).plus(_cross_layers(run, call.asked, width, decoder)),
-            "attention": Cost().plus(run.attention(sites, call.known, width), encoder).plus(look, decoder),
-            "swap": run.product(sites, width, 2 * width).plus(run.product(call.asked, width, width)),
-            "swap attention": look,
-            "head": _head(run, call.asked, config),
-        }
-
-    parts = _sums(part(*entry) for entry in encoded)
+    parts = _sums({
+        "layers": _self_layers(run, sites, width, encoder).plus(look.decoder).plus(_cross_layers(run, call.asked, width, decoder)),
+        "attention": Cost().plus(run.attention(sites, call.known, width), encoder).plus(look.attention, decoder),
+        "swap": look.swap.plus(run.product(call.asked, width, width)),
+        "swap attention": look.attention,
+        "head": _head(run, call.asked, config),
+    } for call, sites, look in encoded)
     queries = Run(1, run.length, run.itemsize).product(run.length, width, width)                # of all sites, once, shared by the rows
     return {**parts, "swap": parts["swap"].plus(queries)}
 

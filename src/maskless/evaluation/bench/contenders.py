@@ -14,6 +14,7 @@ import torch
 
 from maskless.checkpoints.reference.published import Race
 from maskless.decoding import Adaptive, Canvas, Confidence, EntropyBound, Noise, Sampler, Scheduled
+from maskless.decoding.speculate import Speculative
 from maskless.evaluation import cost
 from maskless.evaluation.bench.setting import SIZES, Setting
 from maskless.evaluation.cost import Call, Parts, Run, calls_of
@@ -31,7 +32,7 @@ class Entry:
         cache: bytes that it keeps from call to call.
         timed: calls that are run where all cost the same and the time is scaled; None: all.
         trained: its cost depends on predictions, so that random weights would say nothing.
-        one_each: it makes one token a call whatever the steps.
+        one_each: it reveals one site after another, whatever the steps.
     """
 
     kind: str
@@ -65,12 +66,20 @@ def entropy_bound(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> 
     return Sampler(Adaptive(steps), EntropyBound()).records(model, canvas, noise)
 
 
+def speculative(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+    """Two calls a round: one drafts, one verifies."""
+    for round in Speculative().rounds(model, canvas, noise):
+        yield round
+        yield round
+
+
 CONTENDERS: dict[str, Entry] = {
     "pgm-cached": Entry("causal_partition", even_random, cost.partition_cached, cost.partition_cache),
     "pgm": Entry("partition", even_random, cost.partition),
     "mdlm-fair": Entry("masked", even_random, cost.masked_fair, timed=4),
     "mdlm-published": Entry("masked", published, cost.masked_published, timed=2, noise=Race),
     "ar": Entry("autoregressive", left_to_right, cost.autoregressive, cost.autoregressive_cache, one_each=True),
+    "pgm-speculative": Entry("causal_partition", speculative, None, cost.partition_cache, trained=True, one_each=True),
     "pgm-confidence": Entry("partition", confident, None, trained=True),
     "pgm-entropy-bound": Entry("partition", entropy_bound, None, trained=True),
 }
