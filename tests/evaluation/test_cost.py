@@ -121,9 +121,9 @@ def test_a_cache_of_the_published_model_is_fifty_megabytes_a_row():
 
 def test_values_after_mixing_are_counted_where_they_pay():
     config = PartitionConfig(**SIZES | {"heads": 4}, encoder_layers=2, decoder_layers=3)
-    few, many = (calls_of(L, steps) for steps in (STEPS, 1))
-    assert total(cost.partition(config, Run(B, L, 4), few)).flops < total(cost.partition_published(config, Run(B, L, 4), few)).flops
-    assert cost.partition(config, Run(B, L, 4), many) == cost.partition_published(config, Run(B, L, 4), many)
+    run, few, many = Run(B, 64, 4), calls_of(64, 32), calls_of(64, 2)
+    assert total(cost.partition(config, run, few)).flops < total(cost.partition_published(config, run, few)).flops
+    assert cost.partition(config, run, many) == cost.partition_published(config, run, many)
 
 
 def test_a_plan_asks_for_every_site_once():
