@@ -12,7 +12,7 @@ from maskless.layers.segments import BLOCK
 from maskless.models import CausalPartitionTransformer, PartitionConfig, build
 
 ON_CPU = ["segments", "plain"]
-B, L, H, D = 7, 12, 2, 8
+B, L, H, D = 7, 12, 2, 16
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
 
 
@@ -29,6 +29,12 @@ def groups(seed: int = 0, *, length: int = L, ragged: bool = True) -> tuple[torc
     return known, present
 
 
+def inputs(length: int) -> torch.Tensor:
+    """Queries, keys, values and a gradient, (4, B, L, H, D), as bfloat16 can hold them."""
+    generator = torch.Generator().manual_seed(9)
+    return torch.randn(4, B, length, H, D, generator=generator).bfloat16().double()
+
+
 def order(known: torch.Tensor) -> torch.Tensor:
     """A log: every row in an order of its own."""
     return torch.rand(known.shape, generator=torch.Generator().manual_seed(4)).argsort(1).to(known.device)
@@ -36,8 +42,7 @@ def order(known: torch.Tensor) -> torch.Tensor:
 
 def attended(name: str, known, present, *, causal: bool, dtype: torch.dtype, device: str = "cpu", backward: bool = True) -> list[torch.Tensor]:
     """Both attentions of a way of attending, in site order, and the gradients of queries, keys and values."""
-    generator = torch.Generator().manual_seed(9)
-    q, k, v, weight = (torch.randn(B, known.shape[1], H, D, generator=generator, dtype=torch.float64).to(device, dtype) for _ in range(4))
+    q, k, v, weight = (x.to(device, dtype) for x in inputs(known.shape[1]))
     here = torch.ones_like(known) if present is None else present
     known, here = known.to(device), here.to(device)
     log = order(known) if causal else None
@@ -113,8 +118,7 @@ def test_dense_is_a_query_at_the_sites_it_may_see():
     """The reference itself, one query at a time."""
     known, present = groups(3)
     found = attended("dense", known, present, causal=True, dtype=torch.float64, backward=False)
-    generator = torch.Generator().manual_seed(9)
-    q, k, v = (torch.randn(B, L, H, D, generator=generator, dtype=torch.float64) for _ in range(3))
+    q, k, v, _ = inputs(L)
     rank = order(known).argsort(1)
     for row in range(B):
         for site in present[row].nonzero()[:, 0].tolist():

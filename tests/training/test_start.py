@@ -65,7 +65,8 @@ def test_weights_that_do_not_fit_are_refused(name, trained, tmp_path):
     objective, model, word = MISFITS[name]
     where = trained / ("nowhere" if word == "does not exist" else "first")
     with pytest.raises(ValueError, match=word):
-        train({**recipe(trained), "objective": objective, "model": model}, f"training.start={where}", "training.steps=1", out=tmp_path / "run")
+        tree = {**recipe(trained), "objective": objective, "model": model}
+        train(tree, f"training.start={where}", "training.steps=1", "training.attention=auto", out=tmp_path / "run")
 
 
 def test_another_vocabulary_is_refused(trained, tmp_path):
