@@ -42,9 +42,9 @@ def run(setting: Setting, lengths: Sequence[int], names: Sequence[str], device: 
     found: list[Step] = []
     for length in lengths:
         batch = max(1, setting.batch * setting.length // length)
-        progress(f"batch {batch}, length {length}")
         sizes = TrainingSetting(batch, length, setting.vocab_size, setting.width, setting.heads, setting.layers, setting.dtype)
-        timings = training_timings(sizes, names, device, repeats=repeats, progress=progress)
+        timings = training_timings(sizes, names, device, repeats=repeats,
+                                   progress=lambda line, length=length: progress(f"L = {length}, {line}"))
         reference = next((timing for timing in timings if timing.name == REFERENCE), None)
         found += [_step(timing, batch, length, reference) for timing in timings]
     return found
