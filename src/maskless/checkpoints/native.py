@@ -95,7 +95,7 @@ def resolve(path: str | Path) -> Path:
     for folder in (path, latest(path)):
         if folder is not None and (folder / "config.json").is_file():
             return folder
-    what = "has no complete checkpoint" if path.is_dir() else "does not exist"
+    what = "has no complete checkpoint" if path.is_dir() else "is a file" if path.exists() else "does not exist"
     raise ValueError(
         f"{path} {what}; give a run folder, a step-... folder or a folder with config.json and model.safetensors"
     )

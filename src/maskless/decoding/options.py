@@ -1,6 +1,7 @@
 """Samplers by name, for recipes and command lines."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -29,6 +30,9 @@ class SamplerOptions:
         guidance: strength of guidance by forgetting the prompt; 0 for none.
         stop: finish a row at the first EOS it generates.
 
+    Raises:
+        ValueError: for values out of range.
+
     Example:
         >>> SamplerOptions(steps=8, order="margin").sampler(100).order
         Margin()
@@ -46,6 +50,15 @@ class SamplerOptions:
     guidance: float = 0.0
     stop: bool = False
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
+        if self.block < 0:
+            raise ValueError(f"block {self.block} is below 0; give the sites of a block, or 0 for no blocks")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance {self.guidance} is not a finite number; 0 is none, 1 to 3 are usual")
+        Choice(self.temperature, self.top_k, self.top_p)            # these are checked there; a recipe learns of it before it trains
+
     def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None, forbid: tuple[int, ...] = ()) -> Sampler:
         """The sampler for a canvas with at most `sites` open sites in a row.
 
@@ -56,6 +69,8 @@ class SamplerOptions:
             raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
         steps = min(64, max(sites, 1)) if self.steps is None else self.steps
         order = self._order("left-to-right" if left_to_right else "random")
+        if left_to_right and self.plan != "even":
+            raise ValueError(f"plan {self.plan} reveals several sites at a time, an autoregressive model one; leave the plan out")
         if left_to_right and order.left_to_right:
             steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
         guide = (lambda step: self.guidance) if self.guidance else None
