@@ -170,9 +170,12 @@ def test_tokens_are_painted_in_the_order_in_which_they_appear():
     (lambda m: m.infill("a ___ b", lengths=[1, 2]), "2 lengths"),
     (lambda m: m.infill("a ___{0} b"), "0 tokens"),
     (lambda m: m.infill("a ___ b", lengths=60), "takes 65 sites"),
-    (lambda m: m.infill("x" * 47 + "___", lengths="search"), "no gap length fits"),
+    (lambda m: m.infill("x" * 47 + "___", lengths="search"), "at least 49 of 48 sites"),
     (lambda m: m.logprob(["a", "b"], given="___"), "2 spans"),
     (lambda m: m.logprob("", given="a"), "empty"),
+    (lambda m: m.logprob("a", samples=0), "samples is 0"),
+    (lambda m: m.logprob("a", samples=1), "samples is 1"),
+    (lambda m: m.generate(guidance=math.nan), "guidance nan"),
 ])
 def test_bad_input_is_one_sentence(call, word):
     with pytest.raises(ValueError, match=word) as caught:

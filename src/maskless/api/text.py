@@ -165,7 +165,7 @@ class TextModel:
         Args:
             of: the span, or one per gap.
             given: a text with a gap for each span; without any gap, a prompt that `of` continues.
-            samples: Monte-Carlo draws of the bound.
+            samples: Monte-Carlo draws of the bound, at least 2.
 
         Returns:
             a `LogProb` that says whether it is a bound or exact, with its standard error.
@@ -173,6 +173,8 @@ class TextModel:
         Raises:
             ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
         """
+        if samples < 2:
+            raise ValueError(f"samples is {samples}; a bound with its error needs at least 2")
         spans = [of] if isinstance(of, str) else list(of)
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):

@@ -112,7 +112,7 @@ def load_state(folder: Path, state: TrainState) -> None:
     notes, sums = read_notes(folder), check_sums(folder)
     sums = {**sums, **notes.get("crc32", {})}
 
-    def tensors(file: Path) -> Mapping[str, Tensor]:
+    def tensors(file: Path) -> dict[str, Tensor]:
         return read_tensors(file, sums.get(file.name))
 
     file = folder / "model.safetensors"
