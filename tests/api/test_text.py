@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import maskless
 from maskless.api.template import Template
 from maskless.cli.sampling import Painter
 from maskless.data.tokenizer import load_tokenizer
+from tests.training.runs import environment
 
 SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
 CONFIGS = {
@@ -195,3 +198,21 @@ def test_tokenizer_and_model_must_fit():
     network = maskless.build(maskless.MaskedConfig(vocab_size=100, length=8, width=16, heads=2, layers=1))
     with pytest.raises(ValueError, match="vocab_size 100"):
         maskless.TextModel(network, load_tokenizer("bytes"))
+
+
+WORDS = """
+import maskless
+from maskless.api.template import Template
+for call in (lambda: maskless.SamplerOptions(order="sideways"), lambda: maskless.SamplerOptions(plan="slowly"),
+             lambda: Template.parse("a ___").lengths("serach"), lambda: maskless.load("nowhere", weights="heavy")):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_words_that_are_none_without_the_type_checker_of_the_tests():
+    ended = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, env=environment(), timeout=120)
+    said = [line.split(";")[0] for line in ended.stdout.splitlines()]
+    assert said == ["order 'sideways' is not known", "plan 'slowly' is not known", "lengths is 'serach'", "weights is 'heavy'"], ended.stderr

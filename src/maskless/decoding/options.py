@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
@@ -51,6 +51,9 @@ class SamplerOptions:
     stop: bool = False
 
     def __post_init__(self) -> None:
+        for name, value, names in (("order", self.order or "random", OrderName), ("plan", self.plan, PlanName)):
+            if value not in get_args(names):
+                raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
         if self.block < 0:
