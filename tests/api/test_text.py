@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
+from tests.training.runs import environment
 
 import maskless
 from maskless.api.template import Template
 from maskless.cli.sampling import Painter
 from maskless.data.tokenizer import load_tokenizer
-from tests.training.runs import environment
 
 SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
 CONFIGS = {
