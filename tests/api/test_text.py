@@ -3,9 +3,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+from tests.training.runs import environment
 
 import maskless
 from maskless.api.template import Template
@@ -187,9 +190,12 @@ def test_tokens_are_painted_in_the_order_in_which_they_appear():
     (lambda m: m.infill("a ___ b", lengths=[1, 2]), "2 lengths"),
     (lambda m: m.infill("a ___{0} b"), "0 tokens"),
     (lambda m: m.infill("a ___ b", lengths=60), "takes 65 sites"),
-    (lambda m: m.infill("x" * 47 + "___", lengths="search"), "no gap length fits"),
+    (lambda m: m.infill("x" * 47 + "___", lengths="search"), "at least 49 of 48 sites"),
     (lambda m: m.logprob(["a", "b"], given="___"), "2 spans"),
     (lambda m: m.logprob("", given="a"), "empty"),
+    (lambda m: m.logprob("a", samples=0), "samples is 0"),
+    (lambda m: m.logprob("a", samples=1), "samples is 1"),
+    (lambda m: m.generate(guidance=math.nan), "guidance nan"),
 ])
 def test_bad_input_is_one_sentence(call, word):
     with pytest.raises(ValueError, match=word) as caught:
@@ -209,3 +215,21 @@ def test_tokenizer_and_model_must_fit():
     network = maskless.build(maskless.MaskedConfig(vocab_size=100, length=8, width=16, heads=2, layers=1))
     with pytest.raises(ValueError, match="vocab_size 100"):
         maskless.TextModel(network, load_tokenizer("bytes"))
+
+
+WORDS = """
+import maskless
+from maskless.api.template import Template
+for call in (lambda: maskless.SamplerOptions(order="sideways"), lambda: maskless.SamplerOptions(plan="slowly"),
+             lambda: Template.parse("a ___").lengths("serach"), lambda: maskless.load("nowhere", weights="heavy")):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_words_that_are_none_without_the_type_checker_of_the_tests():
+    ended = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, env=environment(), timeout=120)
+    said = [line.split(";")[0] for line in ended.stdout.splitlines()]
+    assert said == ["order 'sideways' is not known", "plan 'slowly' is not known", "lengths is 'serach'", "weights is 'heavy'"], ended.stderr

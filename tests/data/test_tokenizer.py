@@ -244,3 +244,8 @@ def test_vocabulary_checks_its_ids():
     with pytest.raises(ValueError, match="forbidden"):
         Vocabulary(2, forbidden=(0, 1))
     assert Vocabulary(5, eos=3).filler == 3 and Vocabulary(5).filler == 0
+
+
+def test_a_path_is_not_mistaken_for_documents():
+    with pytest.raises(ValueError, match="texts is the one string 'corpus'; give a list of documents"):
+        train_bpe("corpus", 400)

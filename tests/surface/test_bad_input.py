@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.training.runs import REPOSITORY, environment
 
@@ -27,7 +28,8 @@ def places(tmp_path, model, left_to_right):
     (tmp_path / "garbage.yaml").write_text("model: [")
     (tmp_path / "text_pgm_loss.safetensors").write_bytes(b"garbage")
     (tmp_path / "unknown_kind.safetensors").write_bytes(b"garbage")
-    return {"model": model, "ar": left_to_right, "tmp": tmp_path}
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    return {"model": model, "ar": left_to_right, "tmp": tmp_path, "absent": absent}
 
 
 MISTAKES = {
@@ -44,6 +46,15 @@ MISTAKES = {
     "recipe: AR with a confidence order": ("train tiny/ar sampling.sampler.order=confidence --out {tmp}/run", "confidence"),
     "recipe: length beyond the model's": ("train tiny/pgm training.length=4096 --out {tmp}/run", "4096"),
     "recipe: vocabulary of another size": ("train tiny/pgm data.tokenizer=bytes model.vocab_size=7 --out {tmp}/run", "7"),
+    "recipe: no steps of sampling": ("train tiny/pgm sampling.sampler.steps=0 --out {tmp}/run", "sampling.sampler: steps 0"),
+    "recipe: nucleus out of range": ("train tiny/pgm sampling.sampler.top_p=3 --out {tmp}/run", "top_p 3"),
+    "recipe: AR with a plan": ("train tiny/ar sampling.sampler.plan=ancestral --out {tmp}/run", "leave the plan out"),
+    "recipe: no threads": ("train tiny/pgm training.threads=0 --out {tmp}/run", "threads is 0"),
+    "recipe: dropout out of range": ("train tiny/pgm model.dropout=1.5 --out {tmp}/run", "model.dropout is 1.5"),
+    "recipe: layers below none": ("train tiny/pgm model.encoder_layers=-1 --out {tmp}/run", "model.encoder_layers is -1"),
+    "recipe: heads that do not divide the width": ("train tiny/pgm model.heads=3 data.tokenizer=/nowhere --out {tmp}/run", "3 heads"),
+    "recipe: out is a file": ("train tiny/pgm --out {tmp}/empty.txt", "empty.txt is a file"),
+    "recipe: out is inside a file": ("train tiny/pgm --out {tmp}/empty.txt/run", "empty.txt is a file"),
     "recipe: unknown device": ("train tiny/pgm training.device=abacus --out {tmp}/run", "abacus"),
     "nothing to resume": ("train --resume {tmp}/nowhere", "nowhere"),
     "no such folder": ("sample {tmp}/nowhere", "nowhere"),
@@ -52,6 +63,13 @@ MISTAKES = {
     "tokenizer of another model": ("sample {tmp}/other", "vocab_size 259"),
     "empty prompt file": ("sample {model} --prompt-file {tmp}/empty.txt", "empty.txt is empty"),
     "missing prompt file": ("sample {model} --prompt-file {tmp}/none.txt", "none.txt"),
+    "prompt file that is no text": ("sample {model} --prompt-file {model}/model.safetensors", "model.safetensors is not UTF-8 text"),
+    "seed out of range": ("sample {model} --seed 1180591620717411303424", "seed 1180591620717411303424"),
+    "guidance that is no number": ("sample {model} --guidance nan", "guidance nan"),
+    "absent device": ("sample {model} --device {absent}", "{absent}, which this machine does not have"),
+    "AR with a plan": ("sample {ar} --plan cosine", "leave the plan out"),
+    "a file where a folder is": ("sample {model}/config.json", "config.json is a file"),
+    "fixed gaps that do not fit": ("infill {model} --text a___{{999}}b", "takes at least 1002 of 96 sites"),
     "two prompts": ("sample {model} --prompt a --prompt-file {tmp}/empty.txt", "give one"),
     "prompt too long": ("sample {model} --length 8 --prompt abcdefghijk", "none is left"),
     "no steps": ("sample {model} --steps 0", "steps 0"),
@@ -111,7 +129,7 @@ def test_a_mistake_is_one_sentence(name, places, call):
     before = sorted(path for path in places["tmp"].rglob("*"))
     ended = call(*arguments)
     assert ended.code == 2, (ended.out, ended.err)
-    assert word in ended.err and "Traceback" not in ended.err + ended.out
+    assert word.format(**places) in ended.err and "Traceback" not in ended.err + ended.out
     if "Usage: " not in ended.err and arguments[0] != "verify":
         lines = ended.err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith("maskless: "), ended.err
@@ -125,7 +143,7 @@ def test_and_so_in_a_process_of_its_own(name, places):
     command = [sys.executable, "-m", "maskless.cli.main", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(), timeout=60)
     assert ended.returncode == 2 and ended.stdout.strip() == ""
-    assert ended.stderr.startswith("maskless: ") and word in ended.stderr and len(ended.stderr.splitlines()) == 1
+    assert ended.stderr.startswith("maskless: ") and word.format(**places) in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
 def test_the_place_of_a_mistake_can_be_shown(places, call, monkeypatch):

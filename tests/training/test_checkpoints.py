@@ -171,7 +171,7 @@ def flip(folder: Path) -> None:
 
 DAMAGE = {
     "truncated": (cut, "model.safetensors is truncated or corrupt"),
-    "one bit": (flip, "model.safetensors is corrupt \\(its check sum"),
+    "one bit": (flip, "model.safetensors is truncated or corrupt \\(its check sum"),
     "no safetensors": (lambda f: (f / "model.safetensors").write_text("hello"), "is truncated or corrupt"),
     "weights missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),
     "no json": (lambda f: (f / "config.json").write_text("{"), "is not a configuration of this library"),

@@ -75,3 +75,23 @@ def test_another_model_is_refused_on_resume(tmp_path):
     with pytest.raises(ValueError, match=r"has shape .* the model wants"):
         train(out, "model.width=32", out=out, resume=True)
     assert (out / "config.yaml").read_text() == config
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "ema.safetensors", "trainer/optimizer.safetensors"])
+def test_one_wrong_bit_is_not_resumed_from(tmp_path, name):
+    out = tmp_path / "run"
+    file = train(recipe(tmp_path), "training.steps=1", out=out).checkpoint / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is truncated or corrupt \(its check sum is not"):
+        train(out, "training.steps=2", out=out, resume=True)
+
+
+def test_a_journal_that_is_no_text_is_no_hindrance(tmp_path):
+    out = tmp_path / "run"
+    train(recipe(tmp_path), "training.steps=1", out=out)
+    with open(out / "metrics.jsonl", "ab") as file:
+        file.write(b"\xff\xfe\n")
+    train(out, "training.steps=2", out=out, resume=True)
+    assert [step for step, *_ in losses(out)] == [1, 2]

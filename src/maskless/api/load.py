@@ -33,6 +33,8 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     """
     from maskless.checkpoints.native import load_model
 
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights is {weights!r}; choose ema (the moving average where there is one) or raw")
     folder = Path(source) if Path(source).exists() or str(source).count("/") != 1 else _from_hub(str(source))
     model, tokenizer = load_model(folder, ema=weights == "ema")
     if tokenizer is None:

@@ -39,6 +39,8 @@ class Template:
         Raises:
             ValueError: if a gap is left without a length, or there are more or fewer lengths than gaps.
         """
+        if isinstance(given, str):
+            raise ValueError(f"lengths is {given!r}; give a number of tokens, one per gap, or \"search\"")
         if isinstance(given, int) or given is None:
             listed: list[int | None] = [given] * len(self.sizes)
         else:

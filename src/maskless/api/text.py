@@ -18,6 +18,7 @@ from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculative
 from maskless.decoding.decode import Callback
+from maskless.evaluation.machine import device_of
 from maskless.models import CausalPartitionTransformer, Denoiser, fold
 from maskless.models.causal_partition import Reencoding
 
@@ -58,7 +59,7 @@ class TextModel:
         dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
 
     Raises:
-        ValueError: if tokenizer and model do not fit each other.
+        ValueError: if tokenizer and model do not fit each other, or this machine has no such device.
 
     Example:
         >>> import maskless
@@ -72,7 +73,7 @@ class TextModel:
         from maskless.checkpoints.native import check_vocabulary
 
         check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
-        self.device = torch.device(_best_device() if device == "auto" else device)
+        self.device = device_of(device)
         self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
         self.model = model.to(self.device).eval()
         self.tokenizer = tokenizer
@@ -167,7 +168,7 @@ class TextModel:
         Args:
             of: the span, or one per gap.
             given: a text with a gap for each span; without any gap, a prompt that `of` continues.
-            samples: Monte-Carlo draws of the bound.
+            samples: Monte-Carlo draws of the bound, at least 2.
 
         Returns:
             a `LogProb` that says whether it is a bound or exact, with its standard error.
@@ -175,6 +176,8 @@ class TextModel:
         Raises:
             ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
         """
+        if samples < 2:
+            raise ValueError(f"samples is {samples}; a bound with its error needs at least 2")
         spans = [of] if isinstance(of, str) else list(of)
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):
@@ -286,7 +289,8 @@ class TextModel:
         taken = len(self._opening) + sum(map(len, template.ids(self.tokenizer)))
         room = [length for length in SEARCHED if taken + sum(template.lengths(length)) <= self.model.config.length]
         if not room:
-            raise ValueError(f"the text takes {taken} of {self.model.config.length} sites, no gap length fits; shorten it")
+            least = taken + sum(template.lengths(1))
+            raise ValueError(f"the text with its gaps takes at least {least} of {self.model.config.length} sites; shorten it")
         return [template.lengths(length) for length in room]
 
     def _likeliest(self, canvas: Canvas, layouts: Sequence[tuple[Tensor, Tensor]]) -> int:
@@ -305,9 +309,3 @@ def _gap_spans(pieces: Sequence[Sequence[int]], lengths: Sequence[int], start: i
         spans.append((at, at + gap))
         at += gap
     return spans
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

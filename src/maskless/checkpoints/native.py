@@ -95,7 +95,7 @@ def resolve(path: str | Path) -> Path:
     for folder in (path, latest(path)):
         if folder is not None and (folder / "config.json").is_file():
             return folder
-    what = "has no complete checkpoint" if path.is_dir() else "does not exist"
+    what = "has no complete checkpoint" if path.is_dir() else "is a file" if path.exists() else "does not exist"
     raise ValueError(
         f"{path} {what}; give a run folder, a step-... folder or a folder with config.json and model.safetensors"
     )
@@ -192,8 +192,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError if it is missing, truncated or no such file."""
+def read_tensors(path: Path, crc32: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError if it is missing, truncated, no such file, or has another
+    check sum than it had when it was written (None: not known)."""
+    if crc32 is not None and path.exists() and check_sum(path) != crc32:
+        raise ValueError(
+            f"{path} is truncated or corrupt (its check sum is not {crc32}); use another checkpoint or copy it again"
+        )
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
@@ -221,7 +226,7 @@ def write_model(
     if tokenizer is not None:
         tokenizer.save(folder)
         vocabulary = tokenizer.vocabulary
-    sums = {path.name: _sum(path) for path in sorted(folder.glob("*.safetensors"))}
+    sums = {path.name: check_sum(path) for path in sorted(folder.glob("*.safetensors"))}
     description = tree_of(Description(config, vocabulary))
     text = json.dumps({"maskless": FORMAT, **description, "crc32": sums, "extra": dict(extra or {})}, indent=2)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -269,12 +274,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     folder = resolve(path)
     description, notes = _described(folder / "config.json")
     file = folder / ("ema.safetensors" if ema and (folder / "ema.safetensors").exists() else "model.safetensors")
-    weights = read_tensors(file)
-    expected = notes.get("crc32", {}).get(file.name)
-    if expected is not None and expected != _sum(file):
-        raise ValueError(
-            f"{file} is corrupt (its check sum is not {expected}); use another checkpoint or copy it again"
-        )
+    weights = read_tensors(file, _sums(notes).get(file.name))
     return Checkpoint(folder, description.model, weights, description.vocabulary, notes.get("extra", {}))
 
 
@@ -326,6 +326,16 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], w
         raise ValueError(f"{where} holds the tensor {surplus[0]}, which the model does not have; {remedy}")
 
 
+def check_sums(folder: Path) -> dict[str, str]:
+    """The check sums config.json notes for the files beside it."""
+    return _sums(_described(folder / "config.json")[1])
+
+
+def _sums(notes: Mapping[str, Any]) -> dict[str, str]:
+    sums = notes.get("crc32", {})
+    return sums if isinstance(sums, dict) else {}
+
+
 def _described(path: Path) -> tuple[Description, dict]:
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
@@ -341,7 +351,8 @@ def _described(path: Path) -> tuple[Description, dict]:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _sum(path: Path) -> str:
+def check_sum(path: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):

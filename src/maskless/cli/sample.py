@@ -38,7 +38,11 @@ def sample(
 def _read_prompt(path: Path, prompt: str) -> str:
     if prompt:
         raise ValueError("--prompt and --prompt-file were both given; give one")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not UTF-8 text"
+        raise ValueError(f"the prompt file {path} {reason}; give a text file that holds the beginning of the text") from None
     if not text.strip():
         raise ValueError(f"the prompt file {path} is empty; write the beginning of the text into it")
     return text

@@ -83,7 +83,7 @@ class Progress:
             numbers = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s"
             self.bar.update(self.task, completed=record["step"], numbers=numbers)
         elif line := describe(record):
-            self.bar.console.print(line, highlight=False, markup=False)
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(record: Mapping[str, Any]) -> str:

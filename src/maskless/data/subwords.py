@@ -141,13 +141,15 @@ def train_bpe(texts: Iterable[str], size: int) -> SubwordTokenizer:
         size: wanted number of ids, at least 259 (256 bytes and three specials); fewer come out if the text is small.
 
     Raises:
-        ValueError: `size` is too small.
+        ValueError: `size` is too small, or `texts` is one string, whose letters would pass for documents.
 
     Example:
         >>> tokenizer = train_bpe(["to be or not to be"] * 9, 270)
         >>> tokenizer.decode(tokenizer.encode("to be"))
         'to be'
     """
+    if isinstance(texts, str):
+        raise ValueError(f"texts is the one string {texts[:40]!r}; give a list of documents (a recipe learns from a folder: data.tokenizer=bpe)")
     specials = ["<|bos|>", "<|eos|>", "<|pad|>"]
     least = 256 + len(specials)
     if size < least:

@@ -15,6 +15,8 @@ from maskless.noise import uniform
 
 ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT, ACCEPT, CORRECT = range(8)                        # purposes
 
+LARGEST = 1 << 42                                                   # seed * 2^20 + row fits 64 bits with its sign
+
 Pick = Callable[[Float[Tensor, "n V"], slice], Int[Tensor, " n"]]   # tokens of the queries in a slice of the flattened (B * Q)
 
 
@@ -45,7 +47,13 @@ class Noise:
 
     @staticmethod
     def of(seed: int, rows: int, device: torch.device | str = "cpu") -> Noise:
-        """Rows seeded seed * 2^20, seed * 2^20 + 1, ...: row b of one batch is row b of any other with the same seed."""
+        """Rows seeded seed * 2^20, seed * 2^20 + 1, ...: row b of one batch is row b of any other with the same seed.
+
+        Raises:
+            ValueError: if the seed does not fit.
+        """
+        if not -LARGEST <= seed < LARGEST:
+            raise ValueError(f"seed {seed} is out of range; choose one between -{LARGEST} and {LARGEST - 1}")
         return Noise([(seed << 20) + row for row in range(rows)], device)
 
     def at(self, purpose: int, step: int, sites: Int[Tensor, "#B Q"]) -> Float[Tensor, "B Q"]:

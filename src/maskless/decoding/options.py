@@ -1,9 +1,10 @@
 """Samplers by name, for recipes and command lines."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
@@ -32,6 +33,9 @@ class SamplerOptions:
         draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
         stop: finish a row at the first EOS it generates.
 
+    Raises:
+        ValueError: for values out of range.
+
     Example:
         >>> SamplerOptions(steps=8, order="margin").sampler(100).order
         Margin(candidates=0)
@@ -51,6 +55,22 @@ class SamplerOptions:
     draft: int = 0
     stop: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value, names in (("order", self.order or "random", OrderName), ("plan", self.plan, PlanName)):
+            if value not in get_args(names):
+                raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
+        if self.block < 0:
+            raise ValueError(f"block {self.block} is below 0; give the sites of a block, or 0 for no blocks")
+        if self.candidates < 0:
+            raise ValueError(f"candidates {self.candidates} is below 0; give the number of open sites to score, or 0 for all")
+        if self.draft < 0:
+            raise ValueError(f"draft {self.draft} is below 0; give the sites to draft per round, or 0 for none")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance {self.guidance} is not a finite number; 0 is none, 1 to 3 are usual")
+        Choice(self.temperature, self.top_k, self.top_p)            # these are checked there; a recipe learns of it before it trains
+
     def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None,
                 forbid: tuple[int, ...] = ()) -> Sampler | Speculative:
         """The sampler for a canvas with at most `sites` open sites in a row.
@@ -60,10 +80,10 @@ class SamplerOptions:
         """
         if self.stop and eos is None:
             raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
-        if self.candidates < 0:
-            raise ValueError(f"candidates {self.candidates} is below 0; give the number of open sites to score, or 0 for all")
         steps = min(64, max(sites, 1)) if self.steps is None else self.steps
         order = self._order("left-to-right" if left_to_right else "random")
+        if left_to_right and self.plan != "even":
+            raise ValueError(f"plan {self.plan} reveals several sites at a time, an autoregressive model one; leave the plan out")
         if left_to_right and order.left_to_right:
             steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
         choice, stop_at = Choice(self.temperature, self.top_k, self.top_p, forbid), eos if self.stop else None

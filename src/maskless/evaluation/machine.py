@@ -20,6 +20,18 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def device_of(name: str) -> torch.device:
+    """A device by name: auto, cpu, cuda, cuda:1, mps. Raises ValueError if this machine does not have it."""
+    if name == "auto":
+        return best_device()
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    kind, _, index = name.partition(":")
+    if kind not in there or not (index or "0").isdecimal() or int(index or 0) >= there[kind]:
+        have = ", ".join(kind for kind, count in there.items() if count)
+        raise ValueError(f"device is {name}, which this machine does not have; use auto or one of {have}")
+    return torch.device(name)
+
+
 def processor() -> str:
     """The name of the processor, as the system states it."""
     info = Path("/proc/cpuinfo")

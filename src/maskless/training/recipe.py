@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+
 from maskless.checkpoints.native import check_vocabulary
 from maskless.config import Tagged, build, override, read, tree_of
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.models import MODELS, PartitionConfig
+from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.vocabulary import Vocabulary
 
@@ -77,7 +80,7 @@ class Training:
             lr_floor=self.lr_floor,
         )
         below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1])
-        at_least(1, threads=self.threads or 1, length=1 if self.length is None else self.length)
+        at_least(1, threads=1 if self.threads is None else self.threads, length=1 if self.length is None else self.length)
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}; choose a "
@@ -131,7 +134,6 @@ class Sampling:
 
     def __post_init__(self) -> None:
         at_least(0, every=self.every, count=self.count, seed=self.seed)
-        at_least(1, steps=self.sampler.steps or 1)
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"training.length is {recipe.length}, beyond the model's length {recipe.model.length}; "
             f"lower training.length or set model.length={recipe.length}"
         )
+    _check_sizes(recipe.model)
     attention = recipe.training.attention
     if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
         raise ValueError(
@@ -251,8 +254,23 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"sampling.sampler.order is {order} and model.type is autoregressive, which only goes left to right; "
             "leave the order out, or use a masked or partition model"
         )
+    if model == "autoregressive" and recipe.sampling.sampler.plan != "even":
+        raise ValueError(
+            f"sampling.sampler.plan is {recipe.sampling.sampler.plan} and model.type is autoregressive, which reveals one "
+            "site at a time; leave the plan out"
+        )
     if steps is not None and steps > recipe.length:
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
+
+
+def _check_sizes(model: Any) -> None:
+    """Sizes no model can have, said before any data is read: the numbers one by one, then together, on the meta device."""
+    given = {f"model.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model)}
+    at_least(1, **{key: given[key] for key in ("model.width", "model.heads", "model.length")})
+    at_least(0, **{key: value for key, value in given.items() if key.endswith("layers")})
+    below_one(**{"model.dropout": given["model.dropout"]})
+    with torch.device("meta"):
+        construct(dataclasses.replace(model, vocab_size=model.vocab_size or max(model.forbidden, default=0) + 2))
 
 
 # ----------------------------------------------------------------------------------------------------- where they are

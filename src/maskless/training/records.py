@@ -103,7 +103,7 @@ class JsonLines:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step_of(line) <= step]
     partial = path.with_suffix(".tmp")
     partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     os.replace(partial, path)

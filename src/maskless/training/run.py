@@ -252,12 +252,15 @@ def _tag(recipe: Recipe) -> str:
 def _default_folder(recipe: str | Path | Mapping, resume: bool) -> Path:
     if isinstance(recipe, Mapping):
         raise ValueError("a recipe given as a mapping has no name; say where the run goes with out=")
-    if resume and (Path(recipe) / "config.yaml").is_file():
+    if resume and Path(recipe).is_dir():
         return Path(recipe)
     return Path("runs") / str(recipe).removesuffix(".yaml").strip("/").replace("/", "-")
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file, the run needs a folder; choose another with --out")
     if not resume and (folder / "config.yaml").exists():
         raise ValueError(
             f"{folder} holds a run already; continue it with --resume, or choose another folder with --out"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskless.checkpoints.native import check_weights, read_tensors, write_model, write_tensors
+from maskless.checkpoints.native import check_sum, check_sums, check_weights, read_tensors, write_model, write_tensors
 from maskless.training import ema
 from maskless.training.distributed import Machine, like, whole
 from maskless.training.optim import moments, restore_moments
@@ -88,8 +88,9 @@ def save_state(
         return
     write_model(folder, state.model.config, weights, average=average, **describe)
     (folder / "trainer").mkdir()
-    write_tensors(folder / "trainer" / "optimizer.safetensors", optimizer)
-    text = json.dumps({"step": state.step, **notes}, indent=2)
+    moved = folder / "trainer" / "optimizer.safetensors"
+    write_tensors(moved, optimizer)
+    text = json.dumps({"step": state.step, "crc32": {moved.name: check_sum(moved)}, **notes}, indent=2)
     (folder / "trainer" / "state.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -108,14 +109,21 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 def load_state(folder: Path, state: TrainState) -> None:
     """Put a checkpoint back, bit for bit. Raises ValueError if it belongs to another model or is damaged."""
-    _restore(state.model, read_tensors(folder / "model.safetensors"), state.shapes, f"{folder}/model.safetensors")
+    notes, sums = read_notes(folder), check_sums(folder)
+    sums = {**sums, **notes.get("crc32", {})}
+
+    def tensors(file: Path) -> dict[str, Tensor]:
+        return read_tensors(file, sums.get(file.name))
+
+    file = folder / "model.safetensors"
+    _restore(state.model, tensors(file), state.shapes, str(file))
     if state.average is not None:
         file = folder / "ema.safetensors"
         if not file.exists():
             raise ValueError(f"training.ema is set but {folder} has no ema.safetensors; resume with training.ema=0")
-        _restore(state.average, read_tensors(file), state.shapes, str(file))
-    restore_moments(state.model, state.optimizer, read_tensors(folder / "trainer" / "optimizer.safetensors"))
-    state.step = read_notes(folder)["step"]
+        _restore(state.average, tensors(file), state.shapes, str(file))
+    restore_moments(state.model, state.optimizer, tensors(folder / "trainer" / "optimizer.safetensors"))
+    state.step = notes["step"]
 
 
 @torch.no_grad()
