@@ -4,7 +4,7 @@ B rows, Q queried sites, D width, V vocabulary, n queries of a chunk.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskless.decoding.noise import Pick
+
+FIRST = 64                              # queries of the first piece of a draw
 
 Head = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n V"]]
 Measure = Callable[[Float[Tensor, "n V"]], Float[Tensor, " n"]]     # what an order wants to know of each law (margin, entropy)
@@ -51,7 +53,7 @@ class Choice:
         top_k: keep the k most probable tokens; 0 keeps all.
         top_p: nucleus mass; 1 keeps all.
         forbid: ids never drawn, beside those the model forbids (BOS and padding when a gap is filled).
-        chunk: queries whose logits are held at once, so that (B, Q, V) never exists.
+        chunk: logits held at once (their float64 sums beside them), so that (B, Q, V) never exists: a draw takes about 24 bytes for each.
 
     Raises:
         ValueError: for values out of range.
@@ -65,7 +67,7 @@ class Choice:
     top_k: int = 0
     top_p: float = 1.0
     forbid: tuple[int, ...] = ()
-    chunk: int = 256
+    chunk: int = 1 << 22
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -103,17 +105,25 @@ class Choice:
               tokens: Int[Tensor, "B Q"]) -> Float[Tensor, "B Q"]:
         """Log-probabilities of given tokens under what is really drawn, in chunks of rows."""
         flat, wanted = hidden.flatten(0, 1), tokens.flatten()[:, None]
-        spans = [slice(start, start + self.chunk) for start in range(0, len(flat), self.chunk)]
-        return torch.cat([self.law_of(head(flat[span]), allowed).gather(-1, wanted[span])[:, 0] for span in spans]).view(tokens.shape)
+        pieces = [self.law_of(logits, allowed).gather(-1, wanted[span])[:, 0] for span, logits in self._pieces(flat, head)]
+        return torch.cat(pieces).view(tokens.shape)
+
+    def _pieces(self, flat: Float[Tensor, "N D"], head: Head) -> Iterator[tuple[slice, Float[Tensor, "n V"]]]:
+        """Logits of the queries, in pieces of about `chunk` numbers; the first piece is small and tells how many ids there are."""
+        start, rows = 0, FIRST
+        while start < len(flat):
+            span = slice(start, start + rows)
+            logits = head(flat[span])
+            yield span, logits
+            start, rows = span.stop, max(1, self.chunk // logits.shape[-1])
 
     def __call__(self, hidden: Float[Tensor, "B Q D"], head: Head, *, allowed: Bool[Tensor, " V"] | None, pick: Pick,
                  measure: Measure | None = None) -> Draw:
         """Draw a token for every query, in chunks of rows of the flattened (B * Q, D)."""
         flat = hidden.flatten(0, 1)
         tokens, logps, measures = [], [], []
-        for start in range(0, len(flat), self.chunk):
-            span = slice(start, start + self.chunk)
-            logp = self.law(head(flat[span]), allowed)
+        for span, logits in self._pieces(flat, head):
+            logp = self.law(logits, allowed)
             token = logp.argmax(-1) if self.temperature == 0 else pick(logp, span)
             tokens.append(token)
             logps.append(logp.gather(-1, token[:, None].clamp(max=logp.shape[-1] - 1))[:, 0])

@@ -110,7 +110,7 @@ def _mlp(run: Run, sites: int, width: int) -> list[Cost]:
 
 
 def _head(run: Run, sites: int, config: Any, chunk: int | None = Choice().chunk) -> Cost:
-    return run.product(sites, config.width, config.vocab_size, chunk)
+    return run.product(sites, config.width, config.vocab_size, None if chunk is None else max(1, chunk // config.vocab_size))
 
 
 def masked_fair(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
