@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.oracle import Oracle
-from tests.tiny import L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import CAUSAL, L, V, prefix_canvas, ragged_canvas, tiny
 
 from maskless.decoding import (
     Adaptive,
@@ -182,10 +182,11 @@ def test_guidance_without_the_prompt_keeps_anchors_and_later_commits():
     assert two.least[n:] == two.count[n:].tolist()
 
 
+@pytest.mark.parametrize("model", ["partition", *CAUSAL])
 @pytest.mark.parametrize("name", ORDERS)
-def test_the_loop_never_waits_for_the_device(name):
+def test_the_loop_never_waits_for_the_device(name, model):
     """Tensors without data (the meta device) raise wherever the host wants a value; the adaptive orders are the ones that must."""
-    _run_without_data(ORDERS[name], tiny("partition", torch.float32))
+    _run_without_data(ORDERS[name], tiny(model, torch.float32))
 
 
 def test_masked_and_autoregressive_predictors_never_wait_either():

@@ -6,7 +6,20 @@ import torch
 from tests.models.test_identities import EXACT, SAMPLERS, STEP, Both
 from tests.tiny import CAUSAL, CONFIGS, L, V, ragged_canvas, tiny
 
-from maskless.decoding import Canvas, Confidence, LeftToRight, Noise, Random, Sampler, Scheduled, Sites, decode, remask
+from maskless.decoding import (
+    Adaptive,
+    Canvas,
+    Confidence,
+    EntropyBound,
+    LeftToRight,
+    Noise,
+    Random,
+    Sampler,
+    Scheduled,
+    Sites,
+    decode,
+    remask,
+)
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
 
 
@@ -147,7 +160,8 @@ def test_forgetting_under_guidance():
     assert not canvas.known.all()
 
 
-def test_only_candidates_are_scored():
+@pytest.mark.parametrize("sampler", [Sampler(Scheduled(5), Confidence(candidates=4)), Sampler(Adaptive(9), EntropyBound(0.5, candidates=4))])
+def test_only_candidates_are_scored(sampler):
     model, canvas, asked = tiny("causal, token"), blank(), []
     predictor = model.predictor()
 
@@ -157,8 +171,9 @@ def test_only_candidates_are_scored():
 
     predict.head, predict.allowed = model.head, model.allowed
     with torch.no_grad():
-        Sampler(Scheduled(5), Confidence(candidates=4))(_Model(predict), canvas, Noise.of(0, 3))
-    assert canvas.known.all() and max(asked) <= 4
+        sampler(_Model(predict), canvas, Noise.of(0, 3))
+    assert canvas.known.all() and len(asked) > 3
+    assert max(asked[:-1]) <= 4                                     # the last step of an adaptive plan reveals the rest
 
 
 def test_a_token_causal_model_logs_a_prompt_in_a_random_order_of_the_row():

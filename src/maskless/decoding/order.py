@@ -182,10 +182,16 @@ class Scoring:
     def propose(self, canvas: Canvas, step: Step) -> Sites:
         start, stop = step.window or (0, canvas.length)
         most = stop - start if step.window else canvas.length - canvas.fewest
-        width = min(most, max(self.order.candidates, step.most)) if self.order.candidates else most
+        width = min(most, max(self.order.candidates, self._needed(step, most))) if self.order.candidates else most
         rank = self.noise.at(ORDER, 0, _positions(canvas))[:, start:stop] if width < most else None
         inside = Sites.of(canvas.unknown[:, start:stop], width, rank)
         return Sites(inside.index + start, inside.valid)
+
+    def _needed(self, step: Step, most: int) -> int:
+        """Sites that a step must look at to reveal as many as it should."""
+        if step.counts is not None:
+            return step.most
+        return most if step.rest else 1
 
     def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B Q"]:
         luck = self.noise.at(SCORE, step.index, sites.index)
