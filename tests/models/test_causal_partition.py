@@ -148,6 +148,24 @@ def test_forgotten_sites_are_cut_out_of_the_cache(name, sampler):
         predictor(canvas, sites, STEP)
 
 
+@pytest.mark.parametrize("name", CAUSAL)
+def test_what_a_cut_leaves_to_encode_again_spans_commits(name):
+    """Rows that agree and are cut at the same entry: the fresh entries belong to several commits, though only one was made since."""
+    canvas, model = blank(rows=1), Both(tiny(name))
+    predictor = model.predictor()
+    noise, start = Noise.of(0, 1), Sampler(Scheduled(4), Random())
+    with torch.no_grad():
+        start(_Model(predictor), canvas, noise)
+        early = torch.zeros(1, L, dtype=torch.bool)
+        early[0, canvas.log[0, 3]] = True                           # of the second commit
+        canvas.forget(early)
+        sites = Sites.of(canvas.unknown, L)
+        predictor(canvas, sites, STEP)
+        canvas.forget(torch.zeros_like(early).scatter(1, canvas.log[:, 4:5], True))
+        canvas.commit(Sites.of(canvas.unknown, 1), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool), [1])
+        predictor(canvas, Sites.of(canvas.unknown, 1), STEP)
+
+
 def test_forgetting_under_guidance():
     canvas, model = blank(known=4), Both(tiny("causal, set"))
     from maskless.decoding import Guided

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -66,8 +66,7 @@ class Sampler:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
-        if model.shuffle_prompt:
-            canvas.arrange_prompt(noise.at(PROMPT, 0, torch.arange(canvas.length, device=canvas.count.device)[None]))
+        log_prompt(model, canvas, noise)
         predictor = model.predictor()
         if self.guidance is not None:
             predictor = Guided(predictor, self.guidance, forget_prompt=True)
@@ -103,6 +102,12 @@ class Sampler:
         if bool((canvas.open & (positions < torch.tensor(canvas.least)[:, None])).any()) or canvas.fewest < 1:
             raise ValueError("an autoregressive model continues a prompt that starts at site 0 without gaps; "
                              "use a masked or partition model to infill")
+
+
+def log_prompt(model: Any, canvas: Canvas, noise: Noise) -> None:
+    """Put the prompt into the log in the order that the model was trained to read it in: reading order, or a random one of each row."""
+    if model.shuffle_prompt:
+        canvas.arrange_prompt(noise.at(PROMPT, 0, torch.arange(canvas.length, device=canvas.count.device)[None]))
 
 
 def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, stride: int, windows: int) -> Iterator[tuple[int, Canvas, Record]]:

@@ -27,10 +27,10 @@ from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Draw
 from maskless.decoding.decode import Callback, Predictor, Record, check
 from maskless.decoding.guidance import Guided
-from maskless.decoding.noise import ACCEPT, CORRECT, PROMPT, Noise, inverse_cdf
+from maskless.decoding.noise import ACCEPT, CORRECT, Noise, inverse_cdf
 from maskless.decoding.order import Order, Permutation, Planned, Random
 from maskless.decoding.plan import Step
-from maskless.decoding.sampler import Model
+from maskless.decoding.sampler import Model, log_prompt
 
 
 @runtime_checkable
@@ -142,9 +142,7 @@ class Speculative:
         """Decode lazily. The host reads one count per row and round: how many drafts pass depends on tokens."""
         if not isinstance(model, Drafted):
             raise ValueError(f"{type(model).__name__} cannot verify drafts; speculation needs a token-causal partition model (causal: token)")
-        device = canvas.count.device
-        if model.shuffle_prompt:
-            canvas.arrange_prompt(noise.at(PROMPT, 0, torch.arange(canvas.length, device=device)[None]))
+        log_prompt(model, canvas, noise)
         predictor: Verifier = model.verifier()
         if self.guidance:
             predictor = GuidedVerifier(predictor, _constant(self.guidance), forget_prompt=True)

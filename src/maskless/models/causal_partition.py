@@ -206,7 +206,7 @@ class CachedPredictor:
             self.seen = torch.minimum(self.seen, torch.tensor(stays, device=self.seen.device))
             self.passed = [min(pair) for pair in zip(self.passed, stays)]
             self.reached = [min(pair) for pair in zip(self.reached, stays)]
-        self.revision = canvas.revision
+        self.revision, self.commits = canvas.revision, -1                                       # what is fresh may be of any commit
 
     # -- a call -------------------------------------------------------------------------------------------------------------------------------
 
