@@ -47,7 +47,7 @@ class Scale:
 
 
 FULL = Scale(220.0, (4, 8, 16, 32), 3)
-QUICK = Scale(16.0, (8, 32), 2)
+QUICK = Scale(12.0, (4, 16), 2)
 
 
 def recipe(name: str, steps: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _affordable(seconds: float, say: Say) -> int:
         for name in NAMES:
             timed = train(recipe(name, TIMED) | {"validation": {"rows": 0}}, out=Path(folder) / name)
             each.append(statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record))
-    steps = max(40, round(seconds / sum(each) / 10) * 10)
+    steps = max(10, round(seconds / sum(each) / 10) * 10)
     say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MDLM): training each for {steps} steps of {BATCH} x {LENGTH} tokens "
         f"(repeat with --steps {steps}).")
     return steps
