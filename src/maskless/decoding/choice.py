@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskless.decoding.noise import Pick
 
-FIRST = 64                              # queries of the first piece of a draw
+FIRST = 32                              # queries of the first piece of a draw
 
 Head = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n V"]]
 Measure = Callable[[Float[Tensor, "n V"]], Float[Tensor, " n"]]     # what an order wants to know of each law (margin, entropy)
@@ -67,7 +67,7 @@ class Choice:
     top_k: int = 0
     top_p: float = 1.0
     forbid: tuple[int, ...] = ()
-    chunk: int = 1 << 22
+    chunk: int = 1 << 21
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):

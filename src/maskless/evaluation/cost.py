@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from maskless.decoding.choice import Choice
+from maskless.decoding.choice import FIRST, Choice
 from maskless.decoding.plan import even
 from maskless.layers.attention import Absorbing
 
@@ -48,10 +48,9 @@ class Run:
     length: int
     itemsize: int
 
-    def product(self, sites: int, inner: int, outer: int, chunk: int | None = None) -> Cost:
-        """(B * sites, inner) @ (inner, outer); the weight is read once for every `chunk` rows."""
+    def product(self, sites: int, inner: int, outer: int, reads: int = 1) -> Cost:
+        """(B * sites, inner) @ (inner, outer); the weight is read `reads` times."""
         rows = self.batch * sites
-        reads = 1 if chunk is None else math.ceil(rows / chunk)
         return Cost(2.0 * rows * inner * outer, self.itemsize * (rows * (inner + outer) + reads * inner * outer))
 
     def attention(self, queries: int, keys: int, width: int) -> Cost:
@@ -109,8 +108,10 @@ def _mlp(run: Run, sites: int, width: int) -> list[Cost]:
     return [run.product(sites, width, 4 * width), run.product(sites, 4 * width, width)]
 
 
-def _head(run: Run, sites: int, config: Any, chunk: int | None = Choice().chunk) -> Cost:
-    return run.product(sites, config.width, config.vocab_size, None if chunk is None else max(1, chunk // config.vocab_size))
+def _head(run: Run, sites: int, config: Any, chunk: int = Choice().chunk) -> Cost:
+    """The head on the queried sites, in the pieces of a draw: its weight is read once for each."""
+    later = max(0, run.batch * sites - FIRST)
+    return run.product(sites, config.width, config.vocab_size, 1 + math.ceil(later / max(1, chunk // config.vocab_size)))
 
 
 def masked_fair(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
@@ -120,7 +121,7 @@ def masked_fair(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
 
 def masked_published(config: Any, run: Run, calls: Sequence[Call]) -> Parts:
     """All sites pass the layers and the head at every call."""
-    return _sums({**_masked_layers(config, run), "head": _head(run, run.length, config, None)} for _ in calls)
+    return _sums({**_masked_layers(config, run), "head": _head(run, run.length, config, 1 << 30)} for _ in calls)
 
 
 def _masked_layers(config: Any, run: Run) -> Parts:
