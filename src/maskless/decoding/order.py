@@ -58,9 +58,14 @@ class Permutation:
 
     def propose(self, canvas: Canvas, step: Step) -> Sites:
         assert step.n is not None and step.begun is not None, "a planned order needs a plan with counts"
-        ahead = torch.arange(step.most, device=self.sites.device)
-        index = self.sites.gather(1, (step.begun[:, None] + ahead).clamp(max=self.sites.shape[1] - 1))
-        return Sites(index, (ahead < step.n[:, None]) & canvas.unknown.gather(1, index))
+        ahead = self.ahead(canvas, step.begun, step.most)
+        return Sites(ahead.index, ahead.valid & (torch.arange(step.most, device=self.sites.device) < step.n[:, None]))
+
+    def ahead(self, canvas: Canvas, done: Int[Tensor, " B"], width: int) -> Sites:
+        """The next `width` sites of every row, `done` of which are behind."""
+        place = done[:, None] + torch.arange(width, device=self.sites.device)
+        index = self.sites.gather(1, place.clamp(max=canvas.length - 1))
+        return Sites(index, (place < canvas.length) & canvas.unknown.gather(1, index))
 
     def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B Q"]:
         return sites.valid

@@ -160,7 +160,7 @@ def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise)
     for index in range(canvas.length):
         if not canvas.open.any():
             return
-        ahead = next_sites(order, canvas, canvas.count - begun, how.draft + 1)                  # (B, K + 1)
+        ahead = order.ahead(canvas, canvas.count - begun, how.draft + 1)                         # (B, K + 1)
         step = Step(index, most, most=how.draft)
         drafts = Sites(ahead.index[:, :-1], ahead.valid[:, :-1])
         guess = predictor(canvas, drafts, step)
@@ -177,19 +177,12 @@ def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise)
         yield round
 
 
-def next_sites(order: Permutation, canvas: Canvas, done: Int[Tensor, " B"], width: int) -> Sites:
-    """The next `width` sites of every row's order."""
-    place = done[:, None] + torch.arange(width, device=done.device)
-    index = order.sites.gather(1, place.clamp(max=canvas.length - 1))
-    return Sites(index, (place < canvas.length) & canvas.unknown.gather(1, index))
-
-
 def judge(choice: Choice, predictor: Predictor, step: Step, ahead: Sites, draft: Draw, guess: Float[Tensor, "B K D"],
           truth: Float[Tensor, "B K1 D"], noise: Noise) -> Round:
     """Accept drafts one after the other, and draw the site after the last accepted one."""
     drafts = guess.shape[1]
     tried = ahead.valid[:, :-1]
-    logq = choice.score(guess, predictor.head, allowed=predictor.allowed, tokens=draft.token)
+    logq = draft.logp if choice.temperature else torch.zeros_like(draft.logp)                   # at temperature 0 nothing else could be drawn
     logp = choice.score(truth[:, :-1], predictor.head, allowed=predictor.allowed, tokens=draft.token)
     luck = noise.at(ACCEPT, step.index, ahead.index[:, :-1])
     accepted = (tried & (luck < acceptance(logp, logq))).long().cumprod(1).bool()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Objective, Terms, scatter_sites, terms
+from maskless.objectives.base import Draws, Objective, Single, Terms, Untimed, scatter_sites, terms
 from maskless.objectives.partition import Partition
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AnyOrder:
+class AnyOrder(Untimed):
     """E over orders of sum_r -log p(x at log r | earlier commits), r over the entries of the log; no times, no weights.
 
     With `commit` = 1 the mean is the absorbing-diffusion NELBO, for a model whose predictions do not depend on the order of what they see.
@@ -48,21 +48,6 @@ class AnyOrder:
             raise ValueError(f"commit is {self.commit}; a commit has at least 1 site")
         if not 0 <= self.left_to_right <= 1:
             raise ValueError(f"left_to_right is {self.left_to_right}; a share of rows lies in [0, 1]")
-
-    @property
-    def times(self) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
-
-    @property
-    def valid(self) -> bool:
-        return True
-
-    def count(self, batch: Batch) -> Int[Tensor, " B"]:
-        return batch.targets.sum(1)
 
     def reported(self, length: int) -> Mapping[str, Objective]:
         return {"bound" if self.commit == 1 else f"bound_of_{self.commit}_a_step": self}
@@ -108,7 +93,7 @@ class OrderedPartition(Partition):
 
 
 @dataclass(frozen=True)
-class Dial:
+class Dial(Single):
     """A share of two-group batches, and between them one-pass batches whose commit size turns: 1, 2, 4, ... `largest`.
 
     One checkpoint then decodes in two modes: with its cache, in commits of any of these sizes, and by encoding everything known as one
@@ -147,9 +132,6 @@ class Dial:
     @property
     def valid(self) -> bool:
         return False                                                # a mixture of several bounds
-
-    def count(self, batch: Batch) -> Int[Tensor, " B"]:
-        return batch.targets.sum(1)
 
     def sizes(self, length: int) -> list[int]:
         """The commit sizes 1, 2, 4, ... that rows of `length` sites are trained with."""

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Single, Terms, terms
+from maskless.objectives.base import Draws, Terms, Untimed, terms
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
 
 
 @dataclass(frozen=True)
-class Autoregressive(Single):
+class Autoregressive(Untimed):
     """sum over sites i >= 1 of -log p(x_i | x_0 .. x_{i-1}): no times, no weights, nothing drawn.
 
     Site 0 is the anchor (BOS) and is no target. Given sites are no targets either, but only those to the left of a site
@@ -23,18 +23,6 @@ class Autoregressive(Single):
 
     Source: spec of the released code, section 2.8.
     """
-
-    @property
-    def times(self) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
-
-    @property
-    def valid(self) -> bool:
-        return True
 
     def _wanted(self, batch: Batch) -> Bool[Tensor, "B L"]:
         later = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) > 0

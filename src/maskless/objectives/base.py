@@ -90,8 +90,27 @@ class Objective(Protocol):
 class Single:
     """Objectives with one bound to report, their own."""
 
+    def count(self, batch: Batch) -> Int[Tensor, " B"]:
+        return batch.targets.sum(1)
+
     def reported(self: Objective, length: int) -> Mapping[str, Objective]:
         return {"bound": self}
+
+
+class Untimed(Single):
+    """Objectives that look at no time."""
+
+    @property
+    def times(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    @property
+    def bound_times(self) -> tuple[float, float]:
+        return self.times
+
+    @property
+    def valid(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -119,9 +138,6 @@ class TwoSided(Single):
     @property
     def valid(self) -> bool:
         return self.schedule.eps == 0
-
-    def count(self, batch: Batch) -> Int[Tensor, " B"]:
-        return batch.targets.sum(1)
 
 
 def presence(batch: Batch) -> Bool[Tensor, "B L"] | None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from maskless.objectives.base import Draws, Single, Terms, presence, terms
 from maskless.schedules import LogLinear
@@ -44,9 +42,6 @@ class Masked(Single):
     @property
     def valid(self) -> bool:
         return self.schedule.eps == 0
-
-    def count(self, batch: Batch) -> Int[Tensor, " B"]:
-        return batch.targets.sum(1)
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         hidden_sites = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L)
