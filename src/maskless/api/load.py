@@ -9,6 +9,7 @@ import torch
 from maskless.api.text import TextModel
 
 FILES = ["config.json", "*.safetensors", "tokenizer.json"]
+PACKAGED = Path(__file__).resolve().parents[1] / "pretrained"       # models that come with the package, one folder each
 
 
 def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto",
@@ -16,8 +17,8 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     """A trained model with its tokenizer.
 
     Args:
-        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, or "organisation/name" on the
-            Hugging Face Hub.
+        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, the name of a model that comes
+            with the package ("tiny"), or "organisation/name" on the Hugging Face Hub.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
         device, dtype: see `TextModel`.
 
@@ -35,11 +36,25 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
 
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights is {weights!r}; choose ema (the moving average where there is one) or raw")
-    folder = Path(source) if Path(source).exists() or str(source).count("/") != 1 else _from_hub(str(source))
+    folder = _folder_of(source)
     model, tokenizer = load_model(folder, ema=weights == "ema")
     if tokenizer is None:
         raise ValueError(f"{folder} has no tokenizer.json; text models need theirs: copy it into the folder")
     return TextModel(model, tokenizer, device=device, dtype=dtype)
+
+
+def packaged() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(folder.parent.name for folder in PACKAGED.glob("*/config.json"))
+
+
+def _folder_of(source: str | Path) -> Path:
+    """Where a model lies; what exists on disk goes before names."""
+    if Path(source).exists():
+        return Path(source)
+    if str(source) in packaged():
+        return PACKAGED / source
+    return _from_hub(str(source)) if str(source).count("/") == 1 else Path(source)
 
 
 def _from_hub(name: str) -> Path:

@@ -5,7 +5,7 @@ B rows, L sites.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from maskless.api.logprob import LogProb, conditional_bounds, log_prob
+from maskless.api.model import LoadedModel
 from maskless.api.template import Template
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
-from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculative
+from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
-from maskless.evaluation.machine import device_of
-from maskless.models import CausalPartitionTransformer, Denoiser, fold
-from maskless.models.causal_partition import Reencoding
+from maskless.models import Denoiser
 
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
 
@@ -49,7 +48,7 @@ class Completion:
         return self.text
 
 
-class TextModel:
+class TextModel(LoadedModel):
     """A network, its tokenizer, and where it runs.
 
     Args:
@@ -73,22 +72,8 @@ class TextModel:
         from maskless.checkpoints.native import check_vocabulary
 
         check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
-        self.device = device_of(device)
-        self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
-        self.model = model.to(self.device).eval()
+        super().__init__(model, device=device, dtype=dtype)
         self.tokenizer = tokenizer
-        self._folded: Denoiser | None = None
-
-    @property
-    def network(self) -> Denoiser:
-        """The network that samples: modulation folded away, in `dtype`."""
-        if self._folded is None:
-            self._folded = fold(self.model)
-            if self.dtype != torch.float32:
-                import copy
-
-                self._folded = copy.deepcopy(self._folded).to(self.dtype)
-        return self._folded
 
     def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | Speculative | None = None,
                  watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
@@ -123,8 +108,9 @@ class TextModel:
         tokens = torch.full((n, sites), self.tokenizer.vocabulary.filler)
         tokens[:, :len(row)] = torch.tensor(row, dtype=torch.int64)
         known = (torch.arange(sites) < len(row)).expand(n, -1)
-        sampler = sampler or self._sampler(options, sites - len(row), self._opening)
-        canvas, nfe = self._fill(self._canvas(tokens, known), seed, sampler, watch, refresh)
+        sampler = sampler or self._sampler(options, sites - len(row), **self._fixed(self._opening))
+        canvas = self._canvas(tokens, known)
+        nfe = self._fill(canvas, Noise.of(seed, n, self.device), sampler, watch, refresh)
         rows = self._rows(canvas)
         return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
 
@@ -154,8 +140,9 @@ class TextModel:
         else:
             wanted = [template.lengths(lengths)]
         layouts = [self._layout(template, each) for each in wanted]
-        named = self._sampler(options, max(map(sum, wanted)), self._specials)
-        canvas, nfe = self._fill(self._infill_canvas(layouts), seed, sampler or named, watch, refresh)
+        named = self._sampler(options, max(map(sum, wanted)), **self._fixed(self._specials))
+        canvas = self._infill_canvas(layouts)
+        nfe = self._fill(canvas, Noise.of(seed, canvas.rows, self.device), sampler or named, watch, refresh)
         best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
         ids = self._rows(canvas)[best]
         spans = _gap_spans(template.ids(self.tokenizer), wanted[best], len(self._opening))
@@ -193,11 +180,16 @@ class TextModel:
         batch = Batch(tokens[None], torch.ones_like(known)[None], known[None])
         return log_prob(self.model, batch, samples=samples, seed=seed)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors and tokenizer.json into a new folder; `maskless.load(folder)` gives the model back."""
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write config.json, model.safetensors and tokenizer.json into a new folder; `maskless.load(folder)` gives the model back.
+
+        Args:
+            folder: made if need be; it must not hold a model yet.
+            dtype: of the weights in the file; bfloat16 takes half the room.
+        """
         from maskless.checkpoints.native import save_model
 
-        return save_model(folder, self.model, tokenizer=self.tokenizer)
+        return save_model(folder, self.model, tokenizer=self.tokenizer, dtype=dtype)
 
     @staticmethod
     def from_pretrained(source: str | Path, **where: Any) -> TextModel:
@@ -238,29 +230,15 @@ class TextModel:
         anchor = (torch.arange(tokens.shape[1]) < len(self._opening)).expand_as(tokens)
         return Canvas(tokens, known, present=present, anchor=anchor).to(self.device)
 
-    def _sampler(self, options: dict[str, Any], sites: int, forbid: Sequence[int]) -> Sampler | Speculative:
-        fields = SamplerOptions.__dataclass_fields__
-        if unknown := sorted(set(options) - set(fields)):
-            raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
-        named = replace(SamplerOptions(), **options)
-        return named.sampler(sites, left_to_right=self.model.left_to_right, eos=self.tokenizer.vocabulary.eos, forbid=tuple(forbid))
+    def _fixed(self, forbid: Sequence[int]) -> dict[str, Any]:
+        """What the vocabulary decides about a sampler."""
+        return {"eos": self.tokenizer.vocabulary.eos, "forbid": tuple(forbid)}
 
     @property
     def _specials(self) -> list[int]:
         """Ids that never fill a gap."""
         vocabulary = self.tokenizer.vocabulary
         return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
-
-    def _fill(self, canvas: Canvas, seed: int, sampler: Sampler | Speculative, watch: Callback | None, refresh: int) -> tuple[Canvas, int]:
-        return canvas, sampler(self._decoding(refresh), canvas, Noise.of(seed, canvas.rows, self.device), watch)
-
-    def _decoding(self, refresh: int) -> Denoiser | Reencoding:
-        network = self.network
-        if refresh == 0:
-            return network
-        if not isinstance(network, CausalPartitionTransformer):
-            raise ValueError(f"refresh is {refresh} and this model keeps no cache; leave it out (only order-causal partition models have two modes)")
-        return network.reencoding(refresh)
 
     def _rows(self, canvas: Canvas) -> list[list[int]]:
         tokens, present = canvas.tokens.cpu(), canvas.present.cpu()

@@ -239,6 +239,7 @@ def save_model(
     vocabulary: Vocabulary | None = None,
     tokenizer: Any = None,
     extra: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write the inference folder: config.json, model.safetensors and, with a tokenizer, tokenizer.json.
 
@@ -248,6 +249,7 @@ def save_model(
         vocabulary: of the data; taken from the tokenizer if there is one.
         tokenizer: anything with `.save(folder)` and `.vocabulary`.
         extra: JSON data noted in config.json.
+        dtype: of the weights in the file.
 
     Raises:
         ValueError: if the folder holds a model already.
@@ -256,7 +258,8 @@ def save_model(
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already; choose a new folder or delete this one yourself")
     folder.mkdir(parents=True, exist_ok=True)
-    write_model(folder, model.config, model.state_dict(), vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
+    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    write_model(folder, model.config, weights, vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
     _flush(folder)
     return folder
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from maskless.data.tokenizer import Tokenizer
     from maskless.decoding import Canvas, Record
 
-ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, a model of the package (tiny), or "
+                                            "organisation/name on the Hugging Face Hub.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill). They need not divide the length.")]
 Order = Annotated[str | None, typer.Option(help="random, left-to-right, spaced, confidence, margin or entropy-bound.")]
 Plan = Annotated[str, typer.Option(help="even, cosine, arccos or ancestral: how many sites are revealed when.")]

@@ -1,0 +1,202 @@
+"""An image model with its codec: generate, fill in, paint beyond the border, save.
+
+n images, H and W pixels, h and w cells, L sites, C channels.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from maskless.api.model import LoadedModel, seeds_of
+from maskless.api.pictures import Pictures, to_bytes, to_pixels
+from maskless.data.codec import Codec
+from maskless.decoding import Canvas, Noise, Sampler, Speculative
+from maskless.decoding.decode import Callback
+from maskless.models import Denoiser
+
+USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
+
+Label = int | str | None
+
+
+class ImageModel(LoadedModel):
+    """A network, the codec that turns its codes into pixels, and where it runs.
+
+    Args:
+        model: the network as trained, with a `grid` in its configuration.
+        codec: of the data it was trained on.
+        classes: names of its classes, in order; empty: classes have numbers only.
+        device, dtype: see `LoadedModel`.
+
+    Raises:
+        ValueError: if model, codec and names do not fit each other.
+
+    Example:
+        >>> import maskless
+        >>> config = maskless.PartitionConfig(vocab_size=4, length=16, width=16, heads=2, encoder_layers=1, decoder_layers=1, registers=2, grid=(4, 4))
+        >>> model = maskless.ImageModel(maskless.build(config), maskless.PixelCodec(levels=4))
+        >>> model.generate(2, steps=4).pixels.shape
+        (2, 4, 4, 1)
+    """
+
+    def __init__(self, model: Denoiser, codec: Codec, *, classes: Sequence[str] = (), device: str = "auto",
+                 dtype: torch.dtype | Literal["auto"] = "auto"):
+        self.grid, self.codec, self.classes = _grid_of(model.config), codec, tuple(classes)
+        allowed = model.vocab_size - len(model.config.forbidden)
+        if allowed != codec.vocab_size:
+            raise ValueError(f"the model draws {allowed} codes and the codec has {codec.vocab_size}; use the codec the model was trained with")
+        if self.classes and len(self.classes) != model.config.classes:
+            raise ValueError(f"{len(self.classes)} names were given for {model.config.classes} classes; give one for each")
+        super().__init__(model, device=device, dtype=dtype)
+        self.opening = model.config.length - self.grid[0] * self.grid[1]                        # sites before the first cell: BOS of imported models
+
+    def generate(self, n: int = 1, *, labels: Label | Sequence[Label] = None, seed: int | Sequence[int] = 0,
+                 sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
+                 **options: Any) -> Pictures:
+        """Images, in parallel and in any order.
+
+        Args:
+            n: how many.
+            labels: class of all, or of each: its number, its name, or None for no class.
+            seed: one number (image b of any call with this seed draws the same noise), or one per image.
+            sampler: full control; without it one is made from `options`, the fields of `SamplerOptions`; images start from order="halton",
+                plan="arccos", steps=32.
+            watch: called with (canvas, record) after every step; see `Film`.
+            refresh: see `TextModel.generate`.
+            batch: images at once.
+
+        Raises:
+            ValueError: a label that is not there, or an option out of range.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; ask for at least 1 image")
+        height, width = self.grid
+        codes, known = torch.zeros(n, height, width, dtype=torch.int64), torch.zeros(n, height, width, dtype=torch.bool)
+        return self._made(codes, known, labels, seed, sampler, watch, refresh, batch, options)
+
+    def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Label | Sequence[Label] = None,
+               n: int = 1, seed: int | Sequence[int] = 0, sampler: Sampler | Speculative | None = None, watch: Callback | None = None,
+               refresh: int = 0, batch: int = 64, **options: Any) -> Pictures:
+        """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
+
+        Cells without any masked pixel keep their codes, and pixels that are not masked come back as they were.
+
+        Args:
+            image: (h', w', C) or (h', w') uint8, at most of the model's size.
+            mask: (h', w') True where to paint anew; None: nowhere inside the image.
+            at: row and column where the image lies on the model's canvas; what it does not cover is painted.
+            labels, n, seed, sampler, watch, refresh, batch, options: as for `generate`.
+
+        Raises:
+            ValueError: image and mask of different sizes, an image that does not fit, nothing to paint.
+        """
+        pixels, wanted = self._placed(image, mask, at)
+        open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor))
+        with torch.inference_mode():
+            codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
+        known = ~open_cells
+        repeated = (each.expand(n, *self.grid) for each in (codes.masked_fill(open_cells, 0), known))
+        made = self._made(*repeated, labels, seed, sampler, watch, refresh, batch, options)
+        kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
+        return Pictures(kept, made.codes, made.labels, made.nfe)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write config.json, model.safetensors and the codec into a new folder; `maskless.load(folder)` gives the model back."""
+        from maskless.checkpoints.native import save_model
+
+        return save_model(folder, self.model, tokenizer=self.codec, extra={"classes": list(self.classes)}, dtype=dtype)
+
+    # -- what a film needs --------------------------------------------------------------------------------------------------------------------
+
+    def cells(self, sites: Tensor) -> Tensor:
+        """(n, L) by site as (n, h, w) by cell."""
+        return sites[:, self.opening:].reshape(-1, *self.grid)
+
+    @torch.inference_mode()
+    def render(self, codes: Int[Tensor, "n h w"]) -> np.ndarray:
+        """(n, H, W, C) uint8 of codes; codes that are not there yet are shown as the nearest that are."""
+        return to_bytes(self.codec.decode(codes.clamp(0, self.codec.vocab_size - 1).cpu()))
+
+    # -- parts --------------------------------------------------------------------------------------------------------------------------------
+
+    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"], labels: Label | Sequence[Label], seed: int | Sequence[int],
+              sampler: Sampler | Speculative | None, watch: Callback | None, refresh: int, batch: int, options: dict[str, Any]) -> Pictures:
+        n, sites = len(codes), int((~known[0]).sum())
+        if sites == 0:
+            raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
+        chosen = {**USUAL, "steps": min(32, sites), **options}
+        sampler = sampler or self._sampler(chosen, sites, grid=self.grid)
+        seeds, classes = seeds_of(seed, n), self._labels(labels, n)
+        found, nfe = [], 0
+        for rows in torch.arange(n).split(batch):
+            canvas = self._canvas(codes[rows], known[rows])
+            noise = Noise([seeds[row] for row in rows.tolist()], self.device)
+            nfe = self._fill(canvas, noise, sampler, watch, refresh, None if classes is None else classes[rows].to(self.device))
+            found.append(self.cells(canvas.tokens).cpu())
+        drawn = torch.cat(found)
+        return Pictures(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
+
+    def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"]) -> Canvas:
+        opening = torch.full((len(codes), self.opening), self.model.vocab_size - 1)             # BOS is the last id of imported models
+        tokens = torch.cat([opening, codes.flatten(1)], 1)
+        at_start = (torch.arange(tokens.shape[1]) < self.opening).expand_as(tokens)
+        seen = torch.cat([torch.ones_like(opening, dtype=torch.bool), known.flatten(1)], 1)
+        return Canvas(tokens, seen, anchor=at_start).to(self.device)
+
+    def _labels(self, labels: Label | Sequence[Label], n: int) -> Int[Tensor, " n"] | None:
+        """(n,) numbers, None for an unlabelled model."""
+        count = self.model.config.classes
+        each = list(labels) if isinstance(labels, (list, tuple, range)) else [labels] * n
+        if len(each) != n:
+            raise ValueError(f"{len(each)} labels were given for {n} images; give one for each, or one for all")
+        if count == 0:
+            if any(label is not None for label in each):
+                raise ValueError(f"label {next(label for label in each if label is not None)!r} was given and the model has no classes; leave it out")
+            return None
+        return torch.tensor([count if label is None else self._class(label) for label in each])
+
+    def _class(self, label: int | str) -> int:
+        count = self.model.config.classes
+        if isinstance(label, str) and not label.lstrip("-").isdigit():
+            if label not in self.classes:
+                raise ValueError(f"there is no class {label!r}; choose {', '.join(self.classes) or f'a number in 0..{count - 1}'}")
+            return self.classes.index(label)
+        if not 0 <= int(label) < count:
+            raise ValueError(f"label {label} is not in 0..{count - 1}, the classes of this model")
+        return int(label)
+
+    def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
+        image = image[..., None] if image.ndim == 2 else image
+        inside = np.zeros(image.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
+        if inside.shape != image.shape[:2]:
+            raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {image.shape[0]} x {image.shape[1]}; "
+                             "make them equal")
+        if image.shape[2] != self.codec.channels:
+            raise ValueError(f"the image has {image.shape[2]} channels and the model {self.codec.channels}; convert it")
+        if top < 0 or left < 0 or top + image.shape[0] > height or left + image.shape[1] > width:
+            raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels at ({top}, {left}) does not fit into the {height} x {width} "
+                             "of the model; resize it")
+        pixels, wanted = np.zeros((height, width, image.shape[2]), np.uint8), np.ones((height, width), bool)
+        here = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
+        pixels[here], wanted[here] = image, inside
+        return pixels, wanted
+
+
+def _grid_of(config: Any) -> tuple[int, int]:
+    grid = getattr(config, "grid", None)
+    if grid is None:
+        raise ValueError("the model's configuration has no grid; it is not an image model: use TextModel")
+    return tuple(grid)
+
+
+def _any_in_cell(mask: np.ndarray, factor: int) -> np.ndarray:
+    height, width = mask.shape
+    return mask.reshape(height // factor, factor, width // factor, factor).any((1, 3))

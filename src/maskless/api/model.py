@@ -1,0 +1,81 @@
+"""What texts and images have in common: a network, where it runs, and how a canvas is filled.
+
+B rows, L sites.
+"""
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculative
+from maskless.decoding.decode import Callback
+from maskless.evaluation.machine import device_of
+from maskless.models import CausalPartitionTransformer, Denoiser, fold
+from maskless.models.causal_partition import Reencoding
+
+
+class LoadedModel:
+    """A network and where it runs.
+
+    Args:
+        model: the network as trained.
+        device: "auto" takes CUDA, then MPS, then the CPU.
+        dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
+
+    Raises:
+        ValueError: if this machine has no such device.
+    """
+
+    def __init__(self, model: Denoiser, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+        self.device = device_of(device)
+        self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
+        self.model = model.to(self.device).eval()
+        self._folded: Denoiser | None = None
+
+    @property
+    def network(self) -> Denoiser:
+        """The network that samples: modulation folded away where it is constant, in `dtype`."""
+        if self._folded is None:
+            self._folded = fold(self.model)
+            if self.dtype != torch.float32:
+                self._folded = copy.deepcopy(self._folded).to(self.dtype)
+        return self._folded
+
+    def _sampler(self, options: dict[str, Any], sites: int, **fixed: Any) -> Sampler | Speculative:
+        """The sampler of named options, the fields of `SamplerOptions`."""
+        fields = SamplerOptions.__dataclass_fields__
+        if unknown := sorted(set(options) - set(fields)):
+            raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
+        return replace(SamplerOptions(), **options).sampler(sites, left_to_right=self.model.left_to_right, **fixed)
+
+    def _fill(self, canvas: Canvas, noise: Noise, sampler: Sampler | Speculative, watch: Callback | None, refresh: int,
+              labels: Int[Tensor, " B"] | None = None) -> int:
+        """Fill a canvas that lies on the device; returns the NFE."""
+        return sampler(self._decoding(refresh), canvas, noise, watch, cond=labels)
+
+    def _decoding(self, refresh: int) -> Denoiser | Reencoding:
+        network = self.network
+        if refresh == 0:
+            return network
+        if not isinstance(network, CausalPartitionTransformer):
+            raise ValueError(f"refresh is {refresh} and this model keeps no cache; leave it out (only order-causal partition models have two modes)")
+        return network.reencoding(refresh)
+
+
+def seeds_of(seed: int | Sequence[int], rows: int) -> list[int]:
+    """The seed of every row's noise: from one number for a whole call (row b draws the same in any call), or from one per row.
+
+    Raises:
+        ValueError: as many seeds as rows are needed, or one is out of range.
+    """
+    if isinstance(seed, int):
+        return Noise.of(seed, rows).host.tolist()
+    if len(seed) != rows:
+        raise ValueError(f"{len(seed)} seeds were given for {rows} rows; give one for each, or one number for all")
+    return [Noise.of(each, 1).host.tolist()[0] for each in seed]

@@ -1,0 +1,130 @@
+"""Pictures as files: grids, folders, arrays, and films of a picture being made.
+
+n pictures, H and W pixels, h and w cells, C channels.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from maskless.api.image import ImageModel
+    from maskless.decoding import Canvas, Record
+
+GREY = 96                                                           # of a cell that is not known yet
+
+
+def to_bytes(images: Float[Tensor, "n C H W"]) -> np.ndarray:
+    """Pixels in [-1, 1] as (n, H, W, C) uint8, rounded."""
+    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
+    """(n, H, W, C) uint8 as pixels in [-1, 1]."""
+    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def picture(array: np.ndarray) -> Image:
+    """(H, W, C) uint8 as a Pillow image."""
+    from maskless.data.pillow import pillow
+
+    return pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(n, H, W, C) side by side on white, in `columns` columns (None: as square as possible)."""
+    n, height, width, channels = array.shape
+    columns = min(columns or int(np.ceil(n**0.5)), n)
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, each in enumerate(array):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top:top + height, left:left + width] = each
+    return sheet
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Generated pictures.
+
+    Attributes:
+        pixels: (n, H, W, C) uint8.
+        codes: (n, h, w) the codes they were decoded from.
+        labels: class of each; None for an unlabelled model.
+        nfe: calls of the model that made the batch.
+    """
+
+    pixels: np.ndarray
+    codes: Int[Tensor, "n h w"]
+    labels: tuple[int, ...] | None
+    nfe: int
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def save(self, path: str | Path, *, columns: int | None = None) -> Path:
+        """Write a .png (one grid), an .npz (`pixels`, `codes`, `labels`), or, without an ending, a new folder with one PNG each.
+
+        Raises:
+            ValueError: another ending, or the folder exists.
+        """
+        path = Path(path)
+        if path.suffix == ".png":
+            picture(grid_of(self.pixels, columns)).save(path)
+        elif path.suffix == ".npz":
+            more = {} if self.labels is None else {"labels": np.array(self.labels)}
+            np.savez_compressed(path, pixels=self.pixels, codes=self.codes.numpy(), **more)
+        elif path.suffix:
+            raise ValueError(f"{path} ends in {path.suffix}; give a name ending in .png (a grid), .npz (arrays), or without an ending (a folder)")
+        else:
+            self._save_each(path)
+        return path
+
+    def _save_each(self, folder: Path) -> None:
+        if folder.exists():
+            raise ValueError(f"{folder} exists; give the name of a new folder")
+        folder.mkdir(parents=True)
+        for number, each in enumerate(self.pixels):
+            picture(each).save(folder / f"{number:05d}.png")
+
+
+class Film:
+    """A step callback that keeps the picture after every step; cells that are not known yet are grey.
+
+    Example: `film = Film(model); model.generate(4, watch=film); film.save("out.gif")`
+    """
+
+    def __init__(self, model: ImageModel):
+        self.model = model
+        self.frames: list[np.ndarray] = []
+
+    def __call__(self, canvas: Canvas, record: Record) -> None:
+        known = self.model.cells(canvas.known)
+        pixels = self.model.render(self.model.cells(canvas.tokens))
+        self.frames.append(grid_of(np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)))
+
+    def save(self, path: str | Path, *, milliseconds: int = 80) -> Path:
+        """Write an animated GIF; the last frame stays for a second."""
+        path = Path(path)
+        if path.suffix != ".gif":
+            raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; an animation is written as .gif")
+        first, *rest = [picture(frame) for frame in self.frames]
+        times = [*[milliseconds] * len(rest), 1000]
+        first.save(path, save_all=True, append_images=rest, duration=times, loop=0)
+        return path
+
+
+def _enlarged(cells: Bool[Tensor, "n h w"], shape: Sequence[int]) -> np.ndarray:
+    """Cells as a mask of pixels (n, H, W, 1)."""
+    array: Any = cells.cpu().numpy()
+    return array.repeat(shape[1] // array.shape[1], 1).repeat(shape[2] // array.shape[2], 2)[..., None]
