@@ -38,8 +38,8 @@ def _check(w: float) -> float:
     return w
 
 
-def halves(labels: Int[Tensor, " B"], null: int) -> Int[Tensor, " 2B"]:
-    """The labels of both halves: themselves, then "no class"."""
+def halves(labels: Int[Tensor, " B"], null: int) -> Int[Tensor, " n"]:
+    """The labels of both halves, n = 2B: themselves, then "no class"."""
     return torch.cat([labels, torch.full_like(labels, null)])
 
 
