@@ -123,12 +123,12 @@ def test_the_usual_mistakes_change_it(mistake):
 class Table:
     """The table as a model: hidden states are log-probabilities. It sees what the loop shows it, row by row."""
 
-    shuffle_prompt, allowed = False, None
+    shuffle_prompt, null_label, allowed = False, None, None
 
     def __init__(self):
         self.laws = Prefixes()
 
-    def verifier(self):
+    def verifier(self, cond=None):
         return self
 
     def head(self, hidden):
@@ -170,9 +170,9 @@ class Checked:
     """A token-causal model whose every answer, with and without drafts, is compared with the uncached pass over the log."""
 
     def __init__(self, model):
-        self.model, self.shuffle_prompt = model, model.shuffle_prompt
+        self.model, self.shuffle_prompt, self.null_label = model, model.shuffle_prompt, None
 
-    def verifier(self):
+    def verifier(self, cond=None):
         return CheckedPredictor(self.model)
 
 

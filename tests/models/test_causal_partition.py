@@ -128,6 +128,7 @@ def test_reencoding_is_the_bidirectional_model(name, every):
 class _Model:
     left_to_right = False
     shuffle_prompt = False
+    null_label = None
 
     def __init__(self, predictor):
         self.predictor = lambda: predictor

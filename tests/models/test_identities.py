@@ -139,10 +139,10 @@ class Both:
     """The fast predictor and the full one side by side; they must agree at every step."""
 
     def __init__(self, model):
-        self.model, self.left_to_right, self.shuffle_prompt = model, model.left_to_right, model.shuffle_prompt
+        self.model, self.left_to_right, self.shuffle_prompt, self.null_label = model, model.left_to_right, model.shuffle_prompt, None
         self.head, self.allowed = model.head, model.allowed
 
-    def predictor(self):
+    def predictor(self, cond=None):
         fast, full = self.model.predictor(), self.model.full_predictor()
 
         def predict(canvas, sites, step):

@@ -1,15 +1,19 @@
 """Every sampler, written once; knows no model."""
 from maskless.decoding.canvas import Canvas, Sites
-from maskless.decoding.choice import Choice, Draw
+from maskless.decoding.choice import Choice, Choices, Draw, inverse_linear, linear_top_k
 from maskless.decoding.decode import Predictor, Record, check, decode
-from maskless.decoding.guidance import Guided
+from maskless.decoding.ends import arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
+from maskless.decoding.guidance import Guided, constant, halves, ramped
+from maskless.decoding.halton import Halton
 from maskless.decoding.noise import Noise
 from maskless.decoding.options import SamplerOptions
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Ranked, Spaced
-from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step, arccos, cosine, even
+from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative
 
-__all__ = ["Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "Draw", "EntropyBound", "Guided", "LeftToRight", "Margin",
-           "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites",
-           "Spaced", "Speculative", "Step", "arccos", "check", "cosine", "decode", "even", "remask", "slide", "text_of"]
+__all__ = ["Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Choices", "Confidence", "Draw", "EntropyBound", "Guided", "Halton",
+           "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions",
+           "Scheduled", "Sites", "Spaced", "Speculative", "Step", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode",
+           "even", "halves", "inverse_linear",
+           "linear_top_k", "ramped", "remask", "root", "slide", "square", "text_of"]

@@ -1,11 +1,12 @@
-"""Which token: temperature, top-k, nucleus, and the draw, on the queried sites only.
+"""Which token: temperature, top-k, nucleus, and the draw, on the queried sites only; the same at every step, or not.
 
 B rows, Q queried sites, D width, V vocabulary, n queries of a chunk.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskless.decoding.noise import Pick
+from maskless.decoding.plan import Step
 
 FIRST = 32                              # queries of the first piece of a draw
 
@@ -76,6 +78,10 @@ class Choice:
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"top_k {self.top_k} must be >= 0 (0 keeps all) and top_p {self.top_p} in (0, 1] (1 keeps all)")
 
+    def at(self, step: Step) -> Choice:
+        """The choice of a step: this one (`Choices` has others)."""
+        return self
+
     def law(self, logits: Float[Tensor, "n V"], allowed: Bool[Tensor, "... V"] | None) -> Float[Tensor, "n V"]:
         """Log-probabilities after allowed ids, temperature, top-k and nucleus, in float32 at least."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -132,3 +138,46 @@ class Choice:
         shape, drawn = hidden.shape[:2], torch.cat(logps)
         # A law with one NaN, or with no allowed token, is NaN everywhere after log-softmax: the drawn token's entry tells.
         return Draw(torch.cat(tokens).view(shape), drawn.view(shape), torch.cat(measures).view(shape) if measures else None, drawn.isnan().any())
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A choice that changes from step to step.
+
+    Args:
+        choice: what stays the same.
+        temperature: of a step, in place of the choice's; None for that. A choice of temperature 0 keeps it.
+        top_k: of a step, in place of the choice's; None for that.
+
+    Example:
+        >>> choices = Choices(Choice(top_k=5), temperature=inverse_linear(1.0, 2.0))
+        >>> [choices.at(Step(i, 3)).temperature for i in (0, 2)], choices.at(Step(0, 3)).top_k
+        ([1.0, 0.5], 5)
+    """
+
+    choice: Choice = field(default_factory=Choice)
+    temperature: Callable[[Step], float] | None = None
+    top_k: Callable[[Step], int] | None = None
+
+    def at(self, step: Step) -> Choice:
+        heat = self.choice.temperature if self.temperature is None or not self.choice.temperature else self.temperature(step)
+        return replace(self.choice, temperature=heat, top_k=self.choice.top_k if self.top_k is None else self.top_k(step))
+
+
+def inverse_linear(first: float, last: float, *, power: float = 1.0, warmup: int = 0) -> Callable[[Step], float]:
+    """Temperatures whose inverse goes from `first` at step 0 to `last` at the last step in equal parts, each raised to `power`.
+
+    In the first `warmup` steps the inverse is halved: the law is flatter there (Halton-MaskGIT has one such step).
+
+    Raises:
+        ValueError: an inverse that is not positive, or a negative number of steps.
+    """
+    if not (0 < first < math.inf and 0 < last < math.inf and math.isfinite(power)) or warmup < 0:
+        raise ValueError(f"inverse temperatures {first} to {last}, power {power} and warmup {warmup}: the inverses must be positive numbers, "
+                         "the power a number, and the warm-up 0 steps or more")
+    return lambda step: (2.0 if step.index < warmup else 1.0) / (first + (last - first) * step.progress) ** power
+
+
+def linear_top_k(first: int, last: int) -> Callable[[Step], int]:
+    """Whole numbers from `first` at step 0 to `last` at the last step."""
+    return lambda step: round(first + (last - first) * step.progress)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskless.decoding.canvas import Canvas, Sites
-from maskless.decoding.choice import Choice, Draw, Head
+from maskless.decoding.choice import Choice, Choices, Draw, Head
 from maskless.decoding.noise import Noise
 from maskless.decoding.order import Order
 from maskless.decoding.plan import Step, place
@@ -51,7 +51,7 @@ class Record:
 
 
 @torch.inference_mode()
-def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order: Order, choice: Choice, noise: Noise,
+def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order: Order, choice: Choice | Choices, noise: Noise,
            stop_at: int | None = None) -> Iterator[Record]:
     """Reveal sites step by step; the canvas holds the result.
 
@@ -59,6 +59,7 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
         predictor: a model, opened; guided already where guidance is wanted.
         canvas: what is known; changed in place.
         steps: a plan, made on the host.
+        choice: which token, at every step or step by step.
         stop_at: an EOS id: see `Canvas.stop_at`.
 
     Yields:
@@ -72,7 +73,8 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
         if slots.index.shape[1] == 0:
             continue
         hidden = predictor(canvas, canvas.lift(slots), step)
-        draw = choice(hidden, predictor.head, allowed=predictor.allowed, pick=noise.picker(slots, step.index), measure=order_at_work.measure)
+        draw = choice.at(step)(hidden, predictor.head, allowed=predictor.allowed, pick=noise.picker(slots, step.index),
+                               measure=order_at_work.measure)
         kept = order_at_work.keep(slots, draw, step)
         canvas.trouble = canvas.trouble | draw.trouble
         canvas.commit(slots, draw.token, kept, None if reads else step.counts)

@@ -4,11 +4,12 @@ B rows, Q queried sites, D width.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskless.decoding.canvas import Canvas, Sites
@@ -16,19 +17,47 @@ from maskless.decoding.choice import Head
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 
+Scale = Callable[[Step], float]
+
+
+def constant(w: float) -> Scale:
+    """The same strength at every step. Raises: ValueError if it is not finite."""
+    _check(w)
+    return lambda step: w
+
+
+def ramped(w: float) -> Scale:
+    """w i / (S - 1) at step i of S: none at the first step (and so none in a decode of one), `w` at the last. Raises: as `constant`."""
+    _check(w)
+    return lambda step: w * step.progress
+
+
+def _check(w: float) -> float:
+    if not math.isfinite(w):
+        raise ValueError(f"guidance {w} is not a finite number; 0 is none, 1 to 3 are usual")
+    return w
+
+
+def halves(labels: Int[Tensor, " B"], null: int) -> Int[Tensor, " n"]:
+    """The labels of both halves, n = 2B: themselves, then "no class"."""
+    return torch.cat([labels, torch.full_like(labels, null)])
+
 
 @dataclass(frozen=True)
 class Guided:
     """(1 + w) conditional - w unconditional, on hidden states: the head is affine, so this is guidance on the logits.
 
     Args:
-        predictor: opened on 2B rows, [conditional; unconditional].
-        scale: w as a function of the step (constant, ramped).
+        predictor: opened on 2B rows, [conditional; unconditional]: by label with the labels of `halves`.
+        scale: w as a function of the step (`constant`, `ramped`).
         forget_prompt: the unconditional half does not know the prompt (guidance without labels); anchors stay in both halves.
+
+    Raises:
+        ValueError: when called, if w is not finite.
     """
 
     predictor: Predictor
-    scale: Callable[[Step], float]
+    scale: Scale
     forget_prompt: bool = False
 
     @property
@@ -40,7 +69,7 @@ class Guided:
         return self.predictor.allowed
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        w = self.scale(step)
+        w = _check(self.scale(step))
         both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=self._asked(canvas, step, w)))
         conditional, unconditional = both.chunk(2)
         return conditional if w == 0 else torch.lerp(unconditional, conditional, 1 + w)

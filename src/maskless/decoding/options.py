@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-from maskless.decoding.choice import Choice
+from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k
+from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
+from maskless.decoding.guidance import constant, ramped
+from maskless.decoding.halton import Halton
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
-from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Ends, Plan, Scheduled, arccos, cosine, even
+from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Scheduled
 from maskless.decoding.sampler import Sampler
 from maskless.decoding.speculate import Speculative
 
-OrderName = Literal["random", "left-to-right", "spaced", "confidence", "margin", "entropy-bound"]
-PlanName = Literal["even", "cosine", "arccos", "ancestral"]
+OrderName = Literal["random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound"]
+PlanName = Literal["even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"]
+GuidanceName = Literal["constant", "linear"]
+
+ENDS: dict[PlanName, Ends] = {"even": even, "root": root, "square": square, "cosine": cosine, "arccos": arccos, "arccos-maskgit": arccos_maskgit,
+                              "arccos-pgm": arccos_pgm}
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,20 @@ class SamplerOptions:
 
     Args:
         steps: calls of the model; None for min(64, sites to fill). An autoregressive model always takes one per site.
-        order: which sites; None for random (left-to-right for an autoregressive model).
+        order: which sites; None for random (left-to-right for an autoregressive model). Raster is left-to-right, cell after cell of an image.
+        roll: Halton order: every row begins at a place of its own.
         plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps.
         block: sites of a block for semi-autoregression inside the length; 0 for one block. `steps` are then those of a block.
         temperature, top_k, top_p: which token, see `Choice`.
-        confidence_noise: Gumbel noise of the confidence order.
+        temperature_last: of the last step; its inverse goes there from that of `temperature` in equal parts. None for the same at every step.
+        temperature_power: the inverse temperatures are raised to it.
+        temperature_warmup: the first steps, at twice the temperature.
+        top_k_last: of the last step; `top_k` goes there in equal parts. None for the same at every step.
+        confidence_noise: Gumbel noise of the confidence order (published for images: 5).
         gamma: nats of the entropy-bound order.
         candidates: confidence, margin and entropy bound: score so many random open sites instead of all; 0 for all.
-        guidance: strength of guidance by forgetting the prompt; 0 for none.
+        guidance: strength of guidance, by label where labels are given, else by forgetting the prompt; 0 for none.
+        guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last.
         draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
         stop: finish a row at the first EOS it generates.
 
@@ -43,20 +56,27 @@ class SamplerOptions:
 
     steps: int | None = None
     order: OrderName | None = None
+    roll: bool = False
     plan: PlanName = "even"
     block: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    temperature_last: float | None = None
+    temperature_power: float = 1.0
+    temperature_warmup: int = 0
+    top_k_last: int | None = None
     confidence_noise: float = 4.5
     gamma: float = 0.1
     candidates: int = 0
     guidance: float = 0.0
+    guidance_schedule: GuidanceName = "constant"
     draft: int = 0
     stop: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, names in (("order", self.order or "random", OrderName), ("plan", self.plan, PlanName)):
+        for name, value, names in (("order", self.order or "random", OrderName), ("plan", self.plan, PlanName),
+                                   ("guidance_schedule", self.guidance_schedule, GuidanceName)):
             if value not in get_args(names):
                 raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")
         if self.steps is not None and self.steps < 1:
@@ -67,13 +87,16 @@ class SamplerOptions:
             raise ValueError(f"candidates {self.candidates} is below 0; give the number of open sites to score, or 0 for all")
         if self.draft < 0:
             raise ValueError(f"draft {self.draft} is below 0; give the sites to draft per round, or 0 for none")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance {self.guidance} is not a finite number; 0 is none, 1 to 3 are usual")
-        Choice(self.temperature, self.top_k, self.top_p)            # these are checked there; a recipe learns of it before it trains
+        if self.roll and self.order != "halton":
+            raise ValueError(f"roll is of the Halton order, and the order is {self.order or 'random'}; choose order halton, or leave roll out")
+        if not math.isfinite(self.confidence_noise):
+            raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number; 0 is none, 4.5 and 5 are usual")
+        constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
+        self._choice(())
 
-    def sampler(self, sites: int, *, left_to_right: bool = False, eos: int | None = None,
+    def sampler(self, sites: int, grid: tuple[int, int] | None = None, *, left_to_right: bool = False, eos: int | None = None,
                 forbid: tuple[int, ...] = ()) -> Sampler | Speculative:
-        """The sampler for a canvas with at most `sites` open sites in a row.
+        """The sampler for a canvas with at most `sites` open sites in a row; of an image of `grid` rows and columns of cells.
 
         Raises:
             ValueError: for values out of range.
@@ -81,28 +104,49 @@ class SamplerOptions:
         if self.stop and eos is None:
             raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
         steps = min(64, max(sites, 1)) if self.steps is None else self.steps
-        order = self._order("left-to-right" if left_to_right else "random")
+        order = self._order(self.order or ("left-to-right" if left_to_right else "random"), grid)
         if left_to_right and self.plan != "even":
             raise ValueError(f"plan {self.plan} reveals several sites at a time, an autoregressive model one; leave the plan out")
         if left_to_right and order.left_to_right:
             steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
-        choice, stop_at = Choice(self.temperature, self.top_k, self.top_p, forbid), eos if self.stop else None
+        choice, stop_at = self._choice(forbid), eos if self.stop else None
         if self.draft:
             return self._speculative(order, choice, stop_at)
-        guide = (lambda step: self.guidance) if self.guidance else None
+        guide = {"constant": constant, "linear": ramped}[self.guidance_schedule](self.guidance) if self.guidance else None
         return Sampler(self._plan(steps, order), order, choice, guide, stop_at)
 
-    def _speculative(self, order: Order, choice: Choice, stop_at: int | None) -> Speculative:
+    def _choice(self, forbid: tuple[int, ...]) -> Choice | Choices:
+        choice = Choice(self.temperature, self.top_k, self.top_p, forbid)
+        heated = self.temperature_last is not None or self.temperature_power != 1 or self.temperature_warmup != 0
+        if not heated and self.top_k_last is None:
+            return choice
+        if heated and not self.temperature:
+            raise ValueError("temperature 0 takes the most probable token at every step; leave its schedule out, or give a temperature above 0")
+        last = self.temperature if self.temperature_last is None else self.temperature_last
+        if heated and not 0 < last < math.inf:
+            raise ValueError(f"temperature_last {last} is not a positive number; its inverse is where the schedule ends")
+        if self.top_k_last is not None and not (self.top_k > 0 and self.top_k_last > 0):
+            raise ValueError(f"top_k {self.top_k} and top_k_last {self.top_k_last} must both be at least 1: 0, all tokens, is no end of a line")
+        heat = inverse_linear(1 / self.temperature, 1 / last, power=self.temperature_power, warmup=self.temperature_warmup) if heated else None
+        return Choices(choice, heat, None if self.top_k_last is None else linear_top_k(self.top_k, self.top_k_last))
+
+    def _speculative(self, order: Order, choice: Choice | Choices, stop_at: int | None) -> Speculative:
         if self.steps is not None or self.block or self.plan != "even":
             raise ValueError(f"draft {self.draft} lets the drafts that pass decide how many sites a step reveals; leave out steps, plan and block")
+        if isinstance(choice, Choices) or self.guidance_schedule != "constant":
+            raise ValueError(f"draft {self.draft} has no steps known in advance; leave out schedules of temperature, top_k and guidance")
         return Speculative(self.draft, order, choice, self.guidance, stop_at)
 
-    def _order(self, default: OrderName) -> Order:
-        orders: dict[OrderName, Order] = {
-            "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(),
+    def _order(self, name: OrderName, grid: tuple[int, int] | None) -> Order:
+        if name == "halton":
+            if grid is None:
+                raise ValueError("order halton is one of the cells of an image, and there is no grid of cells; choose another, or an image model")
+            return Halton(grid, self.roll)
+        orders: dict[str, Order] = {
+            "random": Random(), "left-to-right": LeftToRight(), "raster": LeftToRight(), "spaced": Spaced(),
             "confidence": Confidence(self.confidence_noise, self.candidates), "margin": Margin(self.candidates),
             "entropy-bound": EntropyBound(self.gamma, self.candidates)}
-        return orders[self.order or default]
+        return orders[name]
 
     def _plan(self, steps: int, order: Order) -> Plan:
         if order.adaptive:
@@ -110,7 +154,7 @@ class SamplerOptions:
         elif self.plan == "ancestral":
             inside = partial(_ancestral, steps)
         else:
-            inside = partial(_scheduled, steps, {"even": even, "cosine": cosine, "arccos": arccos}[self.plan])
+            inside = partial(_scheduled, steps, ENDS[self.plan])
         return Blockwise(self.block, inside) if self.block else inside(None)
 
 

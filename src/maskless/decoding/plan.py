@@ -4,7 +4,6 @@ B rows, L sites, S steps.
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskless.decoding.canvas import Canvas
+from maskless.decoding.ends import Ends, even
 from maskless.decoding.noise import PLAN, Noise
 
 
@@ -59,24 +59,6 @@ class Plan(Protocol):
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]: ...
 
 
-Ends = Callable[[int, int], list[int]]  # (sites, steps) -> how many are known after each step
-
-
-def even(sites: int, steps: int) -> list[int]:
-    """Equal numbers, the larger ones last; `steps` need not divide `sites`."""
-    return [sites * (i + 1) // steps for i in range(steps)]
-
-
-def cosine(sites: int, steps: int) -> list[int]:
-    """MaskGIT (Chang et al. 2022): few at first; at least one a step while any is left."""
-    return [min(sites, max(i + 1, round((1 - math.cos(math.pi / 2 * (i + 1) / steps)) * sites))) for i in range(steps)]
-
-
-def arccos(sites: int, steps: int) -> list[int]:
-    """Halton-MaskGIT (Besnier et al. 2025): fewer still at first; at least one a step while any is left."""
-    return [min(sites, max(i + 1, int((1 - math.acos((i + 1) / steps) / (math.pi / 2)) * sites))) for i in range(steps)]
-
-
 def _times(steps: int) -> list[float]:
     return [1 - i / steps for i in range(steps + 1)]
 
@@ -103,7 +85,9 @@ def _at_least_one(steps: int) -> None:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A fixed number of sites per step: `even` (PGM's uniform-k, Algorithm 2), `cosine` or `arccos`. Ragged rows all finish on the last step.
+    """Numbers of sites per step from a table of `ends`: `even` (PGM's uniform-k, Algorithm 2), `arccos` and the others.
+
+    Ragged rows all finish on the last step, or after as many steps as they have sites.
 
     Example:
         >>> from maskless.decoding import Canvas, Noise

@@ -4,7 +4,7 @@ B rows, L sites.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -14,9 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from maskless.decoding.canvas import Canvas
-from maskless.decoding.choice import Choice
+from maskless.decoding.choice import Choice, Choices
 from maskless.decoding.decode import Callback, Predictor, Record, check, decode
-from maskless.decoding.guidance import Guided
+from maskless.decoding.guidance import Guided, Scale, halves
 from maskless.decoding.noise import PROMPT, REMASK, Noise
 from maskless.decoding.order import Order, Random
 from maskless.decoding.plan import Plan, Scheduled, Step
@@ -33,7 +33,14 @@ class Model(Protocol):
         """Whether it was trained to read a prompt in random order."""
         ...
 
-    def predictor(self) -> Predictor: ...
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for no class, one more than the last; None for a model without labels."""
+        ...
+
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        """The model opened on one decode of rows with these labels (None: no class)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,10 @@ class Sampler:
 
     Args:
         plan: how many sites when (`Scheduled`, `Ancestral`, `Blockwise`, `Adaptive`).
-        order: which sites (`Random`, `LeftToRight`, `Spaced`, `Confidence`, `Margin`, `EntropyBound`).
-        choice: which token (temperature, top-k, nucleus).
-        guidance: strength w of classifier-free guidance by forgetting the prompt, as a function of the step; None for none.
+        order: which sites (`Random`, `LeftToRight`, `Spaced`, `Halton`, `Confidence`, `Margin`, `EntropyBound`).
+        choice: which token (temperature, top-k, nucleus), or `Choices` that change with the step.
+        guidance: strength w of classifier-free guidance as a function of the step (`constant(w)`, `ramped(w)`), by label where labels are
+            given, else by forgetting the prompt; None for none.
         stop_at: an EOS id after which a row is finished; None to fill every site.
 
     Raises:
@@ -58,33 +66,43 @@ class Sampler:
 
     plan: Plan = field(default_factory=lambda: Scheduled(32))
     order: Order = field(default_factory=Random)
-    choice: Choice = field(default_factory=Choice)
-    guidance: Callable[[Step], float] | None = None
+    choice: Choice | Choices = field(default_factory=Choice)
+    guidance: Scale | None = None
     stop_at: int | None = None
 
-    def records(self, model: Model, canvas: Canvas, noise: Noise) -> Iterator[Record]:
+    def records(self, model: Model, canvas: Canvas, noise: Noise, cond: Int[Tensor, " B"] | None = None) -> Iterator[Record]:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
         log_prompt(model, canvas, noise)
-        predictor = model.predictor()
-        if self.guidance is not None:
-            predictor = Guided(predictor, self.guidance, forget_prompt=True)
+        predictor = self._predictor(model, labels_of(model, canvas, cond))
         return decode(predictor, canvas, steps, order=self.order, choice=self.choice, noise=noise, stop_at=self.stop_at)
 
-    def __call__(self, model: Model, canvas: Canvas, noise: Noise, callback: Callback | None = None) -> int:
+    def __call__(self, model: Model, canvas: Canvas, noise: Noise, callback: Callback | None = None,
+                 cond: Int[Tensor, " B"] | None = None) -> int:
         """Fill the canvas; returns the NFE (calls of the predictor).
 
+        Args:
+            callback: called with the canvas as it is and the record, after every step.
+            cond: a label per row, in 0..classes (classes: no class); None for no class in any row.
+
         Raises:
-            ValueError: if a law was not finite or allowed no token (`decode.check`).
+            ValueError: if a law was not finite or allowed no token (`decode.check`), or labels do not fit the model.
         """
         calls = 0
-        for record in self.records(model, canvas, noise):
+        for record in self.records(model, canvas, noise, cond):
             calls += 1
             if callback is not None:
                 callback(canvas, record)
         check(canvas)
         return calls
+
+    def _predictor(self, model: Model, labels: Int[Tensor, " B"] | None) -> Predictor:
+        if self.guidance is None:
+            return model.predictor(cond=labels)
+        if labels is None or model.null_label is None:
+            return Guided(model.predictor(), self.guidance, forget_prompt=True)
+        return Guided(model.predictor(cond=halves(labels, model.null_label)), self.guidance)
 
     def _validate(self, model: Model, canvas: Canvas, steps: list[Step]) -> None:
         order = type(self.order).__name__
@@ -104,19 +122,39 @@ class Sampler:
                              "use a masked or partition model to infill")
 
 
+def labels_of(model: Any, canvas: Canvas, cond: Int[Tensor, " *B"] | None) -> Int[Tensor, " B"] | None:
+    """The labels of a decode on the canvas's device. The host reads them once, before the loop.
+
+    Raises:
+        ValueError: labels for a model without, not one per row, or out of range.
+    """
+    if cond is None:
+        return None
+    null = model.null_label
+    if null is None:
+        raise ValueError(f"labels were given and {type(model).__name__} was made without classes; leave the labels out, or use a model with classes")
+    if cond.shape != (canvas.rows,):
+        raise ValueError(f"labels of shape {tuple(cond.shape)} were given for {canvas.rows} rows; give one label per row")
+    if outside := sorted({label for label in cond.tolist() if not 0 <= label <= null}):
+        raise ValueError(f"label {outside[0]} is not in 0..{null}; there are {null} classes, and {null} itself means no class")
+    return cond.to(canvas.count.device, torch.int64)
+
+
 def log_prompt(model: Any, canvas: Canvas, noise: Noise) -> None:
     """Put the prompt into the log in the order that the model was trained to read it in: reading order, or a random one of each row."""
     if model.shuffle_prompt:
         canvas.arrange_prompt(noise.at(PROMPT, 0, torch.arange(canvas.length, device=canvas.count.device)[None]))
 
 
-def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, stride: int, windows: int) -> Iterator[tuple[int, Canvas, Record]]:
+def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, stride: int, windows: int,
+          cond: Int[Tensor, " B"] | None = None) -> Iterator[tuple[int, Canvas, Record]]:
     """Semi-autoregression past L: windows of L sites, each begun with the last L - stride tokens of the one before (spec 3.6).
 
     Args:
         canvas: the first window, (B, L), on the model's device.
         stride: fresh sites of every later window, 1..L-1.
         windows: how many windows follow the first; the text has L + stride * windows sites.
+        cond: labels, as for a `Sampler`.
 
     Yields:
         (first site of the window in the whole text, the window's canvas, record), step after step.
@@ -127,7 +165,7 @@ def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, strid
         if window:
             canvas = _next_window(canvas, stride)
         seeds = [int(seed) + (window << 40) for seed in noise.host]
-        for record in sampler.records(model, canvas, Noise(seeds, noise.seeds.device)):
+        for record in sampler.records(model, canvas, Noise(seeds, noise.seeds.device), cond):
             yield window * stride, canvas, record
 
 

@@ -15,7 +15,7 @@ B rows, L sites, K drafts, D width, V vocabulary.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -26,11 +26,11 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Draw
 from maskless.decoding.decode import Callback, Predictor, Record, check
-from maskless.decoding.guidance import Guided
+from maskless.decoding.guidance import Guided, constant, halves
 from maskless.decoding.noise import ACCEPT, CORRECT, Noise, inverse_cdf
 from maskless.decoding.order import Order, Permutation, Planned, Random
 from maskless.decoding.plan import Step
-from maskless.decoding.sampler import Model, log_prompt
+from maskless.decoding.sampler import Model, labels_of, log_prompt
 
 
 @runtime_checkable
@@ -53,7 +53,10 @@ class Drafted(Protocol):
     @property
     def shuffle_prompt(self) -> bool: ...
 
-    def verifier(self) -> Verifier: ...
+    @property
+    def null_label(self) -> int | None: ...
+
+    def verifier(self, cond: Int[Tensor, " B"] | None = None) -> Verifier: ...
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,11 @@ class Speculative:
         draft: sites drafted per round, K.
         order: a planned order.
         choice: which token; p and q are both taken after guidance, forbidden ids, temperature, top-k and nucleus.
-        guidance: constant strength of guidance by forgetting the prompt; 0 for none.
+        guidance: constant strength of guidance, by label where labels are given, else by forgetting the prompt; 0 for none.
         stop_at: an EOS id after which a row is finished.
 
     Raises:
-        ValueError: `draft` below 1, an order that is not planned, or, when run, a model that is not token-causal.
+        ValueError: `draft` below 1, an order that is not planned, guidance that is not finite, or, when run, a model that is not token-causal.
 
     Example:
         >>> from maskless.decoding.order import LeftToRight
@@ -123,34 +126,36 @@ class Speculative:
             raise ValueError(f"draft {self.draft} is below 1; give the number of sites to draft per round")
         if not isinstance(self.order, Planned):
             raise ValueError(f"order {type(self.order).__name__} chooses sites by what it sees; speculation needs a planned order such as Random")
+        constant(self.guidance)
 
-    def __call__(self, model: Drafted | Model, canvas: Canvas, noise: Noise, callback: Callback | None = None) -> int:
+    def __call__(self, model: Drafted | Model, canvas: Canvas, noise: Noise, callback: Callback | None = None,
+                 cond: Int[Tensor, " B"] | None = None) -> int:
         """Fill the canvas; returns the NFE, two calls a round.
 
         Raises:
             ValueError: if a law was not finite or allowed no token.
         """
         calls = 0
-        for round in self.rounds(model, canvas, noise):
+        for round in self.rounds(model, canvas, noise, cond):
             calls += 2
             if callback is not None:
                 callback(canvas, round)
         check(canvas)
         return calls
 
-    def rounds(self, model: Drafted | Model, canvas: Canvas, noise: Noise) -> Iterator[Round]:
+    def rounds(self, model: Drafted | Model, canvas: Canvas, noise: Noise, cond: Int[Tensor, " B"] | None = None) -> Iterator[Round]:
         """Decode lazily. The host reads one count per row and round: how many drafts pass depends on tokens."""
         if not isinstance(model, Drafted):
             raise ValueError(f"{type(model).__name__} cannot verify drafts; speculation needs a token-causal partition model (causal: token)")
         log_prompt(model, canvas, noise)
-        predictor: Verifier = model.verifier()
-        if self.guidance:
-            predictor = GuidedVerifier(predictor, _constant(self.guidance), forget_prompt=True)
-        return _rounds(self, predictor, canvas, noise)
+        return _rounds(self, self._verifier(model, labels_of(model, canvas, cond)), canvas, noise)
 
-
-def _constant(w: float) -> Callable[[Step], float]:
-    return lambda step: w
+    def _verifier(self, model: Drafted, labels: Int[Tensor, " B"] | None) -> Verifier:
+        if not self.guidance:
+            return model.verifier(cond=labels)
+        if labels is None or model.null_label is None:
+            return GuidedVerifier(model.verifier(), constant(self.guidance), forget_prompt=True)
+        return GuidedVerifier(model.verifier(cond=halves(labels, model.null_label)), constant(self.guidance))
 
 
 @torch.inference_mode()

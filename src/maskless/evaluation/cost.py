@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from maskless.decoding.choice import FIRST, Choice
-from maskless.decoding.plan import even
+from maskless.decoding.ends import even
 from maskless.layers.attention import Absorbing
 
 
