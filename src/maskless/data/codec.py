@@ -163,7 +163,7 @@ def load_codec(folder: Path | str) -> Codec:
         if kind == "pixels":
             return PixelCodec(definition["levels"], definition["channels"])
         if kind == "vq":
-            from maskless.data.vqgan import VQCodec
+            from maskless.data.vq import VQCodec
 
             return VQCodec.of(definition, path)
     except (KeyError, TypeError) as error:
