@@ -54,9 +54,13 @@ class VQCodec:
     def channels(self) -> int:
         return self.model.config.channels
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        """Of the sizes and every bit of the weights."""
+        """Of the sizes and every bit of the weights, as they were when it was first asked for."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         sums = {name: hashlib.sha256(bytes_of(tensor)).hexdigest() for name, tensor in self._weights.items()}
         return digest([_definition(self.model.config), sums])
 
