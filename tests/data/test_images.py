@@ -71,7 +71,7 @@ def test_folders_with_a_validation_part_and_without_classes(folder, tmp_path):
     _, store = opened(source, "valid", tmp=tmp_path / "cache")
     assert len(store) == 2 and store.read(torch.tensor([0])).labels is None
     valid = ImageFolder(train=str(folder), valid=str(tmp_path))
-    with pytest.raises(ValueError, match="is of no class of .*: the classes are cat, dog"):
+    with pytest.raises(ValueError, match=r"is of no class of .*: the classes are cat, dog"):
         opened(valid, "valid", tmp=tmp_path / "cache")
     (folder / "lost.png").write_bytes((plain / "0.png").read_bytes())
     with pytest.raises(ValueError, match=r"lost\.png has no class, other images of"):
@@ -145,7 +145,7 @@ def test_wrong_arrays(tmp_path, arrays):
     with pytest.raises(ValueError, match=r"c\.npz is no \.npz file or damaged"):
         opened(ImageArrays(train=str(tmp_path / "c.npz")), tmp=tmp_path / "cache")
     offsets = np.array([0, 5, 10, 15, 20])
-    with pytest.raises(ValueError, match="image 0 of .* is not an image"):
+    with pytest.raises(ValueError, match=r"image 0 of .* is not an image"):
         opened(ImageArrays(train=str(packed(tmp_path, train_offsets=offsets))), tmp=tmp_path / "cache", codec=PixelCodec(8, 3))
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
 
