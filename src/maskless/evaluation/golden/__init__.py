@@ -11,12 +11,15 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import losses, networks, samplers, small
+from maskless.evaluation.golden import image_vq, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
 
 KINDS: dict[str, Check] = {
+    "image_vq_a": image_vq.check_vq,
+    "image_vq_b_decode": image_vq.check_vq,
+    "image_vq_b_encode": image_vq.check_vq,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,
