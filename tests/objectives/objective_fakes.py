@@ -64,7 +64,7 @@ class Opinions(nn.Module):
         digits = torch.where(seen, tokens, self.vocabulary)
         return self.table[int((digits * (self.vocabulary + 1) ** torch.arange(self.length)).sum())]
 
-    def hidden_in_order(self, tokens: Tensor, log: Tensor, commits: Tensor | None = None) -> Tensor:
+    def hidden_in_order(self, tokens: Tensor, log: Tensor, commits: Tensor | None = None, *, cond=None) -> Tensor:
         rows = torch.zeros(*tokens.shape, self.vocabulary, dtype=torch.float64)
         commits = torch.arange(self.length)[None] if commits is None else commits
         for row, order, commit in zip(range(len(tokens)), log, commits.expand_as(log)):

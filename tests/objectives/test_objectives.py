@@ -65,7 +65,7 @@ def test_leaving_out_short_times_keeps_a_bound_and_the_same_one_for_all(kind):
 def test_autoregressive_is_exact_but_for_its_anchor():
     model, table = Oracle(joint()), joint()
     # an oracle that predicts from the left, whatever is known
-    model.hidden = lambda tokens, known: torch.stack([
+    model.hidden = lambda tokens, known, cond=None: torch.stack([
         torch.stack([model.conditional(row, torch.arange(3) < i, i) for i in range(3)]) for row in tokens])
     batch = Batch.of(model.states)
     found = Autoregressive()(model, batch, Draws(torch.zeros(27), torch.zeros(27, 3)))

@@ -32,7 +32,8 @@ class Complementary(TwoSided):
         time = self.schedule.linear(draws.t)
         present, t = presence(batch), torch.cat([time, 1 - time])
         present = None if present is None else present.repeat(2, 1)
-        states = model.hidden(batch.tokens.repeat(2, 1), known, t=t, present=present)  # (2B, L, D)
+        labels = None if batch.labels is None else batch.labels.repeat(2)
+        states = model.hidden(batch.tokens.repeat(2, 1), known, cond=labels, t=t, present=present)  # (2B, L, D)
         states = torch.where(first[..., None], *states.chunk(2))  # each site from the row that hides it
         loss, bound = self.site_weights(draws.t, first, torch.full_like(draws.t, 0.5)[:, None])
         return terms(model, states, batch, wanted=batch.targets, loss_weight=loss, bound_weight=bound)

@@ -54,7 +54,7 @@ class Masked(Timed):
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         schedule, t = self.schedule, draws.t
         hidden = (draws.u < schedule.hiding(t)[:, None]) & ~batch.given  # (B, L)
-        states = model.hidden(batch.tokens, ~hidden, t=schedule.linear(t), present=presence(batch))
+        states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=schedule.linear(t), present=presence(batch))
         weight = schedule.weight(t)[:, None].expand(batch.tokens.shape)
         # over the times drawn, P(hidden) is the mean of [low, 1] and not of [0, 1]: less context, so still a bound
         bound = weight * ((1 - self.times[0]) / (1 - self.low))

@@ -41,7 +41,7 @@ class Partition(TwoSided):
 
     def states(self, model: Any, batch: Batch, group: Bool[Tensor, "B L"], draws: Draws, present: Bool[Tensor, "B L"] | None) -> Tensor:
         """(B, L, D): every site from the other group."""
-        return model.hidden(batch.tokens, ~group, t=self.schedule.linear(draws.t), present=present)
+        return model.hidden(batch.tokens, ~group, cond=batch.labels, t=self.schedule.linear(draws.t), present=present)
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         group = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L) True: group 1

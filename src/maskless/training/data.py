@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
+from maskless.data.batch import Batch
 from maskless.data.loader import Rows
 from maskless.data.sources import open_data, tokenizer_of
 from maskless.data.tokenizer import Tokenizer
 from maskless.training.distributed import Machine
-
-if TYPE_CHECKING:
-    from maskless.training.recipe import Recipe
+from maskless.training.recipe import Recipe, classes_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,37 @@ class Data:
     validation: Rows | None
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """Rows without their classes, for a model that tells none apart."""
+
+    rows: Rows
+
+    @property
+    def length(self) -> int:
+        return self.rows.length
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        return self.rows.read(rows).labelled(None)
+
+
+def fitted(rows: Rows, recipe: Recipe) -> Rows:
+    """The rows as the model takes them.
+
+    Raises:
+        ValueError: the model tells classes apart and the rows have none.
+    """
+    classes = classes_of(recipe.model)
+    if not classes:
+        return Unlabelled(rows)
+    if len(rows) and rows.read(torch.arange(1)).labels is None:
+        raise ValueError(f"model.classes is {classes} and the data has no classes; set model.classes=0, or use labelled data")
+    return rows
+
+
 def open_tokenizer(recipe: Recipe, machine: Machine) -> Tokenizer:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
@@ -44,5 +76,5 @@ def open_rows(recipe: Recipe, tokenizer: Tokenizer, machine: Machine) -> Data:
         for split in splits:
             open_data(recipe.data, length=recipe.length, split=split)
     machine.barrier()
-    stores = [open_data(recipe.data, length=recipe.length, split=split) for split in splits]
+    stores = [fitted(open_data(recipe.data, length=recipe.length, split=split), recipe) for split in splits]
     return Data(tokenizer, stores[0], stores[1] if len(stores) > 1 else None)

@@ -94,6 +94,11 @@ class Training:
         if self.lr_floor > self.lr:
             raise ValueError(f"lr_floor {self.lr_floor} is above lr {self.lr}; lower it")
 
+    @property
+    def labels_dropped(self) -> float:
+        """The share of rows that a labelled model is trained on without their label."""
+        return 0.1 if self.class_dropout is None else self.class_dropout
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -263,6 +268,10 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"lower training.length or set model.length={recipe.length}"
         )
     _check_sizes(recipe.model)
+    if recipe.training.class_dropout is not None and not classes_of(recipe.model):
+        raise ValueError(
+            f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
+        )
     attention = recipe.training.attention
     if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
         raise ValueError(
@@ -282,6 +291,11 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         )
     if steps is not None and steps > recipe.length:
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
+
+
+def classes_of(model: Any) -> int:
+    """How many classes a configuration of a model tells apart; 0 where it knows none."""
+    return getattr(model, "classes", 0)
 
 
 def _check_sizes(model: Any) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
 
 KINDS: dict[str, Check] = {
+    "image_loss_maskgit": image_losses.check_maskgit_loss,
+    "image_loss_pgm": image_losses.check_pgm_loss,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,
