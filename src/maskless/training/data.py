@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-import torch
+from typing import Any
+
 from jaxtyping import Int
 from torch import Tensor
 
@@ -48,17 +49,16 @@ class Unlabelled:
 
 
 def fitted(rows: Rows, recipe: Recipe) -> Rows:
-    """The rows as the model takes them.
+    """The rows as the model takes them: with classes only if it tells them apart."""
+    return rows if classes_of(recipe.model) else Unlabelled(rows)
 
-    Raises:
-        ValueError: the model tells classes apart and the rows have none.
-    """
-    classes = classes_of(recipe.model)
-    if not classes:
-        return Unlabelled(rows)
-    if len(rows) and rows.read(torch.arange(1)).labels is None:
-        raise ValueError(f"model.classes is {classes} and the data has no classes; set model.classes=0, or use labelled data")
-    return rows
+
+def check_classes(recipe: Recipe, tokenizer: Any) -> None:
+    """Raise ValueError unless a labelled model has as many classes as the data."""
+    wanted, found = classes_of(recipe.model), len(getattr(tokenizer, "classes", ()))
+    if wanted not in (0, found):
+        remedy = f"{found}, or 0 to train without labels" if found else "0"
+        raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 
 def open_tokenizer(recipe: Recipe, machine: Machine) -> Tokenizer:
@@ -71,6 +71,7 @@ def open_tokenizer(recipe: Recipe, machine: Machine) -> Tokenizer:
 
 def open_rows(recipe: Recipe, tokenizer: Tokenizer, machine: Machine) -> Data:
     """Both splits, packed to the recipe's length; one process builds the stores, the others map them."""
+    check_classes(recipe, tokenizer)
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)
     if machine.main:
         for split in splits:
