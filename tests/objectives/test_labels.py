@@ -7,7 +7,17 @@ from objective_fakes import Labelled, Opinions, joints
 
 from maskless.data.batch import Batch
 from maskless.evaluation.likelihood import bound
-from maskless.objectives import AnyOrder, Autoregressive, Complementary, Dial, Draws, Masked, OrderedPartition, Partition, unlabelled
+from maskless.objectives import (
+    AnyOrder,
+    Autoregressive,
+    Complementary,
+    Dial,
+    Draws,
+    Masked,
+    OrderedPartition,
+    Partition,
+    unlabelled,
+)
 from maskless.schedules import Arccos
 from maskless.training.loop import forgetful
 

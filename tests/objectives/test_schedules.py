@@ -103,8 +103,9 @@ def expectation(objective, interval: tuple[float, float], *kinks: float, of: str
     model, low, high = table(), *interval
     nodes, weights = (torch.from_numpy(x) / 2 for x in np.polynomial.legendre.leggauss(32))
     angle = math.pi * (nodes + 0.5)
-    pieces = [(a + (b - a) * (1 - angle.cos()) / 2, (b - a) * weights * angle.sin() * math.pi / 2) for a, b in itertools.pairwise((low, *kinks, high))]
-    times, measure = (torch.cat(column) for column in zip(*pieces))
+    pieces = list(itertools.pairwise((low, *kinks, high)))
+    times = torch.cat([a + (b - a) * (1 - angle.cos()) / 2 for a, b in pieces])
+    measure = torch.cat([(b - a) * weights * angle.sin() * math.pi / 2 for a, b in pieces])
     t = times.repeat_interleave(216)
     masks, rows = model.masks.repeat(len(times), 1), model.rows.repeat(len(times), 1)
     hiding = objective.schedule.hiding(t)[:, None]

@@ -18,6 +18,9 @@ PUBLISHED = {
     "text/owt_pgm_8_8": 202_707_281,
     "text/owt_ar": 162_244_945,
     "text/owt_pgm_6_6_dim1024": 268_090_705,
+    "image/pgm_imagenet_12_12": 494_220_290 - 2 * (2 * 1024 + 1),  # published, without the rows of [MASK] and BOS
+    "image/pgm_imagenet_14_10": 494_218_242 - 2 * (2 * 1024 + 1),
+    "image/maskgit_imagenet_large": 480_443_393 - 1,  # the mask is an input vector, and no output
 }
 
 
@@ -55,8 +58,10 @@ def test_the_expected_recipes_are_there():
             "owt_ar",
         )
     }
-    tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal")}
-    assert text | tiny <= set(recipe_names())
+    small = ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal", "pgm_digits", "maskgit_digits")
+    tiny = {f"tiny/{name}" for name in small}
+    image = {f"image/{name}" for name in ("pgm_imagenet_12_12", "pgm_imagenet_14_10", "maskgit_imagenet_large")}
+    assert text | tiny | image <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
 
 
