@@ -30,6 +30,32 @@ class Oracle(nn.Module):
         return torch.stack([torch.stack(row) for row in rows])  # (B, L, V)
 
 
+def joints() -> Tensor:
+    """The laws of two classes that differ much, (2, 3, 3, 3)."""
+    tables = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64) ** 8
+    return tables / tables.sum((1, 2, 3), keepdim=True)
+
+
+class Labelled(Oracle):
+    """The oracle of two classes, equally frequent; label 2, or none, means the mixture."""
+
+    def __init__(self) -> None:
+        super().__init__(joints().mean(0))
+        self.each = [Oracle(table) for table in joints()]
+
+    @staticmethod
+    def only(label: int) -> Oracle:
+        """The unlabelled oracle of one class, or of the mixture."""
+        return Oracle(joints()[label] if label < 2 else joints().mean(0))
+
+    def hidden(self, tokens, known, *, cond=None, t=None, present=None):
+        found = super().hidden(tokens, known)
+        for label, oracle in enumerate(self.each):
+            if cond is not None and (of := cond == label).any():
+                found[of] = oracle.hidden(tokens[of], known[of])
+        return found
+
+
 class Tiny(nn.Module):
     """Random weights; each state mixes its own embedding with the mean of the known sites that are present."""
 
@@ -64,7 +90,7 @@ class Opinions(nn.Module):
         digits = torch.where(seen, tokens, self.vocabulary)
         return self.table[int((digits * (self.vocabulary + 1) ** torch.arange(self.length)).sum())]
 
-    def hidden_in_order(self, tokens: Tensor, log: Tensor, commits: Tensor | None = None) -> Tensor:
+    def hidden_in_order(self, tokens: Tensor, log: Tensor, commits: Tensor | None = None, *, cond=None) -> Tensor:
         rows = torch.zeros(*tokens.shape, self.vocabulary, dtype=torch.float64)
         commits = torch.arange(self.length)[None] if commits is None else commits
         for row, order, commit in zip(range(len(tokens)), log, commits.expand_as(log)):

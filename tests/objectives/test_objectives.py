@@ -10,7 +10,7 @@ from objective_fakes import Oracle, Tiny
 
 from maskless.data.batch import Batch
 from maskless.objectives import Autoregressive, Complementary, Draws, Masked, Partition
-from maskless.schedules import LogLinear
+from maskless.schedules import Arccos, LogLinear
 
 ALL = [Masked(), Complementary(), Partition(), Autoregressive()]
 
@@ -65,7 +65,7 @@ def test_leaving_out_short_times_keeps_a_bound_and_the_same_one_for_all(kind):
 def test_autoregressive_is_exact_but_for_its_anchor():
     model, table = Oracle(joint()), joint()
     # an oracle that predicts from the left, whatever is known
-    model.hidden = lambda tokens, known: torch.stack([
+    model.hidden = lambda tokens, known, cond=None: torch.stack([
         torch.stack([model.conditional(row, torch.arange(3) < i, i) for i in range(3)]) for row in tokens])
     batch = Batch.of(model.states)
     found = Autoregressive()(model, batch, Draws(torch.zeros(27), torch.zeros(27, 3)))
@@ -98,8 +98,43 @@ def test_partition_weights_both_groups_and_halves():
     nll = -model.head(model.hidden(batch.tokens, ~group)).log_softmax(-1).gather(-1, batch.tokens[..., None])[..., 0]
     own = torch.where(group, draws.t[:, None], 1 - draws.t[:, None])
     torch.testing.assert_close(found.token_loss, (nll / own / 2).detach())
-    torch.testing.assert_close(Partition(low_var=True)(model, batch, draws).token_loss, (nll / 2).detach())
+    torch.testing.assert_close(Partition(weights="half")(model, batch, draws).token_loss, (nll / 2).detach())
     torch.testing.assert_close(found.loss, found.token_loss.sum())
+
+
+def image_rates(draws: Draws) -> torch.Tensor:
+    """The published masking rate of every row: arccos(r) 2 / pi, r = 1 - t."""
+    return torch.arccos(1 - draws.t)[:, None] * 2 / torch.pi
+
+
+def test_unit_weights_and_all_targets_are_the_published_loss_of_maskgit():
+    model, batch, draws = random_case()
+    hidden = draws.u < image_rates(draws)
+    logits = model.head(model.hidden(batch.tokens, ~hidden))
+    every = Masked(Arccos(), weights="unit", targets="all")(model, batch, draws)
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten())
+    torch.testing.assert_close(every.loss / every.tokens.sum(), plain)
+    assert every.bound.equal(Masked(Arccos())(model, batch, draws).bound)                       # is not about known sites
+    only = Masked(Arccos(), weights="unit")(model, batch, draws)
+    torch.testing.assert_close(only.token_loss, torch.where(hidden, every.token_loss, 0.0))
+
+
+def test_unit_weights_are_the_published_loss_of_image_pgm():
+    model, batch, draws = random_case()
+    logits = model.head(model.hidden(batch.tokens, draws.u >= image_rates(draws)))
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens.flatten())
+    found = Partition(Arccos(), weights="unit")(model, batch, draws)
+    torch.testing.assert_close(found.loss / found.tokens.sum(), plain)
+    torch.testing.assert_close(found.loss, 2 * Partition(Arccos(), weights="half")(model, batch, draws).loss)
+    assert found.bound.equal(Partition(Arccos())(model, batch, draws).bound)
+
+
+def test_impossible_objectives_are_refused():
+    with pytest.raises(ValueError, match="targets is all and weights is bound"):
+        Masked(targets="all")
+    for kind in (Masked, Complementary, Partition):
+        with pytest.raises(ValueError, match=r"low is 0.5; the smallest share of hidden sites lies in \[0, 0.5\)"):
+            kind(low=0.5)
 
 
 def test_given_sites_are_known_and_train_one_side_whole():
@@ -133,7 +168,7 @@ def test_padding_counts_nowhere(objective):
     assert Autoregressive().count(padded).tolist() == [4] * 5
 
 
-@pytest.mark.parametrize("objective", [*ALL, Partition(LogLinear(1e-3)), Masked(low_var=True)], ids=repr)
+@pytest.mark.parametrize("objective", [*ALL, Partition(LogLinear(1e-3)), Masked(weights="unit")], ids=repr)
 @pytest.mark.parametrize("u", [0.0, 0.999999])
 def test_an_empty_group_gives_no_nan(objective, u):
     model, batch, _ = random_case()

@@ -11,6 +11,9 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from maskless.noise import hashed
 from maskless.training.recipe import load_recipe, recipe_names
 from maskless.training.run import train
@@ -66,9 +69,19 @@ def boards(folder: Path) -> tuple[str, ...]:
     return (f"data.train={folder / 'boards.csv'}",)
 
 
+def digits(folder: Path) -> tuple[str, ...]:
+    """Images of ten classes, a bright column for each; not scikit-learn's, whose version is not ours."""
+    count = 200
+    columns = torch.arange(count) % 10
+    shade = (hashed(9, torch.arange(count * 64)) % 128).abs().view(count, 8, 8)
+    bright = torch.arange(8).expand(count, 8, 8) == (columns % 8)[:, None, None]
+    np.savez(folder / "digits.npz", x_train=(shade + 127 * bright).to(torch.uint8).numpy(), y_train=columns.numpy())
+    return (f"data.source={{type: arrays, train: {folder / 'digits.npz'}}}",)
+
+
 def losses(name: str, folder: Path) -> list[float]:
     """The losses of ten steps of a recipe."""
-    data = {"tiny/qm9": molecules, "tiny/sudoku": boards}.get(name, prose)(folder)
+    data = {"tiny/qm9": molecules, "tiny/sudoku": boards, "tiny/pgm_digits": digits, "tiny/maskgit_digits": digits}.get(name, prose)(folder)
     kind = "partition" if hasattr(load_recipe(name).model, "encoder_layers") else "other"
     start = ("training.start=null",) if name == "tiny/pgm_to_causal" else ()
     run = train(name, *data, *SHRUNK, *LAYERS[kind], *start, out=folder / name.replace("/", "-"))

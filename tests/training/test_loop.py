@@ -34,6 +34,36 @@ def test_learning_rates():
     assert learning_rate(Training(steps=1, lr=1.0, warmup=0), 0) == 1.0
 
 
+def test_the_published_rates_of_image_models():
+    """The same numbers one update earlier: the released code's first update has rate 0."""
+    golden = load_file(GOLDEN.with_name("image_schedules.safetensors"))
+    published = Training(steps=1_000_000, lr=1e-4, warmup=2500, schedule="cosine_tail", lr_floor=1e-6)
+    for step, rate in zip(golden["lr/iter"].tolist(), golden["lr/value"].tolist(), strict=True):
+        assert step == 0 or learning_rate(published, step - 1) == pytest.approx(rate, rel=1e-12)
+    short = Training(steps=100, lr=1.0, warmup=0, schedule="cosine_tail")
+    assert [learning_rate(short, step) for step in (0, 89, 94, 99)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_decay_falls_on_everything_or_spares_norms_and_biases():
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for decay, moved in (("all", [True, False, True, False]), ("matrices", [True, False, False, False])):
+        training = Training(steps=1, lr=0.1, weight_decay=0.5, decay=decay)
+        with torch.no_grad():
+            for parameter, old in zip(model.parameters(), before):
+                parameter.copy_(old)
+            model[0].bias.zero_()
+        optimizer = adamw(model, training)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)                                    # nothing but decay moves it
+        optimizer.step()
+        shrunk = [bool((parameter != old).any()) for parameter, old in zip(model.parameters(), before)]
+        assert [shrunk[0], shrunk[2], shrunk[3]] == [moved[0], moved[2], moved[3]]
+        again = adamw(model, training)
+        restore_moments(model, again, moments(model, optimizer))
+        assert moments(model, again).keys() == moments(model, optimizer).keys()
+
+
 def test_the_average_equals_the_reference():
     """The published implementation's shadow weights, update by update."""
     golden = load_file(GOLDEN)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from maskless.models import build
+from maskless.objectives import OBJECTIVES, Dial, Partition
 from maskless.training.recipe import complete, find, load_recipe, recipe_folder, recipe_names, recipe_tree
 from maskless.vocabulary import Vocabulary
 from tests.training.runs import recipe
@@ -17,6 +18,9 @@ PUBLISHED = {
     "text/owt_pgm_8_8": 202_707_281,
     "text/owt_ar": 162_244_945,
     "text/owt_pgm_6_6_dim1024": 268_090_705,
+    "image/pgm_imagenet_12_12": 494_220_290 - 2 * (2 * 1024 + 1),  # published, without the rows of [MASK] and BOS
+    "image/pgm_imagenet_14_10": 494_218_242 - 2 * (2 * 1024 + 1),
+    "image/maskgit_imagenet_large": 480_443_393 - 1,  # the mask is an input vector, and no output
 }
 
 
@@ -54,8 +58,10 @@ def test_the_expected_recipes_are_there():
             "owt_ar",
         )
     }
-    tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal")}
-    assert text | tiny <= set(recipe_names())
+    small = ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal", "pgm_digits", "maskgit_digits")
+    tiny = {f"tiny/{name}" for name in small}
+    image = {f"image/{name}" for name in ("pgm_imagenet_12_12", "pgm_imagenet_14_10", "maskgit_imagenet_large")}
+    assert text | tiny | image <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
 
 
@@ -98,6 +104,17 @@ def test_the_vocabulary_comes_from_the_tokenizer_or_must_agree(tmp_path):
     for wrong in ("model.vocab_size=258", "model.vocab_size=260"):
         with pytest.raises(ValueError, match="has 259 ids and the model has vocab_size"):
             complete(load_recipe(recipe(tmp_path), wrong), words)
+
+
+def test_run_folders_of_the_first_version_are_still_read(tmp_path):
+    old = {"low_var": True, "low": 0.001, "schedule": {"eps": 0.0}}
+    for kind, weights in (("masked", "unit"), ("partition", "half")):
+        tree = recipe(tmp_path, kind)
+        assert load_recipe({**tree, "objective": {"type": kind, **old}}).objective == OBJECTIVES[kind](weights=weights)
+        assert load_recipe({**tree, "objective": {"type": kind, **old, "low_var": False}}).objective == OBJECTIVES[kind]()
+    tree = {**recipe(tmp_path), "model": {**recipe(tmp_path)["model"], "type": "causal_partition"}}
+    dial = load_recipe({**tree, "objective": {"type": "dial", "two_group": {"low_var": True}}}).objective
+    assert dial == Dial(two_group=Partition(weights="half"))
 
 
 def test_an_unknown_recipe_is_answered_with_the_names():

@@ -77,6 +77,10 @@ class Batch:
         """The same rows with their sites in the order of `log`."""
         return self._alike(self.labels, *(column.gather(1, log) for column in self._columns))
 
+    def labelled(self, labels: Int[Tensor, " B"] | None) -> Batch:
+        """The same rows with other labels, or with none."""
+        return self._alike(labels, *self._columns)
+
     def _alike(self, labels: Tensor | None, tokens: Tensor, valid: Tensor, given: Tensor) -> Batch:
         """A batch of these columns that reads nothing from them."""
         batch = object.__new__(Batch)

@@ -58,7 +58,7 @@ def recipe(name: str, steps: int) -> dict[str, Any]:
     model = {"pgm": {"type": "partition", **sizes, "encoder_layers": 3, "decoder_layers": 3}, "mdlm": {"type": "masked", **sizes, "layers": 6}}
     return {
         "model": model[name],
-        "objective": {"type": model[name]["type"], "low_var": True},
+        "objective": {"type": model[name]["type"], "weights": {"pgm": "half", "mdlm": "unit"}[name]},
         "data": {"type": "prose", "tokenizer": "bpe", "bpe_size": 1024, "packing": "stream"},
         "training": {
             "steps": steps, "batch_size": BATCH, "lr": 1e-3, "betas": [0.9, 0.95], "warmup": min(50, steps // 5), "schedule": "cosine",

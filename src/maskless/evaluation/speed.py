@@ -150,7 +150,7 @@ def expected(device: torch.device) -> dict[str, str]:
     rows, length, vocab_size = 32, 64, 1024
     torch.manual_seed(0)
     config = PartitionConfig(vocab_size, length=length, width=128, heads=4, encoder_layers=3, decoder_layers=3, cond_dim=0, dropout=0.0)
-    model, objective = build(config).to(device), Partition(low_var=True)
+    model, objective = build(config).to(device), Partition(weights="half")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     low, high = objective.times
     batch, seconds = Batch.of(torch.randint(vocab_size, (rows, length))).to(device), []

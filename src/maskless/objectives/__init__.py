@@ -5,7 +5,7 @@ from maskless.objectives.any_order import AnyOrder, Dial, OrderedPartition
 from maskless.objectives.autoregressive import Autoregressive
 from maskless.objectives.base import Draws, Objective, Terms
 from maskless.objectives.complementary import Complementary
-from maskless.objectives.draws import draws
+from maskless.objectives.draws import draws, unlabelled
 from maskless.objectives.masked import Masked
 from maskless.objectives.partition import Partition
 
@@ -29,5 +29,5 @@ def own(kind: str) -> Objective:
 
 __all__ = [
     "FITS", "OBJECTIVES", "AnyOrder", "Autoregressive", "Complementary", "Dial", "Draws", "Masked", "Objective", "OrderedPartition",
-    "Partition", "Terms", "draws", "own",
+    "Partition", "Terms", "draws", "own", "unlabelled",
 ]

@@ -58,7 +58,7 @@ class AnyOrder(Untimed):
                              "make it smaller")
         log = self.order(batch, draws)
         ordered = batch.in_order(log)
-        states = model.hidden_in_order(batch.tokens, log, self.commits(ordered))                # (B, L, D)
+        states = model.hidden_in_order(batch.tokens, log, self.commits(ordered), cond=batch.labels)                # (B, L, D)
         ones = torch.ones_like(log, dtype=torch.float32)
         found = terms(model, states, ordered, wanted=ordered.targets, loss_weight=ones, bound_weight=ones)
         return Terms(found.loss, found.bound, found.tokens, scatter_sites(found.token_loss, log))
@@ -89,7 +89,8 @@ class OrderedPartition(Partition):
     """
 
     def states(self, model: Any, batch: Batch, group: Tensor, draws: Draws, present: Tensor | None) -> Tensor:
-        return model.hidden_of_groups(batch.tokens, ~group, draws.u.argsort(dim=1, stable=True), present=present)
+        log = draws.u.argsort(dim=1, stable=True)
+        return model.hidden_of_groups(batch.tokens, ~group, log, cond=batch.labels, present=present)
 
 
 @dataclass(frozen=True)

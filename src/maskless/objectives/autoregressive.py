@@ -33,7 +33,7 @@ class Autoregressive(Untimed):
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         # padding lies to the right, where no causal prediction sees it
-        states = model.hidden(batch.tokens, torch.ones_like(batch.valid))
+        states = model.hidden(batch.tokens, torch.ones_like(batch.valid), cond=batch.labels)
         ones = torch.ones(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
         found = terms(model, states, batch, wanted=self._wanted(batch), loss_weight=ones, bound_weight=ones)
         return Terms(found.loss, found.bound, self.count(batch), found.token_loss)

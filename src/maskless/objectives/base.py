@@ -7,18 +7,22 @@ Letters: B rows, L sites, D width, V data vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskless.config import Tagged
 from maskless.objectives.cross_entropy import weighted_nll
-from maskless.schedules import LogLinear
+from maskless.schedules import SCHEDULES, LogLinear, Schedule
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
+
+AnySchedule = Annotated[Schedule, Tagged(SCHEDULES, default="linear")]
+T = TypeVar("T", bound="Timed")
 
 
 @dataclass(frozen=True)
@@ -113,31 +117,74 @@ class Untimed(Single):
         return True
 
 
+class Timed(Single):
+    """Objectives that hide sites by a schedule."""
+
+    schedule: AnySchedule
+
+    @property
+    def valid(self) -> bool:
+        return self.schedule.exact
+
+    def reported(self: T, length: int) -> Mapping[str, Objective]:
+        """The bound, measured with the linear schedule: every exact schedule has the same one, and this one weighs most evenly."""
+        linear = isinstance(self.schedule, LogLinear)
+        return {"bound": self if linear else replace(self, schedule=LogLinear())}  # pyright: ignore
+
+
 @dataclass(frozen=True)
-class TwoSided(Single):
+class TwoSided(Timed):
     """What losses share that predict both halves of a split: at time t one half, at 1 - t the other.
 
     Args:
         schedule: P(a site is in the first half) = 1 - alpha(t).
-        low_var: train with unit weights in place of 1 / t and 1 / (1 - t).
-        low: times are drawn from [low, 1 - low] (eps = 0), so that no weight exceeds 1 / low.
+        weights: of the nlls in the loss; the bound that is reported stays what it is. "bound": those of the bound,
+            -alpha' / (1 - alpha) and -alpha' / alpha, halved; "half": 1 / 2 each, the released text models' low-variance
+            loss; "unit": 1 each, the published loss of image PGM, whose mean is a plain cross-entropy.
+        low: the smallest share of sites in either half that is drawn (eps = 0): a linear schedule then has no weight
+            above 1 / low.
     """
 
-    schedule: LogLinear = field(default_factory=LogLinear)
-    low_var: bool = False
+    schedule: AnySchedule = field(default_factory=LogLinear)
+    weights: Literal["bound", "half", "unit"] = "bound"
     low: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_low(self.low)
 
     @property
     def times(self) -> tuple[float, float]:
-        return self.low, (1 - self.low if self.schedule.eps == 0 else 1.0)
+        time = self.schedule.time
+        return time(self.low), (time(1 - self.low) if self.valid else 1.0)
 
     @property
     def bound_times(self) -> tuple[float, float]:
         return 0.0, 1.0
 
-    @property
-    def valid(self) -> bool:
-        return self.schedule.eps == 0
+    def site_weights(
+        self, t: Float[Tensor, " B"], first: Bool[Tensor, "B L"], share: Float[Tensor, "#B 1"],
+    ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """What the nll of every site weighs in the loss and in the bound, by the half it is in.
+
+        Args:
+            t: times.
+            first: sites of the first half.
+            share: what a half counts, 1 / 2 where the other one counts as well.
+        """
+        schedule = self.schedule
+        own = torch.where(first, schedule.hiding(t)[:, None], schedule.alpha(t)[:, None])
+        bound = share * (sides(own, self.low) * -schedule.rate(t)[:, None])
+        if self.weights == "unit":
+            return torch.ones_like(own), bound
+        if self.weights == "half":
+            return share.expand(own.shape).to(own), bound
+        return share * torch.where(first, schedule.weight(t)[:, None], schedule.weight_of_known(t)[:, None]), bound
+
+
+def check_low(low: float) -> None:
+    """Raise ValueError for a smallest share that is none."""
+    if not 0 <= low < 0.5:
+        raise ValueError(f"low is {low}; the smallest share of hidden sites lies in [0, 0.5)")
 
 
 def presence(batch: Batch) -> Bool[Tensor, "B L"] | None:
@@ -146,10 +193,10 @@ def presence(batch: Batch) -> Bool[Tensor, "B L"] | None:
 
 
 def sides(own: Float[Tensor, "B L"], floor: float) -> Float[Tensor, "B L"]:
-    """Bound weights of the two halves of a site that is hidden with probability `own` = t or 1 - t.
+    """Bound weights, before -alpha', of the two halves of a site that is in its half with probability `own`.
 
-    1 / own where own >= floor, scaled by 1 / (1 - floor): over t uniform on [0, 1] either side then has the mean of the
-    masked bound over [floor, 1] (docs/objectives.md), and no weight exceeds 1 / floor.
+    1 / own where own >= floor, scaled by 1 / (1 - floor): over `own` uniform on [0, 1] (t with the linear schedule)
+    either side then has the mean of the masked bound over [floor, 1] (docs/objectives.md).
     """
     return torch.where(own >= floor, 1 / (own.clamp_min(floor) * (1 - floor)), 0.0)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from maskless.objectives.base import Draws, Terms, TwoSided, presence, sides, terms
+from maskless.objectives.base import Draws, Terms, TwoSided, presence, terms
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
@@ -29,13 +29,11 @@ class Complementary(TwoSided):
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         first = draws.u < self.schedule.hiding(draws.t)[:, None]  # (B, L) hidden in the first of the two rows
         known = torch.cat([~first, first]) | batch.given.repeat(2, 1)
-        present, t = presence(batch), torch.cat([draws.t, 1 - draws.t])
+        time = self.schedule.linear(draws.t)
+        present, t = presence(batch), torch.cat([time, 1 - time])
         present = None if present is None else present.repeat(2, 1)
-        states = model.hidden(batch.tokens.repeat(2, 1), known, t=t, present=present)  # (2B, L, D)
+        labels = None if batch.labels is None else batch.labels.repeat(2)
+        states = model.hidden(batch.tokens.repeat(2, 1), known, cond=labels, t=t, present=present)  # (2B, L, D)
         states = torch.where(first[..., None], *states.chunk(2))  # each site from the row that hides it
-        own = torch.where(first, draws.t[:, None], 1 - draws.t[:, None])
-        return terms(
-            model, states, batch, wanted=batch.targets,
-            loss_weight=0.5 * (torch.ones_like(own) if self.low_var else self.schedule.weight(own)),
-            bound_weight=0.5 * sides(own, self.low),
-        )
+        loss, bound = self.site_weights(draws.t, first, torch.full_like(draws.t, 0.5)[:, None])
+        return terms(model, states, batch, wanted=batch.targets, loss_weight=loss, bound_weight=bound)

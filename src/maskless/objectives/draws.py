@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.noise import hashed, uniform
@@ -10,7 +10,7 @@ from maskless.objectives.base import Draws
 from maskless.schedules import spread
 
 # what a number is for: part of its address, so that no two uses share one
-TIMES, SITES, ROTATION, EVALUATION, SHARED = 101, 102, 103, 104, 105
+TIMES, SITES, ROTATION, EVALUATION, SHARED, CLASSES = 101, 102, 103, 104, 105, 106
 
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1: at t = 1 the weight 1 / (1 - t) is infinite
 
@@ -43,6 +43,18 @@ def draws(
     u = uniform(seed, SITES, step, rows[:, None], sites)
     shared = uniform(seed, SHARED, step, torch.arange(2)).tolist()
     return Draws(_single(t), _single(u), (shared[0], shared[1]))
+
+
+def unlabelled(seed: int, step: int, rows: Int[Tensor, " B"], share: float) -> Bool[Tensor, " B"]:
+    """The rows that a training step shows without their label, so that the model learns the law of no class as well.
+
+    Args:
+        seed: of the run.
+        step: optimizer step.
+        rows: numbers of the rows in the global batch, cut over ranks and micro-batches in any way.
+        share: the probability, for each row by itself.
+    """
+    return uniform(seed, CLASSES, step, rows) < share
 
 
 def _single(x: Tensor) -> Tensor:

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from maskless.objectives.base import Draws, Single, Terms, presence, terms
+from maskless.objectives.base import AnySchedule, Draws, Terms, Timed, check_low, presence, terms
 from maskless.schedules import LogLinear
 
 if TYPE_CHECKING:
@@ -14,40 +14,52 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Masked(Single):
-    """The masked-diffusion bound: E_t (1 / t) sum over hidden sites of -log p(x_i | known), P(hidden) = 1 - alpha(t).
+class Masked(Timed):
+    """The masked-diffusion bound: E_t w(t) sum over hidden sites of -log p(x_i | known), P(hidden) = 1 - alpha(t).
 
-    BOS and EOS can be hidden as any other token; padding never counts and given sites are always known.
+    w(t) = -alpha' / (1 - alpha), 1 / t with the linear schedule. BOS and EOS can be hidden as any other token; padding
+    never counts and given sites are always known. MaskGIT's published loss is `weights: unit, targets: all` with the
+    schedule `arccos`: the plain cross-entropy of all sites (spec of the image models, section 2).
 
     Args:
-        schedule: alpha(t); with eps = 0 the mean of `Terms.bound` over `bound_times` is a bound.
-        low_var: train with weight 1 in place of 1 / t (less variance, no longer the bound, which is still reported).
-        low: the shortest time drawn, the cap of the weight at 1 / low.
+        schedule: alpha(t); if it is exact, the mean of `Terms.bound` over `bound_times` is a bound.
+        weights: of the nlls in the loss: "bound": w(t); "unit": 1 (less variance, no longer the bound, which is still reported).
+        targets: "hidden": hidden sites; "all": known ones as well, which a model reads off its input (unit weights only).
+        low: the smallest share of hidden sites that is drawn; caps the weight of the linear schedule at 1 / low.
+
+    Raises:
+        ValueError: known sites as targets under the weights of the bound, which have none for them.
 
     Source: spec of the released code, section 2.3.
     """
 
-    schedule: LogLinear = field(default_factory=LogLinear)
-    low_var: bool = False
+    schedule: AnySchedule = field(default_factory=LogLinear)
+    weights: Literal["bound", "unit"] = "bound"
+    targets: Literal["hidden", "all"] = "hidden"
     low: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_low(self.low)
+        if self.targets == "all" and self.weights != "unit":
+            raise ValueError("targets is all and weights is bound, and the bound has no weight for known sites; use weights=unit")
 
     @property
     def times(self) -> tuple[float, float]:
-        return self.low, 1.0
+        return self.schedule.time(self.low), 1.0
 
     @property
     def bound_times(self) -> tuple[float, float]:
         return self.times
 
-    @property
-    def valid(self) -> bool:
-        return self.schedule.eps == 0
-
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
-        hidden_sites = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L)
-        states = model.hidden(batch.tokens, ~hidden_sites, t=draws.t, present=presence(batch))
-        weight = self.schedule.weight(draws.t)[:, None].expand(batch.tokens.shape)
+        schedule, t = self.schedule, draws.t
+        hidden = (draws.u < schedule.hiding(t)[:, None]) & ~batch.given  # (B, L)
+        states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=schedule.linear(t), present=presence(batch))
+        weight = schedule.weight(t)[:, None].expand(batch.tokens.shape)
+        # over the times drawn, P(hidden) is the mean of [low, 1] and not of [0, 1]: less context, so still a bound
+        bound = weight * ((1 - self.times[0]) / (1 - self.low))
         return terms(
-            model, states, batch, wanted=hidden_sites & batch.valid,
-            loss_weight=torch.ones_like(weight) if self.low_var else weight, bound_weight=weight,
+            model, states, batch, wanted=batch.targets if self.targets == "all" else hidden & batch.valid,
+            loss_weight=torch.ones_like(weight) if self.weights == "unit" else weight,
+            bound_weight=torch.where(hidden, bound, 0.0),
         )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Terms, TwoSided, presence, sides, terms
+from maskless.objectives.base import Draws, Terms, TwoSided, presence, terms
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Partition(TwoSided):
-    """E_t 1/2 [ sum over group 1 of nll / t + sum over group 0 of nll / (1 - t) ], with P(group 1) = 1 - alpha(t).
+    """E_t 1/2 [ sum over group 1 of nll / t + sum over group 0 of nll / (1 - t) ], with P(group 1) = 1 - alpha(t) = t.
+
+    Other schedules have -alpha' / (1 - alpha) and -alpha' / alpha in place of 1 / t and 1 / (1 - t). Image PGM's
+    published loss is `weights: unit` with the schedule `arccos`: the plain cross-entropy of all sites, each from the other
+    group (spec of the image models, section 2).
 
     Group 1 plays the unknown sites and group 0 the known ones (`known` of the model); either is predicted from the
     other. The paper's equation 8 names the two cases the other way round from its own text; this follows the text.
@@ -29,7 +33,7 @@ class Partition(TwoSided):
         schedule: `LogLinear()` is symmetric: P(group 1) = t with t in [low, 1 - low], weights exactly 1 / t and
             1 / (1 - t), none above 1 / low. `LogLinear(eps=1e-3)` is the released code: t in [low, 1), where the weight
             of group 0 has a second moment that explodes at t -> 1 and the mean is 0.1 % short of a bound.
-        low_var: train with weights 1 (halved) in place of 1 / t and 1 / (1 - t).
+        weights, low: see `TwoSided`.
 
     Source: spec of the released code, sections 2.4 and 2.6. Why the mean of the two sides is a
     bound: docs/objectives.md.
@@ -37,16 +41,12 @@ class Partition(TwoSided):
 
     def states(self, model: Any, batch: Batch, group: Bool[Tensor, "B L"], draws: Draws, present: Bool[Tensor, "B L"] | None) -> Tensor:
         """(B, L, D): every site from the other group."""
-        return model.hidden(batch.tokens, ~group, t=draws.t, present=present)
+        return model.hidden(batch.tokens, ~group, cond=batch.labels, t=self.schedule.linear(draws.t), present=present)
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         group = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L) True: group 1
         states = self.states(model, batch, group, draws, presence(batch))
         one_sided = batch.given[:, 1:].any(1)[:, None]  # (B, 1)
-        own = torch.where(group, draws.t[:, None], 1 - draws.t[:, None])
-        share = torch.where(one_sided, 1.0, 0.5)
-        return terms(
-            model, states, batch, wanted=batch.targets & (group | ~one_sided),
-            loss_weight=share.expand(own.shape).to(own) if self.low_var else share * self.schedule.weight(own),
-            bound_weight=share * sides(own, self.low),
-        )
+        loss, bound = self.site_weights(draws.t, group, torch.where(one_sided, 1.0, 0.5))
+        wanted = batch.targets & (group | ~one_sided)
+        return terms(model, states, batch, wanted=wanted, loss_weight=loss, bound_weight=bound)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
+from maskless.data.batch import Batch
 from maskless.data.loader import Rows
 from maskless.data.sources import open_data, tokenizer_of
 from maskless.data.tokenizer import Coding
 from maskless.training.distributed import Machine
-
-if TYPE_CHECKING:
-    from maskless.training.recipe import Recipe
+from maskless.training.recipe import Recipe, classes_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,36 @@ class Data:
     validation: Rows | None
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """Rows without their classes, for a model that tells none apart."""
+
+    rows: Rows
+
+    @property
+    def length(self) -> int:
+        return self.rows.length
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        return self.rows.read(rows).labelled(None)
+
+
+def fitted(rows: Rows, recipe: Recipe) -> Rows:
+    """The rows as the model takes them: with classes only if it tells them apart."""
+    return rows if classes_of(recipe.model) else Unlabelled(rows)
+
+
+def check_classes(recipe: Recipe, tokenizer: Any) -> None:
+    """Raise ValueError unless a labelled model has as many classes as the data."""
+    wanted, found = classes_of(recipe.model), len(getattr(tokenizer, "classes", ()))
+    if wanted not in (0, found):
+        remedy = f"{found}, or 0 to train without labels" if found else "0"
+        raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
+
+
 def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
@@ -39,10 +71,11 @@ def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
 
 def open_rows(recipe: Recipe, tokenizer: Coding, machine: Machine) -> Data:
     """Both splits, packed to the recipe's length; one process builds the stores, the others map them."""
+    check_classes(recipe, tokenizer)
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)
     if machine.main:
         for split in splits:
             open_data(recipe.data, length=recipe.length, split=split)
     machine.barrier()
-    stores = [open_data(recipe.data, length=recipe.length, split=split) for split in splits]
+    stores = [fitted(open_data(recipe.data, length=recipe.length, split=split), recipe) for split in splits]
     return Data(tokenizer, stores[0], stores[1] if len(stores) > 1 else None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskless.data.batch import Batch
+from maskless.data.tokenizer import Tokenizer
 from maskless.decoding.canvas import Canvas
 from maskless.decoding.noise import Noise
 from maskless.evaluation.likelihood import bound
@@ -34,7 +35,7 @@ def hooks_of(recipe: Recipe, data: Data, journal: Journal, machine: Machine) -> 
         add(lambda model: measure_bound(model, recipe, data.validation), recipe.validation.every)
         if recipe.validation.complete:
             add(lambda model: measure_completion(model, recipe, data), recipe.validation.every)
-    if recipe.sampling.count:
+    if recipe.sampling.count and isinstance(data.tokenizer, Tokenizer):  # images: a picture of samples would be another hook here
         add(lambda model: generate(model, recipe, data), recipe.sampling.every)
     return hooks
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from maskless.objectives import draws
+from maskless.objectives import draws, unlabelled
 from maskless.training import ema
 from maskless.training.distributed import Machine
 from maskless.training.optim import learning_rate, set_rate
 from maskless.training.state import TrainState
 
 if TYPE_CHECKING:
+    from maskless.data.batch import Batch
     from maskless.data.loader import Loader
     from maskless.objectives import Objective
     from maskless.training.recipe import Training
@@ -76,6 +77,12 @@ def fit(
             return
 
 
+def forgetful(batch: Batch, dropped: Tensor, null_label: int) -> Batch:
+    """The batch with the label "no class" on the `dropped` rows."""
+    assert batch.labels is not None
+    return batch.labelled(batch.labels.masked_fill(dropped, null_label))
+
+
 def advance(state: TrainState, machine: Machine, training: Training, objective: Objective, *, loader: Loader) -> Update:
     """One update of the weights and their average, on one global batch.
 
@@ -92,6 +99,8 @@ def advance(state: TrainState, machine: Machine, training: Training, objective: 
         machine.seed_dropout(training.seed, step, micro)
         low, high = objective.times
         noise = draws(training.seed, step, places, training.batch_size, part.tokens.shape[1], low=low, high=high)
+        if part.labels is not None:
+            part = forgetful(part, unlabelled(training.seed, step, places, training.labels_dropped), state.model.null_label)
         piece = state.called(
             lambda model, part=part, noise=noise: objective(model, part, noise).loss
         ) / tokens.clamp_min(1)

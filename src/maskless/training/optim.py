@@ -1,4 +1,4 @@
-"""AdamW and its learning rate: linear warm-up, then constant or cosine (spec section 8)."""
+"""AdamW and its learning rate: linear warm-up, then constant, cosine, or a cosine over the last tenth (spec section 8; of image models: 2)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,34 @@ if TYPE_CHECKING:
 
 def learning_rate(training: Training, step: int) -> float:
     """The rate of update number `step` (from 0): (step+1)/warmup of `lr` at first, then all of it or half a cosine
-    down to `lr_floor`."""
+    down to `lr_floor`.
+
+    `cosine_tail` is constant until the last tenth of all steps; its half cosine ends at 0 and is cut off at `lr_floor`.
+    The released image code has the same rates one update later: its first has rate 0 and teaches nothing.
+    """
     if step < training.warmup:
         return training.lr * (step + 1) / training.warmup
     if training.schedule == "constant":
         return training.lr
+    if training.schedule == "cosine_tail":
+        tail = max(0.0, (step + 1 - 0.9 * training.steps) / (0.1 * training.steps))
+        return max(training.lr * 0.5 * (1 + math.cos(math.pi * tail)), training.lr_floor)
     done = (step - training.warmup) / max(1, training.steps - training.warmup)
     return training.lr_floor + (training.lr - training.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW over all parameters in registration order; one group, so decay (0 unless asked for) falls on everything
-    alike."""
+    """AdamW over all parameters in registration order. Decay falls on all of them alike (`decay: all`, as published), or
+    on those of two or more axes: weights of products and embeddings, no norms and no biases (`decay: matrices`)."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = all(parameter.device.type in ("cpu", "cuda") and not is_shard(parameter) for parameter in parameters)
+    groups = [{"params": parameters}]
+    if training.decay == "matrices":
+        spared = [parameter for parameter in parameters if parameter.ndim < 2]
+        groups = [{"params": [parameter for parameter in parameters if parameter.ndim >= 2]}]
+        groups += [{"params": spared, "weight_decay": 0.0}] if spared else []
     return torch.optim.AdamW(
-        parameters,
+        groups,
         lr=training.lr,
         betas=training.betas,
         eps=training.eps,

@@ -34,6 +34,9 @@ class Training:
         seed: of initialisation, shuffling, times, masks and dropout.
         lr: highest learning rate; `lr_floor`: where a cosine ends.
         warmup: steps of linear warm-up.
+        schedule: of the rate after that: constant, cosine, or cosine_tail, which is constant up to the last tenth of `steps`.
+        decay: what `weight_decay` falls on: all, or matrices (no norms, no biases).
+        class_dropout: share of rows that are trained without their label; null: 0.1 of a labelled model's, as published.
         clip: largest gradient norm; 0: never clipped.
         ema: decay of the moving average of the weights; 0: none is kept.
         precision: auto: bf16 where the device multiplies it in hardware, else fp32.
@@ -54,10 +57,12 @@ class Training:
     lr: float = 3e-4
     lr_floor: float = 0.0
     warmup: int = 2500
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "cosine_tail"] = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decay: Literal["all", "matrices"] = "all"
+    class_dropout: float | None = None
     clip: float = 1.0
     ema: float = 0.9999
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -79,7 +84,7 @@ class Training:
             weight_decay=self.weight_decay,
             lr_floor=self.lr_floor,
         )
-        below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1])
+        below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1], class_dropout=self.class_dropout or 0.0)
         at_least(1, threads=1 if self.threads is None else self.threads, length=1 if self.length is None else self.length)
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -88,6 +93,11 @@ class Training:
             )
         if self.lr_floor > self.lr:
             raise ValueError(f"lr_floor {self.lr_floor} is above lr {self.lr}; lower it")
+
+    @property
+    def labels_dropped(self) -> float:
+        """The share of rows that a labelled model is trained on without their label."""
+        return 0.1 if self.class_dropout is None else self.class_dropout
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ def load_recipe(source: str | Path | Mapping, *overrides: str) -> Recipe:
         ValueError: for anything unknown, of a wrong type or impossible: one sentence with key, value and remedy.
     """
     tree = override(source if isinstance(source, Mapping) else read(find(source)), overrides)
-    recipe = build(Recipe, _with_vocabulary(tree))
+    recipe = build(Recipe, _with_vocabulary(_with_weights(tree)))
     _check(recipe, tree)
     return recipe
 
@@ -213,6 +223,22 @@ def _with_vocabulary(tree: dict) -> dict:
     if not isinstance(model, dict) or "vocab_size" in model:
         return tree
     return {**tree, "model": {**model, "vocab_size": FROM_TOKENIZER}}
+
+
+def _with_weights(tree: dict) -> dict:
+    """Run folders of version 0.1 say `low_var` where `weights` stands now: their runs can still be resumed."""
+    objective = tree.get("objective")
+    if not isinstance(objective, dict):
+        return tree
+    changed = _renamed(objective, "unit" if objective.get("type") == "masked" else "half")
+    if isinstance(objective.get("two_group"), dict):
+        changed["two_group"] = _renamed(objective["two_group"], "half")
+    return {**tree, "objective": changed}
+
+
+def _renamed(objective: Mapping, light: str) -> dict:
+    rest = {key: value for key, value in objective.items() if key != "low_var"}
+    return rest if objective.get("low_var") not in (True, False) else {"weights": light if objective["low_var"] else "bound", **rest}
 
 
 def complete(recipe: Recipe, vocabulary: Vocabulary) -> Recipe:
@@ -242,6 +268,10 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"lower training.length or set model.length={recipe.length}"
         )
     _check_sizes(recipe.model)
+    if recipe.training.class_dropout is not None and not classes_of(recipe.model):
+        raise ValueError(
+            f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
+        )
     attention = recipe.training.attention
     if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
         raise ValueError(
@@ -261,6 +291,11 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         )
     if steps is not None and steps > recipe.length:
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
+
+
+def classes_of(model: Any) -> int:
+    """How many classes a configuration of a model tells apart; 0 where it knows none."""
+    return getattr(model, "classes", 0)
 
 
 def _check_sizes(model: Any) -> None:

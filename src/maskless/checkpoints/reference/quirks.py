@@ -5,6 +5,7 @@
 | `LeakyHead`, `LeakyChoice` | the mask logit is put back to 0 before the normaliser (text_mdlm_efficient) |
 | `AttendsPadding` | padding is fed, grouped, attended; only the reduction leaves it out (text_pgm_loss) |
 | `RoundedLogLinear` | eps = 1e-3 and weights through 1 - alpha(t) in float32 (text_schedule: 99764.5 at t = 1e-5) |
+| `CountedIds` | ids that are never drawn stay in the softmax of the loss: BOS (image_loss_pgm), the mask (image_loss_maskgit) |
 | `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
 """
 from __future__ import annotations
@@ -44,6 +45,19 @@ class AttendsPadding:
 
     def hidden(self, tokens: Tensor, known: Tensor, *, cond: Any = None, t: Any = None, present: Any = None) -> Tensor:
         return self.model.hidden(tokens, known, cond=cond, t=t)
+
+
+class CountedIds:
+    """A model in whose softmax some of its forbidden ids count: they take mass from the ids that occur."""
+
+    def __init__(self, model: Any, ids: tuple[int, ...]) -> None:
+        self.model, self.head, self.allowed = model, model.head, None
+        if left := set(model.config.forbidden) - set(ids):
+            self.allowed = torch.ones(model.vocab_size, dtype=torch.bool, device=model.head.weight.device)
+            self.allowed[sorted(left)] = False
+
+    def hidden(self, *args: Any, **more: Any) -> Tensor:
+        return self.model.hidden(*args, **more)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_vq, losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, image_vq, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
 
 KINDS: dict[str, Check] = {
+    "image_loss_maskgit": image_losses.check_maskgit_loss,
+    "image_loss_pgm": image_losses.check_pgm_loss,
     "image_vq_a": image_vq.check_vq,
     "image_vq_b_decode": image_vq.check_vq,
     "image_vq_b_encode": image_vq.check_vq,

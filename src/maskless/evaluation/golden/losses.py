@@ -82,7 +82,7 @@ def check_losses(case: Case, model: Any, objective: Any, hidden: Bool[Tensor, "B
     padded = AttendsPadding(model)
     with torch.no_grad():
         token_loss = objective(padded, Batch.of(tokens), draws).token_loss
-        light = replace(objective, low_var=True)(padded, Batch.of(tokens), draws).token_loss
+        light = replace(objective, weights="unit" if isinstance(objective, Masked) else "half")(padded, Batch.of(tokens), draws).token_loss
     for name in ("train/token_loss_elbo", "train/token_loss"):
         case.expect(name, token_loss)
     case.expect("train/token_loss_low_var", light)
