@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import losses, networks, samplers, small
+from maskless.evaluation.golden import image_metrics, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
 
 KINDS: dict[str, Check] = {
+    "image_metrics": image_metrics.check_image_metrics,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,
