@@ -5,7 +5,6 @@ Letters: N images, C channels, H x W pixels.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from maskless.data.npz import read_npz
 
 SPLITS = ("train", "test")
 
@@ -59,25 +60,12 @@ def read_images(path: str | Path, split: str, *, size: int = 0) -> LabelledImage
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {', '.join(SPLITS)}")
     path = Path(path).expanduser()
-    pixels, labels = _arrays(path, f"x_{split}", f"y_{split}")
+    pixels, labels = read_npz(path, f"x_{split}", f"y_{split}").values()
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) != len(labels) or len(labels) == 0 or labels.dtype.kind not in "iu":
         found = f"{pixels.dtype} {pixels.shape} and {labels.dtype} {labels.shape}"
         raise ValueError(f"{path} has {found} as images and labels of {split}; uint8 (N, H, W) or (N, H, W, C) and integers (N) are needed")
     images = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None]).permute(0, 3, 1, 2).contiguous()
     return LabelledImages(_padded(images, size, path), torch.from_numpy(labels.astype(np.int64)), _sha256(path))
-
-
-def _arrays(path: Path, *names: str) -> list[np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise ValueError(f"{path} has no array {missing[0]} but {', '.join(file.files) or 'nothing'}; it is another data set")
-            return [file[name] for name in names]
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}; give the path of a .npz file of images, for example data.path=fashion_mnist.npz") from None
-    except (OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or no .npz file ({error}); get it again") from None
 
 
 def _padded(images: Tensor, size: int, path: Path) -> Tensor:

@@ -9,9 +9,7 @@ Letters: B rows of a batch, F features, G groups of rows for the standard error.
 """
 from __future__ import annotations
 
-import dataclasses
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,10 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from maskless.data.npz import read_npz
+
 GROUPS = 10
+CONTENT = ("mu", "sigma", "count", "features", "transform", "split")
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,6 @@ def load_statistics(path: str | Path, *, features: str) -> Statistics:
     path = Path(path)
     _suffix(path)
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
-    needed = {"mu", "sigma", *(field.name for field in dataclasses.fields(Statistics))} - {"mean", "covariance", "leave_out"}
-    if missing := sorted(needed - found.keys()):
-        raise ValueError(f"{path} has no {', '.join(missing)}; statistics without them cannot be compared: make them with save_statistics")
     if found["features"] != features:
         raise ValueError(f"{path} holds statistics of {found['features']!r} and the images are measured with {features!r}; use one extractor")
     mean, covariance = (torch.as_tensor(found[name]).double() for name in ("mu", "sigma"))
@@ -190,21 +188,18 @@ def _suffix(path: Path) -> None:
 
 
 def _read_npz(path: Path) -> dict:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name].item() if file[name].ndim == 0 else file[name] for name in file.files}
-    except FileNotFoundError:
-        raise ValueError(f"there is no file {path}; correct the path") from None
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no .npz file ({error}); make it again") from None
+    return {name: array.item() if array.ndim == 0 else array for name, array in read_npz(path, *CONTENT).items()}
 
 
 def _read_safetensors(path: Path) -> dict:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return {**tensors, **{name: json.loads(value) for name, value in (file.metadata() or {}).items()}}
+            meta = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in CONTENT}
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path}; correct the path") from None
+        raise ValueError(f"{path} cannot be read (no such file); correct the path") from None
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); make it again") from None
+    if missing := [name for name in CONTENT if name not in {**tensors, **meta}]:
+        raise ValueError(f"{path} has no {', '.join(missing)}; statistics without them cannot be compared: make them with save_statistics")
+    return {**tensors, **meta}

@@ -88,7 +88,7 @@ class ClassifierFeatures:
     transform = "clipped to [-1, 1]"
 
     def __init__(self, network: Classifier, name: str) -> None:
-        self.network, self.name = network.eval(), name
+        self.network, self.name = network.eval().requires_grad_(False), name
         self.width, self.classes = network.config.features, network.config.classes
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
@@ -110,7 +110,7 @@ def classifier_features(trained: Trained | str | Path) -> ClassifierFeatures:
     return ClassifierFeatures(found.network, found.name)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract(features: Features, batches: Iterable[Float[Tensor, "B C H W"]], *, split: str) -> Sample:
     """Features of all images, on the CPU: for the distances that need every image.
 
