@@ -26,6 +26,7 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
 ) -> None:
     """Train a model from a recipe; metrics, checkpoints and the resolved recipe go to the run folder. Ctrl-C saves."""
+    from maskless.training.classifier import describes_classifier, train_classifier
     from maskless.training.run import train as run_recipe
 
     named = [argument for argument in arguments or [] if "=" not in argument]
@@ -36,6 +37,10 @@ def train(
     if source is None:
         raise ValueError("no recipe was given; name one, for example: maskless train tiny/pgm")
     main = int(os.environ.get("RANK", "0")) == 0
+    if not resume and describes_classifier(source):
+        trained = train_classifier(source, *changes, out=out, say=(lambda line: None) if quiet else typer.echo)
+        typer.echo(trained.folder)
+        return
     if quiet or not main:
         run = run_recipe(source, *changes, out=out, resume=resume)
     else:

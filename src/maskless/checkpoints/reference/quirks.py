@@ -7,6 +7,7 @@
 | `RoundedLogLinear` | eps = 1e-3 and weights through 1 - alpha(t) in float32 (text_schedule: 99764.5 at t = 1e-5) |
 | `CountedIds` | ids that are never drawn stay in the softmax of the loss: BOS (image_loss_pgm), the mask (image_loss_maskgit) |
 | `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
+| `frechet_rounded` | means, covariances and their product in float32 (image_metrics: 12.57196, in float64 12.57086) |
 """
 from __future__ import annotations
 
@@ -109,3 +110,10 @@ class NucleusFirst(Choice):
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         return logits.log_softmax(-1)
+
+
+def frechet_rounded(fake: Float[Tensor, "N F"], real: Float[Tensor, "M F"]) -> float:
+    """The released FID: statistics and the covariances' product in float32; the root of that product, which is not symmetric, in float64."""
+    (mean_a, a), (mean_b, b) = ((x.float().mean(0), x.float().T.cov()) for x in (fake, real))
+    cross = torch.linalg.eigvals((a @ b).double()).sqrt().real.sum()
+    return float((mean_a - mean_b).square().sum() + a.trace() + b.trace() - 2 * cross)

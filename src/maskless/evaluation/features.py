@@ -1,0 +1,134 @@
+"""What turns images into features, by name, so that every number says what it was measured with.
+
+    features = classifier_features(load_classifier("runs/fashion_classifier"))
+    sample = extract(features, batches, split="generated")
+
+Letters: B images, C channels, H x W pixels, F features, K classes.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskless.evaluation.classifier import Classifier, Trained, load_classifier
+from maskless.evaluation.feature_statistics import GROUPS, Moments, Statistics
+from maskless.evaluation.image_metrics import Sample
+from maskless.evaluation.image_transform import Transform, protocol
+from maskless.evaluation.inception import CLASSES, WIDTH, Inception, load_inception
+
+
+@runtime_checkable
+class Features(Protocol):
+    """An extractor.
+
+    Attributes:
+        name: what its numbers are labelled with; names the weights as well.
+        transform: what it does to images before the network.
+        width: F.
+        classes: K of `logits`; 0 if it has none.
+    """
+
+    name: str
+    transform: str
+    width: int
+    classes: int
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
+        """Features of images in [-1, 1]."""
+        ...
+
+    def logits(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"] | None:
+        """Of the classes, for the inception score, from features; None where there are no classes."""
+        ...
+
+
+@dataclass
+class InceptionFeatures:
+    """The features of FID: Inception behind a protocol's resize and rounding."""
+
+    network: Inception
+    name: str
+    resize: Transform
+    width: int = WIDTH
+    classes: int = CLASSES
+
+    @property
+    def transform(self) -> str:
+        return self.resize.name
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
+        weight = self.network.fc.weight
+        return self.network(self.resize(images).to(weight.device, weight.dtype))
+
+    def logits(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        weight = self.network.fc.weight
+        return self.network.unbiased_logits(features.to(weight.device, weight.dtype))
+
+
+def inception_features(protocol_name: str = "pgm-val", *, weights: str | Path | None = None, fetch: bool = True) -> InceptionFeatures:
+    """Inception with the input of a protocol (pgm-val, halton-train, adm); the name ends with the start of the weights' sha256.
+
+    Raises:
+        ValueError: no such protocol, or the weights cannot be had.
+    """
+    resize = protocol(protocol_name).transform
+    network, digest = load_inception(weights, fetch=fetch)
+    return InceptionFeatures(network, f"inception-v3-compat {digest}", resize)
+
+
+class ClassifierFeatures:
+    """The penultimate layer of a classifier that was trained on the data at hand; images are clipped to [-1, 1]."""
+
+    transform = "clipped to [-1, 1]"
+
+    def __init__(self, network: Classifier, name: str) -> None:
+        self.network, self.name = network.eval().requires_grad_(False), name
+        self.width, self.classes = network.config.features, network.config.classes
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
+        config, weight = self.network.config, self.network.head.weight
+        wanted = (config.channels, config.size, config.size)
+        if tuple(images.shape[1:]) != wanted:
+            raise ValueError(f"images of shape {tuple(images.shape)} do not fit the {self.name}, which takes (B, {', '.join(map(str, wanted))}); "
+                             "pad or resize them, or train a classifier of their size")
+        return self.network.penultimate(images.to(weight.device, weight.dtype).clamp(-1, 1))
+
+    def logits(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        weight = self.network.head.weight
+        return self.network.head(features.to(weight.device, weight.dtype))
+
+
+def classifier_features(trained: Trained | str | Path) -> ClassifierFeatures:
+    """Features of a classifier or of the folder of one."""
+    found = trained if isinstance(trained, Trained) else load_classifier(trained)
+    return ClassifierFeatures(found.network, found.name)
+
+
+@torch.no_grad()
+def extract(features: Features, batches: Iterable[Float[Tensor, "B C H W"]], *, split: str) -> Sample:
+    """Features of all images, on the CPU: for the distances that need every image.
+
+    Args:
+        batches: images in [-1, 1]; how they are cut does not change the result.
+        split: which images these are.
+
+    Raises:
+        ValueError: no images, or features that are not finite.
+    """
+    found = [features(images).cpu() for images in batches]
+    if not found:
+        raise ValueError(f"there are no images of {split}; check what is measured")
+    return Sample(torch.cat(found), features.name, features.transform, split)
+
+
+def statistics_of(sample: Sample, *, groups: int = GROUPS) -> Statistics:
+    """Mean and covariance of features that are there already; `Moments` gathers them batch by batch."""
+    moments = Moments(sample.features.shape[1], sample.name, sample.transform, sample.split, groups=groups)
+    moments.add(sample.features)
+    return moments.statistics()
