@@ -42,6 +42,10 @@ from maskless.vocabulary import Vocabulary
 
 FORMAT = 1
 STEP = re.compile(r"step-(\d{8,})")
+SAFETENSORS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}
 ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
 
 
@@ -188,8 +192,26 @@ def _reason(error: Exception) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file, tensors moved to the CPU."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """One safetensors file, written tensor by tensor: no more than one of them is copied at a time.
+
+    Raises:
+        OSError: if the disk is full or fails.
+    """
+    header, at = {}, 0
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())  # wide types first, so that all are aligned
+    for name in names:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": SAFETENSORS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    described = json.dumps(header, separators=(",", ":")).encode()
+    described += b" " * (-len(described) % 8)  # so that numbers are aligned
+    with open(path, "wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        for name in names:
+            numbers = tensors[name].detach().cpu().contiguous()
+            if numbers.numel():
+                file.write(memoryview(numbers.reshape(-1).view(torch.uint8).numpy()))
 
 
 def read_tensors(path: Path, crc32: str | None = None) -> dict[str, Tensor]:
@@ -286,19 +308,31 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
             together.
     """
     checkpoint = load_checkpoint(path, ema=ema)
-    _, kind = next(pair for pair in MODELS.values() if pair[0] is type(checkpoint.config))
-    with torch.device("meta"):
-        shapes = kind(checkpoint.config).state_dict()
-    check_weights(checkpoint.weights, shapes, str(checkpoint.folder))
-    model = kind(checkpoint.config)
-    model.load_state_dict(checkpoint.weights)
+    model = assemble(checkpoint.config, checkpoint.weights, str(checkpoint.folder))
     tokenizer = None
     if (checkpoint.folder / "tokenizer.json").exists():
         from maskless.data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(checkpoint.folder)
         check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
-    return model.eval(), tokenizer
+    return model, tokenizer
+
+
+def assemble(config: Any, weights: Mapping[str, Tensor], where: str = "the file") -> Any:
+    """The model of a configuration with these weights, in evaluation mode; it takes them over and copies nothing.
+
+    Raises:
+        ValueError: if names or shapes are not the model's.
+    """
+    _, kind = next(pair for pair in MODELS.values() if pair[0] is type(config))
+    with torch.device("meta"):
+        model = kind(config)
+    check_weights(weights, model.state_dict(), where)
+    model.load_state_dict(dict(weights), assign=True)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):  # tied tensors, buffers that are in no file
+        model = kind(config)
+        model.load_state_dict(dict(weights))
+    return model.eval()
 
 
 def check_vocabulary(size: int, config: Any, who: str) -> None:
