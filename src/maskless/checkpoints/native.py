@@ -130,9 +130,9 @@ def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: 
         _remove(partial)
         partial.mkdir(parents=True)
         write(partial)
-        _flush(partial)
+        flush(partial)
         os.rename(partial, final)
-        _flush_one(folder)
+        flush_one(folder)
         replace_text(Path(run) / "latest", f"{final.name}\n")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # give the space back
@@ -159,13 +159,13 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that hold them
-        _flush_one(path)
-    _flush_one(folder)
+        flush_one(path)
+    flush_one(folder)
 
 
-def _flush_one(path: Path) -> None:
+def flush_one(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot flush a folder
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
@@ -179,9 +179,9 @@ def replace_text(path: Path, text: str) -> None:
     """Replace a small file atomically."""
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
-    _flush_one(partial)
+    flush_one(partial)
     os.replace(partial, path)
-    _flush_one(path.parent)
+    flush_one(path.parent)
 
 
 def _reason(error: Exception) -> str:
@@ -279,7 +279,7 @@ def save_model(
         raise ValueError(f"{folder} holds a model already; choose a new folder or delete this one yourself")
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder, model.config, model.state_dict(), vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
-    _flush(folder)
+    flush(folder)
     return folder
 
 
@@ -294,7 +294,7 @@ def load_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
         ValueError: if nothing complete is there, a file is corrupt or truncated, or config.json is not understood.
     """
     folder = resolve(path)
-    description, notes = _described(folder / "config.json")
+    description, notes = described(folder / "config.json")
     file = folder / ("ema.safetensors" if ema and (folder / "ema.safetensors").exists() else "model.safetensors")
     weights = read_tensors(file, _sums(notes).get(file.name))
     return Checkpoint(folder, description.model, weights, description.vocabulary, notes.get("extra", {}))
@@ -362,7 +362,7 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], w
 
 def check_sums(folder: Path) -> dict[str, str]:
     """The check sums config.json notes for the files beside it."""
-    return _sums(_described(folder / "config.json")[1])
+    return _sums(described(folder / "config.json")[1])
 
 
 def _sums(notes: Mapping[str, Any]) -> dict[str, str]:
@@ -370,7 +370,7 @@ def _sums(notes: Mapping[str, Any]) -> dict[str, str]:
     return sums if isinstance(sums, dict) else {}
 
 
-def _described(path: Path) -> tuple[Description, dict]:
+def described(path: Path) -> tuple[Description, dict]:
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         version = notes["maskless"]

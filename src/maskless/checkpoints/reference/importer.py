@@ -25,6 +25,7 @@ from maskless.models import (
 QUERIES = {
     "learn": "learned", "learn+freqs": "position", "learn+freqs+mean": "mean", "learn+freqs+logsumexp": "logsumexp",
 }
+MASKS = {"bert-base-uncased": 103, "text8": 4}  # tokenizers that hold [MASK]; for the others it is one more id
 Settings = Mapping[str, Any]
 
 
@@ -93,7 +94,8 @@ def configuration(weights: Mapping[str, Tensor], facts: Facts) -> ModelConfig:
     """The configuration that fits some weights; which of the three models it is follows from the keys."""
     settings = facts.settings
     vocab, width = weights["vocab_embed.embedding"].shape
-    mask = int(facts.choose("mask_id", None, vocab - 1))
+    inside = MASKS.get(settings.get("data", {}).get("tokenizer_name_or_path"))
+    mask = int(facts.choose("mask_id", inside, vocab - 1))
     if not 0 <= mask < vocab:
         raise ValueError(f"mask_id {mask} is outside the {vocab} rows of the embedding; set the one of [MASK]")
     common: dict[str, Any] = {
