@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskless.data.offline import offline, quietly, reason
+
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 FILES = ["config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "codec.json"]
 BESIDE = FILES[:1] + FILES[2:]
@@ -89,13 +91,11 @@ def _fetched(source: str, repository: str, revision: str | None, file: str | Non
     from huggingface_hub import hf_hub_download, snapshot_download
 
     patterns = FILES if file is None else [str(Path(file).parent / name) if "/" in file else name for name in BESIDE]
+    away = offline()
     try:
-        if file is None:
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-        path = Path(hf_hub_download(repository, file, revision=revision))
-        snapshot_download(repository, revision=revision, allow_patterns=patterns)
-        return path
+        with quietly():
+            whole = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=away))
+            return whole if file is None else Path(hf_hub_download(repository, file, revision=revision, local_files_only=away))
     except Exception as error:                                      # offline, unknown, private: one sentence for all
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
-        raise ValueError(f"{source} is no local file or folder and could not be fetched from the Hugging Face Hub "
-                         f"({type(error).__name__}: {reason}); give a path, or go online") from None
+        raise ValueError(f"{source} is no local file or folder and could not be fetched from the Hugging Face Hub ({reason(error, away)}); "
+                         "give a path, or go online") from None
