@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from maskless.checkpoints.reference.importer import import_state
-from maskless.checkpoints.reference.lightning import read_lightning
 from maskless.checkpoints.reference.names import DIT, PARTITION, native_name, stripped
 from maskless.models import AutoregressiveConfig, MaskedConfig, PartitionConfig
 
@@ -72,32 +71,3 @@ def test_settings_must_agree_with_shapes():
     without = weights("text_mdlm_orig")
     del without["rotary_emb.inv_freq"]
     assert import_state(without, {"n_heads": 4}).config.heads == import_state(without, heads=4).config.heads == 4
-
-
-def test_lightning_files():
-    file = read_lightning(GOLDEN / "text_pgm_tiny.ckpt")
-    raw, average = file.model(average=False), file.model()
-    assert raw.config.heads == 2 and raw.config.length == 16 and raw.config.vocab_size == 20
-    assert not torch.equal(raw.head.weight, average.head.weight)
-    assert torch.equal(average.head.weight, file.average["output_layer.linear.weight"])
-
-
-def test_lightning_files_that_are_refused(tmp_path):
-    content = torch.load(GOLDEN / "text_pgm_tiny.ckpt", weights_only=True)
-    path = tmp_path / "x.ckpt"
-    torch.save({"state_dict": content["state_dict"]}, path)
-    assert read_lightning(path).average is None
-    content["ema"]["shadow_params"].pop()
-    torch.save(content, path)
-    with pytest.raises(ValueError, match="40 EMA tensors do not match 41 parameters"):
-        read_lightning(path)
-    torch.save({"state_dict": content["state_dict"], "hyper_parameters": Path("object")}, path)
-    with pytest.raises(ValueError, match="Python objects"):
-        read_lightning(path)
-    for damaged in (b"", b"garbage", (GOLDEN / "text_pgm_tiny.ckpt").read_bytes()[:1000]):
-        path.write_bytes(damaged)
-        with pytest.raises(ValueError):
-            read_lightning(path)
-    torch.save([1], path)
-    with pytest.raises(ValueError, match="no state_dict"):
-        read_lightning(path)

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.api.model import LoadedModel, seeds_of
-from maskless.api.pictures import Pictures, to_bytes, to_pixels
-from maskless.data.codec import Codec
+from maskless.api.image_files import GeneratedImages, to_bytes, to_pixels
+from maskless.data.images import ImageCodes
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
@@ -29,36 +29,38 @@ class ImageModel(LoadedModel):
     """A network, the codec that turns its codes into pixels, and where it runs.
 
     Args:
-        model: the network as trained, with a `grid` in its configuration.
-        codec: of the data it was trained on.
-        classes: names of its classes, in order; empty: classes have numbers only.
+        model: the network as trained.
+        codes: the codec of the data it was trained on, its grid and the names of its classes.
         device, dtype: see `LoadedModel`.
 
     Raises:
-        ValueError: if model, codec and names do not fit each other.
+        ValueError: if model and codec do not fit each other.
 
     Example:
         >>> import maskless
         >>> config = maskless.PartitionConfig(vocab_size=4, length=16, width=16, heads=2, encoder_layers=1, decoder_layers=1, registers=2, grid=(4, 4))
-        >>> model = maskless.ImageModel(maskless.build(config), maskless.PixelCodec(levels=4))
+        >>> model = maskless.ImageModel(maskless.build(config), maskless.ImageCodes(maskless.PixelCodec(levels=4), grid=(4, 4)))
         >>> model.generate(2, steps=4).pixels.shape
         (2, 4, 4, 1)
     """
 
-    def __init__(self, model: Denoiser, codec: Codec, *, classes: Sequence[str] = (), device: str = "auto",
-                 dtype: torch.dtype | Literal["auto"] = "auto"):
-        self.grid, self.codec, self.classes = _grid_of(model.config), codec, tuple(classes)
-        allowed = model.vocab_size - len(model.config.forbidden)
-        if allowed != codec.vocab_size:
-            raise ValueError(f"the model draws {allowed} codes and the codec has {codec.vocab_size}; use the codec the model was trained with")
-        if self.classes and len(self.classes) != model.config.classes:
-            raise ValueError(f"{len(self.classes)} names were given for {model.config.classes} classes; give one for each")
+    def __init__(self, model: Denoiser, codes: ImageCodes, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+        from maskless.checkpoints.native import check_vocabulary
+
+        config: Any = model.config
+        self.codes, self.codec, self.grid = codes, codes.codec, codes.grid
+        self.opening = config.length - codes.length                 # sites before the first cell: the BOS of imported models
+        if tuple(getattr(config, "grid", None) or self.grid) != self.grid or self.opening not in (0, 1):
+            raise ValueError(f"the model has {config.length} sites and the codec's images {self.grid[0]} x {self.grid[1]} cells; "
+                             "use the codec the model was trained with")
+        check_vocabulary(codes.vocabulary.size, config, "the codec")
+        if model.null_label is not None and codes.classes and len(codes.classes) != model.null_label:
+            raise ValueError(f"the codec's folder names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
         super().__init__(model, device=device, dtype=dtype)
-        self.opening = model.config.length - self.grid[0] * self.grid[1]                        # sites before the first cell: BOS of imported models
 
     def generate(self, n: int = 1, *, labels: Label | Sequence[Label] = None, seed: int | Sequence[int] = 0,
                  sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
-                 **options: Any) -> Pictures:
+                 **options: Any) -> GeneratedImages:
         """Images, in parallel and in any order.
 
         Args:
@@ -82,7 +84,7 @@ class ImageModel(LoadedModel):
 
     def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Label | Sequence[Label] = None,
                n: int = 1, seed: int | Sequence[int] = 0, sampler: Sampler | Speculative | None = None, watch: Callback | None = None,
-               refresh: int = 0, batch: int = 64, **options: Any) -> Pictures:
+               refresh: int = 0, batch: int = 64, **options: Any) -> GeneratedImages:
         """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
 
         Cells without any masked pixel keep their codes, and pixels that are not masked come back as they were.
@@ -104,13 +106,13 @@ class ImageModel(LoadedModel):
         repeated = (each.expand(n, *self.grid) for each in (codes.masked_fill(open_cells, 0), known))
         made = self._made(*repeated, labels, seed, sampler, watch, refresh, batch, options)
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
-        return Pictures(kept, made.codes, made.labels, made.nfe)
+        return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write config.json, model.safetensors and the codec into a new folder; `maskless.load(folder)` gives the model back."""
         from maskless.checkpoints.native import save_model
 
-        return save_model(folder, self.model, tokenizer=self.codec, extra={"classes": list(self.classes)}, dtype=dtype)
+        return save_model(folder, self.model, tokenizer=self.codes, dtype=dtype)
 
     # -- what a film needs --------------------------------------------------------------------------------------------------------------------
 
@@ -126,7 +128,7 @@ class ImageModel(LoadedModel):
     # -- parts --------------------------------------------------------------------------------------------------------------------------------
 
     def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"], labels: Label | Sequence[Label], seed: int | Sequence[int],
-              sampler: Sampler | Speculative | None, watch: Callback | None, refresh: int, batch: int, options: dict[str, Any]) -> Pictures:
+              sampler: Sampler | Speculative | None, watch: Callback | None, refresh: int, batch: int, options: dict[str, Any]) -> GeneratedImages:
         n, sites = len(codes), int((~known[0]).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
@@ -140,7 +142,7 @@ class ImageModel(LoadedModel):
             nfe = self._fill(canvas, noise, sampler, watch, refresh, None if classes is None else classes[rows].to(self.device))
             found.append(self.cells(canvas.tokens).cpu())
         drawn = torch.cat(found)
-        return Pictures(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
+        return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
 
     def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"]) -> Canvas:
         opening = torch.full((len(codes), self.opening), self.model.vocab_size - 1)             # BOS is the last id of imported models
@@ -151,22 +153,23 @@ class ImageModel(LoadedModel):
 
     def _labels(self, labels: Label | Sequence[Label], n: int) -> Int[Tensor, " n"] | None:
         """(n,) numbers, None for an unlabelled model."""
-        count = self.model.config.classes
+        count = self.model.null_label
         each = list(labels) if isinstance(labels, (list, tuple, range)) else [labels] * n
         if len(each) != n:
             raise ValueError(f"{len(each)} labels were given for {n} images; give one for each, or one for all")
-        if count == 0:
+        if count is None:
             if any(label is not None for label in each):
                 raise ValueError(f"label {next(label for label in each if label is not None)!r} was given and the model has no classes; leave it out")
             return None
         return torch.tensor([count if label is None else self._class(label) for label in each])
 
     def _class(self, label: int | str) -> int:
-        count = self.model.config.classes
+        count, names = self.model.null_label, self.codes.classes
+        assert count is not None
         if isinstance(label, str) and not label.lstrip("-").isdigit():
-            if label not in self.classes:
-                raise ValueError(f"there is no class {label!r}; choose {', '.join(self.classes) or f'a number in 0..{count - 1}'}")
-            return self.classes.index(label)
+            if label not in names:
+                raise ValueError(f"there is no class {label!r}; choose {', '.join(names) or f'a number in 0..{count - 1}'}")
+            return names.index(label)
         if not 0 <= int(label) < count:
             raise ValueError(f"label {label} is not in 0..{count - 1}, the classes of this model")
         return int(label)
@@ -188,13 +191,6 @@ class ImageModel(LoadedModel):
         here = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
         pixels[here], wanted[here] = image, inside
         return pixels, wanted
-
-
-def _grid_of(config: Any) -> tuple[int, int]:
-    grid = getattr(config, "grid", None)
-    if grid is None:
-        raise ValueError("the model's configuration has no grid; it is not an image model: use TextModel")
-    return tuple(grid)
 
 
 def _any_in_cell(mask: np.ndarray, factor: int) -> np.ndarray:

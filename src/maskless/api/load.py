@@ -1,26 +1,29 @@
-"""Models by folder or by Hugging Face name."""
+"""Models by folder, by released file, or by Hugging Face name."""
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from maskless.api.image import ImageModel
 from maskless.api.text import TextModel
 
-FILES = ["config.json", "*.safetensors", "tokenizer.json"]
-PACKAGED = Path(__file__).resolve().parents[1] / "pretrained"       # models that come with the package, one folder each
 
-
-def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto",
-         dtype: torch.dtype | Literal["auto"] = "auto") -> TextModel:
-    """A trained model with its tokenizer.
+def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
+         tokenizer: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> TextModel | ImageModel:
+    """A trained model with its tokenizer, or with its codec if it makes images.
 
     Args:
         source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, the name of a model that comes
-            with the package ("tiny"), or "organisation/name" on the Hugging Face Hub.
+            with the package ("tiny"), a file of released weights (.ckpt, .pt, .pth, .safetensors; read without running anything in it), or
+            "organisation/name", "organisation/name:file" or "organisation/name@revision" on the Hugging Face Hub.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
         device, dtype: see `TextModel`.
+        tokenizer: of released files that neither hold nor name theirs: a path or a name.
+        overrides: of released files: what their weights cannot tell (length, query, heads, mask_id, ...). What is inferred is printed.
 
     Raises:
         ValueError: if nothing usable is there; the sentence says what is missing.
@@ -33,36 +36,38 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
         ValueError: no/such/folder does not exist; give a run folder, a step-... folder or a folder with config.json and model.safetensors
     """
     from maskless.checkpoints.native import load_model
+    from maskless.checkpoints.source import find
+    from maskless.data.images import ImageCodes
+    from maskless.data.tokenizer import load_tokenizer
 
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights is {weights!r}; choose ema (the moving average where there is one) or raw")
-    folder = _folder_of(source)
-    model, tokenizer = load_model(folder, ema=weights == "ema")
-    if tokenizer is None:
-        raise ValueError(f"{folder} has no tokenizer.json; text models need theirs: copy it into the folder")
-    return TextModel(model, tokenizer, device=device, dtype=dtype)
+    place = find(source)
+    if not place.native:
+        return TextModel(*_released(place, weights == "ema", tokenizer, overrides), device=device, dtype=dtype)
+    if overrides:
+        raise ValueError(f"{place.path} was written by this library and its config.json says everything; leave {', '.join(overrides)} out")
+    model, own = load_model(place.path, ema=weights == "ema")
+    speaks = own if tokenizer is None else load_tokenizer(tokenizer)
+    if speaks is None:
+        raise ValueError(f"{place.path} has no tokenizer.json and no codec.json; a model needs its own: copy it into the folder")
+    kind = ImageModel if isinstance(speaks, ImageCodes) else TextModel
+    return kind(model, speaks, device=device, dtype=dtype)
 
 
-def packaged() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(folder.parent.name for folder in PACKAGED.glob("*/config.json"))
+def _released(place: Any, average: bool, tokenizer: str | Path | None, overrides: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    from maskless.checkpoints.convert import named_tokenizer
+    from maskless.checkpoints.reference.foreign import open_foreign
 
-
-def _folder_of(source: str | Path) -> Path:
-    """Where a model lies; what exists on disk goes before names."""
-    if Path(source).exists():
-        return Path(source)
-    if str(source) in packaged():
-        return PACKAGED / source
-    return _from_hub(str(source)) if str(source).count("/") == 1 else Path(source)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
-    except Exception as error:                                      # offline, unknown, private: one sentence for all
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ValueError(f"{name} is no local folder and could not be fetched from the Hugging Face Hub ({type(error).__name__}: {reason}); "
-                         "give a folder, or go online") from None
+    file = open_foreign(place.path, overrides=overrides, source=place.source)
+    if not file.importer.tokens:
+        raise ValueError(f"{place.path} is a {file.importer.kind}, not a text model; write it as a folder with `maskless convert`")
+    model = file.model(average=average)
+    notes = [*file.facts.notes]
+    speaks = named_tokenizer(file, place, tokenizer, notes)
+    for note in notes:
+        print(f"{place.path.name}: {note}", file=sys.stderr)
+    if speaks is None:
+        raise ValueError(f"{place.path} neither holds a tokenizer nor has one beside it that could be read; "
+                         "give one (tokenizer=), or write a folder with `maskless convert --tokenizer`")
+    return model, speaks

@@ -193,10 +193,17 @@ class TextModel(LoadedModel):
 
     @staticmethod
     def from_pretrained(source: str | Path, **where: Any) -> TextModel:
-        """`maskless.load`, under the name that users of huggingface_hub know."""
+        """`maskless.load`, under the name that users of huggingface_hub know.
+
+        Raises:
+            ValueError: as `load`; also for a model of images.
+        """
         from maskless.api.load import load
 
-        return load(source, **where)
+        model = load(source, **where)
+        if not isinstance(model, TextModel):
+            raise ValueError(f"{source} is a model of images; use maskless.load")
+        return model
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Upload what `save_pretrained` writes to a Hugging Face repository (made if need be); returns its address.

@@ -42,6 +42,10 @@ from maskless.vocabulary import Vocabulary
 
 FORMAT = 1
 STEP = re.compile(r"step-(\d{8,})")
+SAFETENSORS = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}
 ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
 
 
@@ -126,9 +130,9 @@ def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: 
         _remove(partial)
         partial.mkdir(parents=True)
         write(partial)
-        _flush(partial)
+        flush(partial)
         os.rename(partial, final)
-        _flush_one(folder)
+        flush_one(folder)
         replace_text(Path(run) / "latest", f"{final.name}\n")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # give the space back
@@ -155,13 +159,13 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that hold them
-        _flush_one(path)
-    _flush_one(folder)
+        flush_one(path)
+    flush_one(folder)
 
 
-def _flush_one(path: Path) -> None:
+def flush_one(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot flush a folder
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
@@ -175,9 +179,9 @@ def replace_text(path: Path, text: str) -> None:
     """Replace a small file atomically."""
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
-    _flush_one(partial)
+    flush_one(partial)
     os.replace(partial, path)
-    _flush_one(path.parent)
+    flush_one(path.parent)
 
 
 def _reason(error: Exception) -> str:
@@ -188,8 +192,26 @@ def _reason(error: Exception) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file, tensors moved to the CPU."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """One safetensors file, written tensor by tensor: no more than one of them is copied at a time.
+
+    Raises:
+        OSError: if the disk is full or fails.
+    """
+    header, at = {}, 0
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())  # wide types first, so that all are aligned
+    for name in names:
+        tensor = tensors[name]
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": SAFETENSORS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    described = json.dumps(header, separators=(",", ":")).encode()
+    described += b" " * (-len(described) % 8)  # so that numbers are aligned
+    with open(path, "wb") as file:
+        file.write(len(described).to_bytes(8, "little") + described)
+        for name in names:
+            numbers = tensors[name].detach().cpu().contiguous()
+            if numbers.numel():
+                file.write(memoryview(numbers.reshape(-1).view(torch.uint8).numpy()))
 
 
 def read_tensors(path: Path, crc32: str | None = None) -> dict[str, Tensor]:
@@ -260,7 +282,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
     write_model(folder, model.config, weights, vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
-    _flush(folder)
+    flush(folder)
     return folder
 
 
@@ -275,33 +297,57 @@ def load_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
         ValueError: if nothing complete is there, a file is corrupt or truncated, or config.json is not understood.
     """
     folder = resolve(path)
-    description, notes = _described(folder / "config.json")
+    description, notes = described(folder / "config.json")
     file = folder / ("ema.safetensors" if ema and (folder / "ema.safetensors").exists() else "model.safetensors")
     weights = read_tensors(file, _sums(notes).get(file.name))
     return Checkpoint(folder, description.model, weights, description.vocabulary, notes.get("extra", {}))
 
 
 def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
-    """The model (CPU, evaluation mode) and the tokenizer (None if the folder has none) of any checkpoint folder.
+    """The model (CPU, evaluation mode, float32) and what its rows are written in, of any checkpoint folder: a `Tokenizer`,
+    or `ImageCodes` beside a codec; None if the folder has neither.
 
     Raises:
         ValueError: as `load_checkpoint`; also if weights and configuration, or tokenizer and model, do not belong
             together.
     """
     checkpoint = load_checkpoint(path, ema=ema)
-    _, kind = next(pair for pair in MODELS.values() if pair[0] is type(checkpoint.config))
-    with torch.device("meta"):
-        shapes = kind(checkpoint.config).state_dict()
-    check_weights(checkpoint.weights, shapes, str(checkpoint.folder))
-    model = kind(checkpoint.config)
-    model.load_state_dict(checkpoint.weights)
-    tokenizer = None
-    if (checkpoint.folder / "tokenizer.json").exists():
+    weights = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in checkpoint.weights.items()}
+    model = assemble(checkpoint.config, weights, str(checkpoint.folder))
+    coding = coding_in(checkpoint.folder)
+    if coding is not None:
+        check_vocabulary(coding.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
+    return model, coding
+
+
+def coding_in(folder: Path) -> Any:
+    """The tokenizer of a folder, or the codec of images with its grid and classes; None if it has neither."""
+    if (folder / "tokenizer.json").exists():
         from maskless.data.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(checkpoint.folder)
-        check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
-    return model.eval(), tokenizer
+        return load_tokenizer(folder)
+    if (folder / "codec.json").exists():
+        from maskless.data.images import load_image_codes
+
+        return load_image_codes(folder)
+    return None
+
+
+def assemble(config: Any, weights: Mapping[str, Tensor], where: str = "the file") -> Any:
+    """The model of a configuration with these weights, in evaluation mode; it takes them over and copies nothing.
+
+    Raises:
+        ValueError: if names or shapes are not the model's.
+    """
+    _, kind = next(pair for pair in MODELS.values() if pair[0] is type(config))
+    with torch.device("meta"):
+        model = kind(config)
+    check_weights(weights, model.state_dict(), where)
+    model.load_state_dict(dict(weights), assign=True)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):  # tied tensors, buffers that are in no file
+        model = kind(config)
+        model.load_state_dict(dict(weights))
+    return model.eval()
 
 
 def check_vocabulary(size: int, config: Any, who: str) -> None:
@@ -331,7 +377,7 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], w
 
 def check_sums(folder: Path) -> dict[str, str]:
     """The check sums config.json notes for the files beside it."""
-    return _sums(_described(folder / "config.json")[1])
+    return _sums(described(folder / "config.json")[1])
 
 
 def _sums(notes: Mapping[str, Any]) -> dict[str, str]:
@@ -339,7 +385,7 @@ def _sums(notes: Mapping[str, Any]) -> dict[str, str]:
     return sums if isinstance(sums, dict) else {}
 
 
-def _described(path: Path) -> tuple[Description, dict]:
+def described(path: Path) -> tuple[Description, dict]:
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         version = notes["maskless"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskless.data.definition import read_json
+from maskless.data.offline import offline, quietly, reason
 from maskless.data.subwords import NAMES, SubwordTokenizer, read_bpe_pair, train_bpe
 from maskless.data.symbols import (
     ByteTokenizer,
@@ -138,14 +139,14 @@ def _from_hub(name: str) -> Tokenizer:
     from huggingface_hub import snapshot_download
 
     files = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    away = offline()
     try:
-        folder = Path(snapshot_download(name, allow_patterns=files))
+        with quietly():
+            folder = Path(snapshot_download(name, allow_patterns=files, local_files_only=away))
     except Exception as error:  # offline, unknown repository, private: one sentence for all
-        reason = str(error).strip().splitlines()
         raise ValueError(
             f"the tokenizer {name!r} is no local path and could not be fetched from the Hugging Face Hub "
-            f"({type(error).__name__}: {reason[0] if reason else 'no reason given'}): "
-            "give a tokenizer.json or its folder, or go online"
+            f"({reason(error, away)}): give a tokenizer.json or its folder, or go online"
         ) from None
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"the Hub repository {name!r} has no tokenizer.json: only that format can be read")

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from maskless.api.load import load
 from maskless.api.text import TextModel
 from maskless.evaluation.machine import versions
 from maskless.evaluation.speed import Contender, Timing, even_random, race_them
@@ -88,7 +87,7 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     say(", ".join(f"{name} {value}" for name, value in versions().items()))
     steps = scale.steps or _affordable(scale.seconds, say)
     runs = {name: _trained(name, steps, out, say, watch) for name in NAMES}
-    models = {name: load(run.folder, device="cpu") for name, run in runs.items()}
+    models = {name: TextModel.from_pretrained(run.folder, device="cpu") for name, run in runs.items()}
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(runs, bounds, say)
     samples = {**_samples(models["pgm"], say), "tiny": _beside(say)}
@@ -149,7 +148,7 @@ def _samples(model: TextModel, say: Say) -> dict[str, Any]:
 
 def _beside(say: Say) -> dict[str, str]:
     """What the model that comes with the package writes: any-order, cached, trained for longer and on novels."""
-    model = load("tiny", device="cpu")
+    model = TextModel.from_pretrained("tiny", device="cpu")
     text = model.generate(1, prompt=OPENING, length=LENGTH, draft=4, temperature=0.8, seed=1)[0].text
     filled = model.infill(SCENE, draft=4, temperature=0.5, seed=1)
     say(f"\nThe same by `tiny`, a model of the package ({model.model.parameter_count():,} parameters, trained on novels):\n{_indented(text)}\n"

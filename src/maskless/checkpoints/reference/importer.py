@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.names import BUFFER, DIT, PARTITION, native_name, stripped
 from maskless.models import (
     AutoregressiveConfig,
@@ -24,6 +25,7 @@ from maskless.models import (
 QUERIES = {
     "learn": "learned", "learn+freqs": "position", "learn+freqs+mean": "mean", "learn+freqs+logsumexp": "logsumexp",
 }
+MASKS = {"bert-base-uncased": 103, "text8": 4}  # tokenizers that hold [MASK]; for the others it is one more id
 Settings = Mapping[str, Any]
 
 
@@ -57,16 +59,29 @@ def import_state(
     Raises:
         ValueError: unknown, missing or misshapen parameters, settings that contradict the shapes, other positions.
     """
-    weights, settings = clean(state), settings or {}
-    config = configuration(weights, settings, mask_id=mask_id, heads=heads)
-    _check_settings(config, settings)
+    given = {"mask_id": mask_id, "heads": heads}
+    facts = Facts(settings or {}, {name: value for name, value in given.items() if value is not None})
+    config, named = converted(state, facts)
+    model = build(config)
+    model.load_state_dict(named)
+    return model.eval()
+
+
+def converted(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The configuration and the tensors by native name; tensors on the meta device are looked at by shape only.
+
+    Raises:
+        ValueError: as `import_state`.
+    """
+    weights = clean(state)
+    config = configuration(weights, facts)
+    _check_settings(config, facts.settings)
     weights.pop(BUFFER, None)
     table = PARTITION if isinstance(config, PartitionConfig) else DIT
     named = {native_name(key, table): value for key, value in weights.items()}
-    model = build(config)
-    _check_shapes(named, model.state_dict())
-    model.load_state_dict(named)
-    return model.eval()
+    with torch.device("meta"):
+        _check_shapes(named, build(config).state_dict())
+    return config, named
 
 
 def reference_names(model: Denoiser, keys: list[str]) -> dict[str, str]:
@@ -75,25 +90,28 @@ def reference_names(model: Denoiser, keys: list[str]) -> dict[str, str]:
     return {key: native_name(key, table) for key in keys}
 
 
-def configuration(
-    weights: Mapping[str, Tensor], settings: Settings, *, mask_id: int | None = None, heads: int | None = None,
-) -> ModelConfig:
+def configuration(weights: Mapping[str, Tensor], facts: Facts) -> ModelConfig:
     """The configuration that fits some weights; which of the three models it is follows from the keys."""
+    settings = facts.settings
     vocab, width = weights["vocab_embed.embedding"].shape
-    mask = vocab - 1 if mask_id is None else mask_id
+    inside = MASKS.get(settings.get("data", {}).get("tokenizer_name_or_path"))
+    mask = int(facts.choose("mask_id", inside, vocab - 1))
+    if not 0 <= mask < vocab:
+        raise ValueError(f"mask_id {mask} is outside the {vocab} rows of the embedding; set the one of [MASK]")
     common: dict[str, Any] = {
-        "vocab_size": vocab, "width": width, "heads": _heads(weights, settings, width, heads), "forbidden": (mask,),
-        "length": int(settings.get("length", 1024)), "dropout": float(settings.get("dropout", 0.1)),
+        "vocab_size": vocab, "width": width, "heads": _heads(weights, facts, width), "forbidden": (mask,),
+        "length": int(facts.choose("length", settings.get("length"), 1024)),
+        "dropout": float(facts.choose("dropout", settings.get("dropout"), 0.1)),
     }
     if "sigma_map.mlp.0.weight" not in weights:
         return AutoregressiveConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."))
     common["cond_dim"] = weights["sigma_map.mlp.0.weight"].shape[0]
-    common["time_conditioned"] = bool(settings.get("time_conditioning", False))
+    common["time_conditioned"] = bool(facts.choose("time_conditioned", settings.get("time_conditioning"), False))
     if "decoder.group_swap.base_embedding" not in weights:
         return MaskedConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."), mask_id=mask)
     return PartitionConfig(
         **common, encoder_layers=_layers(weights, r"encoder\.blocks\.(\d+)\."),
-        decoder_layers=_layers(weights, r"decoder\.layers\.(\d+)\."), query=_query(settings),
+        decoder_layers=_layers(weights, r"decoder\.layers\.(\d+)\."), query=_query(facts),
         query_mlp="decoder.group_swap.query_processor.0.weight" in weights,
     )
 
@@ -102,28 +120,37 @@ def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
     return len({match[1] for key in weights if (match := re.match(pattern, key))})
 
 
-def _query(settings: Settings) -> Any:
-    swap = settings.get("swap", {})
-    mode, norm = swap.get("pre_query_mode", "learn+freqs"), swap.get("normalize_mode", "layernorm")
-    if mode not in QUERIES:
+def _query(facts: Facts) -> Any:
+    swap = facts.settings.get("swap", {})
+    mode, norm = swap.get("pre_query_mode"), swap.get("normalize_mode", "layernorm")
+    if mode is not None and mode not in QUERIES:
         raise ValueError(f"pre_query_mode {mode!r} is unknown; the released code has {', '.join(QUERIES)}")
     if norm != "layernorm":
         raise ValueError(f"normalize_mode {norm!r} does not run in the released code; only layernorm exists")
-    return QUERIES[mode]
+    query = facts.choose("query", None if mode is None else QUERIES[mode], "position")
+    if query not in QUERIES.values():
+        raise ValueError(f"query {query!r} is unknown; choose {', '.join(QUERIES.values())}")
+    return query
 
 
-def _heads(weights: Mapping[str, Tensor], settings: Settings, width: int, heads: int | None) -> int:
+def _heads(weights: Mapping[str, Tensor], facts: Facts, width: int) -> int:
+    """From the rotary buffer, which is in every released text file; from the settings or the user where it is not."""
     frequencies = weights.get(BUFFER)
     if frequencies is None:
-        given = settings.get("n_heads", heads)
-        if given is None:
-            raise ValueError("the number of heads is not known: the file has neither rotary_emb.inv_freq nor n_heads")
-        return int(given)
+        heads = facts.choose("heads", facts.settings.get("n_heads"), None)
+        if heads is None:
+            raise ValueError("the number of heads is not known: the file has neither rotary_emb.inv_freq nor n_heads; "
+                             "give it with --set heads=12")
+        return int(heads)
     pairs = len(frequencies)
+    facts.asked.add("heads")
+    heads, wanted = width // (2 * pairs), facts.overrides.get("heads")
+    if wanted not in (None, heads):
+        raise ValueError(f"heads {wanted} contradicts rotary_emb.inv_freq of the file, which says {heads}; leave it out")
     expected = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    if not torch.allclose(frequencies.double().cpu(), expected, rtol=1e-5, atol=0):
+    if not frequencies.is_meta and not torch.allclose(frequencies.double().cpu(), expected, rtol=1e-5, atol=0):
         raise ValueError("rotary_emb.inv_freq is not 10000^(-2j/d): these weights were trained with other positions")
-    return width // (2 * pairs)
+    return heads
 
 
 def _check_settings(config: Any, settings: Settings) -> None:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.lightning import read_lightning
+from maskless.checkpoints.reference.foreign import open_foreign
+from maskless.checkpoints.reference.registry import bare
 from maskless.decoding import Canvas, Sites, Step
 from maskless.evaluation.golden.case import Case
 from maskless.layers.embedding import TimeEmbedding
@@ -99,13 +100,13 @@ def check_checkpoint(case: Case) -> None:
     beside = case.path.with_name(re.sub(r"_io.*", "", case.path.stem) + ".ckpt")
     if not beside.exists():
         raise ValueError(f"{case.path} needs the checkpoint {beside.name} beside it")
-    file = read_lightning(beside)
-    order = case.meta.get("ema_parameter_order")
-    if order is not None and file.average is not None and list(file.average) != order:
+    overrides = {"mask_id": int(case.meta["mask_index"])} if "mask_index" in case.meta else {}
+    file = open_foreign(beside, overrides=overrides)
+    order, names = case.meta.get("ema_parameter_order"), [key for key in map(bare, file.contents.weights) if not file.importer.buffers(key)]
+    if order is not None and file.averaged and names != order:
         raise ValueError(f"{beside}: its parameters are not in the order that {case.path.name} gives for the EMA list")
-    mask = int(case.meta["mask_index"]) if "mask_index" in case.meta else None
     for name, average in (("logits_raw", False), ("logits_ema", True)):
-        model = file.model(average=average, mask_id=mask).to(case.device, case.dtype)
+        model = file.model(average=average).to(case.device, case.dtype)
         if case.has("group_idxs"):
             tokens, known = case.input("x"), case.input("group_idxs") == 0
         else:

@@ -1,6 +1,6 @@
-"""Pictures as files: grids, folders, arrays, and films of a picture being made.
+"""Images as files: grids, folders, arrays, and films of an image being made.
 
-n pictures, H and W pixels, h and w cells, C channels.
+n images, H and W pixels, h and w cells, C channels.
 """
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
 
 def picture(array: np.ndarray) -> Image:
     """(H, W, C) uint8 as a Pillow image."""
-    from maskless.data.pillow import pillow
+    from PIL import Image
 
-    return pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -54,8 +54,8 @@ def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.n
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Generated pictures.
+class GeneratedImages:
+    """A batch of generated images.
 
     Attributes:
         pixels: (n, H, W, C) uint8.
@@ -99,7 +99,7 @@ class Pictures:
 
 
 class Film:
-    """A step callback that keeps the picture after every step; cells that are not known yet are grey.
+    """A step callback that keeps the images after every step; cells that are not known yet are grey.
 
     Example: `film = Film(model); model.generate(4, watch=film); film.save("out.gif")`
     """

@@ -1,0 +1,112 @@
+"""Released files into folders of this library: read once, written tensor by tensor, complete or absent."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskless.checkpoints.native import check_vocabulary, flush, resolve, write_model
+from maskless.checkpoints.reference.foreign import Foreign, open_foreign, single
+from maskless.checkpoints.source import Place, find
+from maskless.data.tokenizer import SubwordTokenizer, Tokenizer, load_tokenizer
+
+OURS = re.compile(r"config\.json|(model|ema|codec)\.safetensors|codec\.json|tokenizer\.json|special_tokens_map\.json")
+TOKENIZERS = ("gpt2", "bert-base-uncased")  # of the released text models; a file cannot make this library fetch another
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` did: where it wrote, of what kind the model is, which weights were taken, what was inferred."""
+
+    folder: Path
+    kind: str
+    weights: str
+    notes: list[str]
+
+
+def convert(source: str | Path, dest: str | Path, *, average: bool = True, overrides: Mapping[str, Any] | None = None,
+            tokenizer: str | Path | None = None) -> Converted:
+    """Write the model of a released file as a folder of this library.
+
+    Args:
+        source: a path or a name on the Hub (`checkpoints.source`).
+        dest: a folder that does not exist yet.
+        average: the moving average where there is one; False: the weights as trained.
+        overrides: answers to what weights cannot tell: length, query, heads, mask_id, ...
+        tokenizer: a tokenizer's path or name; None takes the one in or beside the file, else the published one.
+
+    Raises:
+        ValueError: the source cannot be used, or `dest` exists.
+        OSError: it could not be written; nothing is left behind.
+    """
+    dest = Path(dest)
+    if dest.exists():
+        raise ValueError(f"{dest} exists already; choose a new folder or delete this one yourself")
+    place = find(source)
+    if place.native:
+        raise ValueError(f"{resolve(place.path)} was written by this library and needs no conversion; load it as it is")
+    file = open_foreign(place.path, overrides=overrides, source=place.source)
+    made = file.imported(average=average)
+    weights = {name: single(tensor) for name, tensor in made.weights.items()}
+    notes = [*file.facts.notes]
+    speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else None
+    if speaks is not None:
+        check_vocabulary(speaks.vocabulary.size, made.config, "the tokenizer")
+    taken = "ema" if average and file.averaged else "raw"
+    extra = {"converted": {"from": Path(place.source).name, "kind": file.importer.kind, "weights": taken, "inferred": notes}}
+    with_folder(dest, lambda folder: write_model(folder, made.config, weights, tokenizer=speaks, extra=extra))
+    return Converted(dest, file.importer.kind, taken, notes)
+
+
+def with_folder(dest: Path, write: Any) -> None:
+    """Let `write` fill DEST.tmp, then rename it once; whatever goes wrong, nothing is left."""
+    partial = dest.with_name(f"{dest.name}.tmp")
+    if partial.exists():
+        if not partial.is_dir() or not all(OURS.fullmatch(path.name) for path in partial.iterdir()):
+            raise ValueError(f"{partial} is in the way and was not left by a conversion; move it, or choose another folder")
+        shutil.rmtree(partial)
+    first = next((parent for parent in reversed(partial.parents) if not parent.exists()), partial)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+        flush(partial)
+        os.rename(partial, dest)
+    except BaseException as error:
+        shutil.rmtree(first, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{dest} could not be written ({error.strerror or error}); nothing was left behind: make room, or choose another place") from error
+        raise
+
+
+def named_tokenizer(file: Foreign, place: Place, given: str | Path | None, notes: list[str]) -> Tokenizer | None:
+    """The tokenizer of a text model, and a note of where it came from; None, with a note, if it cannot be had."""
+    if given is not None:
+        return load_tokenizer(given)
+    if file.contents.tokenizer is not None:
+        try:
+            found = SubwordTokenizer(file.contents.tokenizer)
+        except ValueError:
+            notes.append("tokenizer: the one in the file cannot be used")
+        else:
+            notes.append("tokenizer: from the file")
+            return found
+    beside = place.path.with_name("tokenizer.json")
+    if beside.is_file():
+        notes.append(f"tokenizer: {beside.name} beside the file")
+        return load_tokenizer(beside)
+    said = file.contents.settings.get("data", {}).get("tokenizer_name_or_path")
+    name = said if said in TOKENIZERS else file.facts.published.get("tokenizer")
+    if name is None:
+        notes.append("tokenizer: none known; give one with --tokenizer, or copy its tokenizer.json into the folder")
+        return None
+    try:
+        found = load_tokenizer(name)
+    except ValueError:
+        notes.append(f"tokenizer: {name} could not be fetched; give its tokenizer.json with --tokenizer, or copy it into the folder")
+        return None
+    notes.append(f"tokenizer: {name}, {'from the settings of the file' if said == name else 'published for a file of this name'}")
+    return found

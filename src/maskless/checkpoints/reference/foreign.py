@@ -1,0 +1,104 @@
+"""A released file, opened: its kind, its weights or their moving average, and the native model they make."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskless.checkpoints.contents import Contents, Entry, read_contents
+from maskless.checkpoints.native import assemble
+from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.reference.registry import Imported, Importer, bare, importer_for
+from maskless.checkpoints.reference.released import published
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A file of weights that this library did not write.
+
+    Attributes:
+        contents: what is in it; nothing was read yet.
+        importer: for its kind.
+        facts: what is known besides the weights; importing adds a note for every inference.
+    """
+
+    contents: Contents
+    importer: Importer
+    facts: Facts
+
+    @property
+    def averaged(self) -> bool:
+        return self.contents.average is not None
+
+    def entries(self, *, average: bool = True) -> dict[str, Entry]:
+        """The weights by the file's names; the average where it is wanted and there.
+
+        Raises:
+            ValueError: if the average does not fit the parameters in number and shape.
+        """
+        trained = self.contents.weights
+        if not average or self.contents.average is None:
+            return dict(trained)
+        names = [key for key in trained if not self.importer.buffers(bare(key))]
+        shadows = self.contents.average
+        if len(names) != len(shadows):
+            raise ValueError(f"{self.contents.path}: {len(shadows)} EMA tensors do not match {len(names)} parameters in number; "
+                             "the raw weights can be had with --weights raw")
+        for name, shadow in zip(names, shadows):
+            if trained[name].shape != shadow.shape:
+                raise ValueError(f"{self.contents.path}: the EMA tensor in the place of {name} has shape {shadow.shape}, not {trained[name].shape}; "
+                                 "the raw weights can be had with --weights raw")
+        return {**trained, **dict(zip(names, shadows))}
+
+    def imported(self, *, average: bool = True) -> Imported:
+        """The native configuration and tensors, which are views of the file where they need no change.
+
+        Raises:
+            ValueError: the kind cannot be imported, or weights, settings and overrides do not fit each other.
+        """
+        return self._convert({key: entry.load() for key, entry in self.entries(average=average).items()})
+
+    def outline(self) -> Imported:
+        """The same without numbers: nothing is read."""
+        return self._convert({key: entry.blank for key, entry in self.entries().items()})
+
+    def _convert(self, weights: Mapping[str, Tensor]) -> Imported:
+        if self.importer.convert is None:
+            raise ValueError(f"{self.contents.path} is a {self.importer.kind}, which this version recognises and cannot import yet")
+        self.facts.notes.clear()
+        try:
+            made = self.importer.convert(weights, self.facts)
+        except ValueError as error:
+            raise ValueError(f"{self.contents.path}: {error}") from None
+        self.facts.check(self.importer.kind)
+        return made
+
+    def model(self, *, average: bool = True) -> Any:
+        """The native model in evaluation mode, on the CPU, in float32."""
+        made = self.imported(average=average)
+        return assemble(made.config, {name: single(tensor) for name, tensor in made.weights.items()})
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Floating-point numbers as float32, as this library stores them; no copy where they are."""
+    return tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+
+
+def open_foreign(path: str | Path, *, overrides: Mapping[str, Any] | None = None, source: str | None = None) -> Foreign:
+    """Open a released file.
+
+    Args:
+        path: the file.
+        overrides: answers to what its weights cannot tell (length, query, heads, mask_id, ...).
+        source: under which name it was asked for; published defaults go by it. The path if None.
+
+    Raises:
+        ValueError: not a file of weights, of no known kind, or refused.
+    """
+    contents = read_contents(path)
+    importer = importer_for({key: entry.shape for key, entry in contents.weights.items()}, str(path))
+    return Foreign(contents, importer, Facts(contents.settings, overrides or {}, published(source or str(path))))

@@ -1,0 +1,95 @@
+"""Which importer reads which weights: the keys decide. A new kind is one entry of `IMPORTERS`."""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from maskless.checkpoints.reference import importer as text
+from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.reference.names import BUFFER
+
+Shapes = Mapping[str, tuple[int, ...]]
+Fits = Callable[[Shapes], bool]
+WRAPPERS = re.compile(r"^((backbone|module|_orig_mod)\.)+")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A native model in parts: its configuration, and its tensors by native name."""
+
+    config: Any
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Importer:
+    """Weights of one kind into native ones.
+
+    Attributes:
+        kind: what it is, in words.
+        fits: whether weights with these bare names and shapes are of that kind.
+        convert: the model of the weights. They may lie on the meta device, where only shapes are looked at (`maskless inspect`).
+            None: the kind is known and cannot be imported yet.
+        buffers: names that are no parameters and stand in no moving average.
+        tokens: whether the model speaks the ids of a text tokenizer.
+    """
+
+    kind: str
+    fits: Fits
+    convert: Callable[[Mapping[str, Tensor], Facts], Imported] | None = None
+    buffers: Callable[[str], bool] = lambda key: key == BUFFER
+    tokens: bool = False
+
+
+def _text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*text.converted(weights, facts))
+
+
+def _has(*keys: str) -> Fits:
+    return lambda found: all(key in found for key in keys)
+
+
+def _like(pattern: str) -> Fits:
+    return lambda found: any(re.match(pattern, key) for key in found)
+
+
+def _prime(found: Shapes) -> bool:
+    """The digits of a token are looked up one by one and joined, so a row of the table is narrower than the network."""
+    table, width = found.get("vocab_embed.embedding", (0, 0)), found.get("output_layer.norm_final.weight", (0,))
+    return "vocab_embed.weight.weight" in found or _like(r"wrapped_encoder\.")(found) or len(table) == 2 and table[1:] != width
+
+
+IMPORTERS: tuple[Importer, ...] = (  # the first that fits
+    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding")),
+    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight")),
+    Importer("VQ image tokenizer", _has("quantize.embedding.weight")),
+    Importer("Prime image model", _like(r"(model\.)?pixel_embedding\.")),
+    Importer("Prime text model", _prime),
+    Importer("Prime text model of the lit-gpt form", _has("lm_head.weight", "transformer.wte.weight")),
+    Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _text, tokens=True),
+    Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),
+    Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _text, tokens=True),
+)
+
+
+def bare(key: str) -> str:
+    """A name without what wrappers put before it."""
+    return WRAPPERS.sub("", key)
+
+
+def importer_for(shapes: Shapes, where: str) -> Importer:
+    """The importer for weights of these names and shapes.
+
+    Raises:
+        ValueError: no released model has such weights, or its kind cannot be imported.
+    """
+    found = {bare(key): tuple(shape) for key, shape in shapes.items()}
+    for each in IMPORTERS:
+        if each.fits(found):
+            return each
+    some = ", ".join(list(shapes)[:3])
+    raise ValueError(f"{where} holds weights of no model known here (it has {some}); known are {', '.join(each.kind for each in IMPORTERS)}")
