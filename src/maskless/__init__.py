@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from maskless.api.image import ImageModel
+    from maskless.api.image_files import Film, GeneratedImages
     from maskless.api.load import load
     from maskless.api.logprob import LogProb
     from maskless.api.text import Completion, TextModel
+    from maskless.data.codec import PixelCodec, load_codec
+    from maskless.data.images import ImageCodes
     from maskless.data.tokenizer import load_tokenizer, train_bpe
     from maskless.decoding import (
         Adaptive,
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
         Choice,
         Confidence,
         EntropyBound,
+        Halton,
         LeftToRight,
         Margin,
         Noise,
@@ -31,16 +36,27 @@ if TYPE_CHECKING:
         Scheduled,
         Spaced,
     )
-    from maskless.models import AutoregressiveConfig, CausalPartitionConfig, MaskedConfig, MaskGITConfig, PartitionConfig, build
+    from maskless.models import (
+        AutoregressiveConfig,
+        CausalPartitionConfig,
+        MaskedConfig,
+        MaskGITConfig,
+        PartitionConfig,
+        build,
+    )
     from maskless.training.run import train
 
 _HOMES = {
+    "maskless.api.image": ("ImageModel",),
+    "maskless.api.image_files": ("Film", "GeneratedImages"),
     "maskless.api.load": ("load",),
     "maskless.api.logprob": ("LogProb",),
     "maskless.api.text": ("Completion", "TextModel"),
+    "maskless.data.codec": ("PixelCodec", "load_codec"),
+    "maskless.data.images": ("ImageCodes",),
     "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
-    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "LeftToRight", "Margin", "Noise",
-                          "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
+    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "Halton", "LeftToRight",
+                          "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "build"),
     "maskless.training.run": ("train",),
 }
@@ -48,8 +64,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
-    "EntropyBound", "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler",
-    "SamplerOptions", "Scheduled", "Spaced", "TextModel", "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
+    "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel", "LeftToRight", "LogProb", "Margin", "MaskGITConfig",
+    "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "TextModel",
+    "__version__", "build", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
 ]
 
 

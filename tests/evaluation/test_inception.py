@@ -8,7 +8,15 @@ import torch
 from safetensors.torch import save_file
 
 from maskless.evaluation.features import Features, InceptionFeatures, extract, inception_features
-from maskless.evaluation.image_transform import BICUBIC_TRUNCATED, PROTOCOLS, TRUNCATED_BILINEAR, bicubic, bilinear, protocol, to_255
+from maskless.evaluation.image_transform import (
+    BICUBIC_TRUNCATED,
+    PROTOCOLS,
+    TRUNCATED_BILINEAR,
+    bicubic,
+    bilinear,
+    protocol,
+    to_255,
+)
 from maskless.evaluation.inception import FILE, Inception, average, load_inception, maximum
 
 # Keras documents 21,802,784 weights without the classes: convolutions, shifts, means and variances of 17,216 channels.

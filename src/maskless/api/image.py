@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from maskless.api.model import LoadedModel, seeds_of
 from maskless.api.image_files import GeneratedImages, to_bytes, to_pixels
+from maskless.api.model import LoadedModel, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
@@ -38,7 +38,8 @@ class ImageModel(LoadedModel):
 
     Example:
         >>> import maskless
-        >>> config = maskless.PartitionConfig(vocab_size=4, length=16, width=16, heads=2, encoder_layers=1, decoder_layers=1, registers=2, grid=(4, 4))
+        >>> sizes = {"length": 16, "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+        >>> config = maskless.PartitionConfig(vocab_size=4, **sizes, registers=2, grid=(4, 4))
         >>> model = maskless.ImageModel(maskless.build(config), maskless.ImageCodes(maskless.PixelCodec(levels=4), grid=(4, 4)))
         >>> model.generate(2, steps=4).pixels.shape
         (2, 4, 4, 1)
@@ -55,7 +56,7 @@ class ImageModel(LoadedModel):
                              "use the codec the model was trained with")
         check_vocabulary(codes.vocabulary.size, config, "the codec")
         if model.null_label is not None and codes.classes and len(codes.classes) != model.null_label:
-            raise ValueError(f"the codec's folder names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
+            raise ValueError(f"the codec names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
         super().__init__(model, device=device, dtype=dtype)
 
     def generate(self, n: int = 1, *, labels: Label | Sequence[Label] = None, seed: int | Sequence[int] = 0,

@@ -36,9 +36,9 @@ def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
 
 def picture(array: np.ndarray) -> Image:
     """(H, W, C) uint8 as a Pillow image."""
-    from PIL import Image
+    from maskless.data.pictures import pillow
 
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    return pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
@@ -51,6 +51,19 @@ def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.n
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         sheet[top:top + height, left:left + width] = each
     return sheet
+
+
+def check_ending(path: Path) -> Path:
+    """The path of images to be written, if they can be.
+
+    Raises:
+        ValueError: an ending that is not known, or a folder that exists.
+    """
+    if path.suffix not in (".png", ".npz", ""):
+        raise ValueError(f"{path} ends in {path.suffix}; give a name ending in .png (a grid), .npz (arrays), or without an ending (a folder)")
+    if not path.suffix and path.exists():
+        raise ValueError(f"{path} exists; give the name of a new folder")
+    return path
 
 
 @dataclass(frozen=True)
@@ -78,21 +91,17 @@ class GeneratedImages:
         Raises:
             ValueError: another ending, or the folder exists.
         """
-        path = Path(path)
+        path = check_ending(Path(path))
         if path.suffix == ".png":
             picture(grid_of(self.pixels, columns)).save(path)
         elif path.suffix == ".npz":
             more = {} if self.labels is None else {"labels": np.array(self.labels)}
             np.savez_compressed(path, pixels=self.pixels, codes=self.codes.numpy(), **more)
-        elif path.suffix:
-            raise ValueError(f"{path} ends in {path.suffix}; give a name ending in .png (a grid), .npz (arrays), or without an ending (a folder)")
         else:
             self._save_each(path)
         return path
 
     def _save_each(self, folder: Path) -> None:
-        if folder.exists():
-            raise ValueError(f"{folder} exists; give the name of a new folder")
         folder.mkdir(parents=True)
         for number, each in enumerate(self.pixels):
             picture(each).save(folder / f"{number:05d}.png")

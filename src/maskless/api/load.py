@@ -17,9 +17,9 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     """A trained model with its tokenizer, or with its codec if it makes images.
 
     Args:
-        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, the name of a model that comes
-            with the package ("tiny"), a file of released weights (.ckpt, .pt, .pth, .safetensors; read without running anything in it), or
-            "organisation/name", "organisation/name:file" or "organisation/name@revision" on the Hugging Face Hub.
+        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, a file of released weights
+            (.ckpt, .pt, .pth, .safetensors; read without running anything in it), or "organisation/name", "organisation/name:file" or
+            "organisation/name@revision" on the Hugging Face Hub.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
         device, dtype: see `TextModel`.
         tokenizer: of released files that neither hold nor name theirs: a path or a name.

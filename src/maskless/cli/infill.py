@@ -1,36 +1,67 @@
-"""`maskless infill`: fill the gaps of a text."""
+"""`maskless infill`: fill the gaps of a text, or part of an image."""
 from __future__ import annotations
 
 import re
 from contextlib import nullcontext
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from maskless.cli import imaging
 from maskless.cli import sampling as s
 
 
 def infill(
     model: s.ModelArgument,
-    text: Annotated[str, typer.Option(help="A text with ___ where tokens are missing; ___{12} is a gap of 12 tokens.")],
-    lengths: Annotated[str, typer.Option(help="Tokens of each ___ : a number, one per gap (8,3), or search.")] = "search",
-    steps: s.Steps = None, order: s.Order = None, plan: s.Plan = "even", block: s.Block = 0, temperature: s.Temperature = 1.0,
-    top_k: s.TopK = 0, top_p: s.TopP = 1.0, guidance: s.Guidance = 0.0, candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
-    seed: s.Seed = 0, device: s.Device = "auto",
-    weights: s.Weights = "ema", watch: s.Watch = False,
+    text: Annotated[str | None, typer.Option(help="A text with ___ where tokens are missing; ___{12} is a gap of 12 tokens.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="Tokens of each ___ : a number, one per gap (8,3), or search (the default).")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image, at most of the model's size; what it does not cover is painted.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="An image of the same size, bright where to paint anew.")] = None,
+    at: Annotated[str, typer.Option(help="Row and column where the image lies on the model's canvas.")] = "0,0",
+    n: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1,
+    label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
+    steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
+    temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
+    top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
+    guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
+    seed: s.Seed = 0, device: s.Device = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
-    """Fill the gaps of a text; what is known comes back unchanged."""
-    chosen = s.options(order=order, plan=plan, steps=steps, block=block, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
-                       candidates=candidates, draft=draft)
-    wanted = _lengths(lengths)
+    """Fill the gaps of a text, or paint part of an image; what is known comes back unchanged."""
+    chosen = s.options(
+        order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
+        top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
+        candidates=candidates, draft=draft)
+    corner, wanted = _corner(at), _lengths(lengths)
     opened = s.open_model(model, weights, device)
-    with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
-        typer.echo(opened.infill(text, lengths=wanted, seed=seed, watch=painter, refresh=refresh, **chosen))
+    if imaging.makes_images(opened):
+        imaging.refuse("images", text=text, lengths=lengths, watch=watch)
+        more = {"n": n, "labels": imaging.labels_of(label, n), "seed": seed, "refresh": refresh, **chosen}
+        imaging.paint(opened, lambda m, film: m.infill(*_pixels(m, image, mask), at=corner, watch=film, **more), out, animate)
+    else:
+        imaging.refuse("text", image=image, mask=mask, label=label, out=out, animate=animate)
+        if text is None:
+            raise ValueError("--text is missing; give a text with ___ where tokens are missing")
+        with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
+            typer.echo(opened.infill(text, lengths=wanted, seed=seed, watch=painter, refresh=refresh, **chosen))
 
 
-def _lengths(given: str) -> int | list[int] | str:
-    if given == "search":
-        return given
+def _pixels(model: Any, image: Path | None, mask: Path | None) -> tuple[Any, Any]:
+    if image is None:
+        raise ValueError("--image is missing; give the image to fill")
+    return imaging.read_image(image, model.codec.channels), None if mask is None else imaging.read_mask(mask)
+
+
+def _corner(given: str) -> tuple[int, int]:
+    if not re.fullmatch(r"\d+,\d+", given):
+        raise ValueError(f"--at {given} is not understood; give a row and a column, such as 8,0")
+    row, column = given.split(",")
+    return int(row), int(column)
+
+
+def _lengths(given: str | None) -> int | list[int] | str:
+    if given is None or given == "search":
+        return "search"
     if not re.fullmatch(r"\d+(,\d+)*", given):
         raise ValueError(f"--lengths {given} is not understood; give a number (8), one per gap (8,3) or search")
     numbers = [int(number) for number in given.split(",")]

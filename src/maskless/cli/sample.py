@@ -1,34 +1,50 @@
-"""`maskless sample`: texts from a trained model."""
+"""`maskless sample`: texts or images from a trained model."""
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from maskless.cli import imaging
 from maskless.cli import sampling as s
 
 
 def sample(
     model: s.ModelArgument,
-    n: Annotated[int, typer.Option("-n", "--number", help="How many texts.")] = 1,
+    n: Annotated[int, typer.Option("-n", "--number", help="How many.")] = 1,
     prompt: Annotated[str, typer.Option(help="How each text begins.")] = "",
     prompt_file: Annotated[Path | None, typer.Option(help="A file that holds the prompt.")] = None,
     length: Annotated[int | None, typer.Option(help="Sites of a row, prompt included; by default the model's length.")] = None,
-    steps: s.Steps = None, order: s.Order = None, plan: s.Plan = "even", block: s.Block = 0, temperature: s.Temperature = 1.0,
-    top_k: s.TopK = 0, top_p: s.TopP = 1.0, guidance: s.Guidance = 0.0, candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
+    label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
+    steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
+    temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
+    top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
+    guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
     stop: Annotated[bool, typer.Option("--stop", help="End a text at the first end-of-text token.")] = False,
     seed: s.Seed = 0, device: s.Device = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
-    """Generate texts, in parallel and in any order."""
+    """Generate texts or images, in parallel and in any order."""
     if prompt_file is not None:
         prompt = _read_prompt(prompt_file, prompt)
-    chosen = s.options(order=order, plan=plan, steps=steps, block=block, temperature=temperature, top_k=top_k, top_p=top_p,
-                       guidance=guidance, candidates=candidates, draft=draft, stop=stop)
+    chosen = s.options(
+        order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
+        top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
+        candidates=candidates, draft=draft, stop=stop)
     opened = s.open_model(model, weights, device)
+    if imaging.makes_images(opened):
+        imaging.refuse("images", prompt=prompt, length=length, watch=watch)
+        labels = imaging.labels_of(label, n)
+        imaging.paint(opened, lambda m, film: m.generate(n, labels=labels, seed=seed, watch=film, refresh=refresh, **chosen), out, animate)
+    else:
+        imaging.refuse("text", label=label, out=out, animate=animate)
+        _write(opened, n, watch, prompt=prompt, length=length, seed=seed, refresh=refresh, **chosen)
+
+
+def _write(opened: Any, n: int, watch: bool, **how: Any) -> None:
     with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
-        texts = opened.generate(n, prompt=prompt, length=length, seed=seed, watch=painter, refresh=refresh, **chosen)
+        texts = opened.generate(n, watch=painter, **how)
     for number, text in enumerate(texts):
         if n > 1:
             typer.secho(f"--- {number + 1} of {n} ---", dim=True)

@@ -1,6 +1,7 @@
 """What `sample` and `infill` share: the options of a sampler, and painting tokens as they appear."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,37 +10,47 @@ if TYPE_CHECKING:
     from maskless.data.tokenizer import Tokenizer
     from maskless.decoding import Canvas, Record
 
-ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, a model of the package (tiny), or "
-                                            "organisation/name on the Hugging Face Hub.")]
-Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill). They need not divide the length.")]
-Order = Annotated[str | None, typer.Option(help="random, left-to-right, spaced, confidence, margin or entropy-bound.")]
-Plan = Annotated[str, typer.Option(help="even, cosine, arccos or ancestral: how many sites are revealed when.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
+Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill), of images 32; they need not divide it.")]
+Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin or entropy-bound.")]
+Roll = Annotated[bool, typer.Option("--roll", help="Halton order: every image begins at a place of its own.")]
+Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos or ancestral: how many sites are revealed when.")]
 Block = Annotated[int, typer.Option(help="Sites of a block, for blocks from left to right (0: no blocks).")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most probable tokens (0: all).")]
 TopP = Annotated[float, typer.Option(help="Nucleus mass (1: all).")]
-Guidance = Annotated[float, typer.Option(help="Strength of guidance by forgetting the prompt (0: none).")]
+TemperatureLast = Annotated[float | None, typer.Option(help="Temperature of the last step; its inverse goes there in equal parts.")]
+TopKLast = Annotated[int | None, typer.Option(help="Top-k of the last step; --top-k goes there in equal parts.")]
+ConfidenceNoise = Annotated[float, typer.Option(help="Gumbel noise of the confidence order.")]
+Guidance = Annotated[float, typer.Option(help="Strength of guidance: by label where there is one, else by forgetting the prompt (0: none).")]
+GuidanceSchedule = Annotated[str, typer.Option(help="constant, or linear: from 0 at the first step to --guidance at the last.")]
 Candidates = Annotated[int, typer.Option(help="Scored orders: look at so many random open sites instead of all (0: all).")]
 Refresh = Annotated[int, typer.Option(help="Order-causal models: encode all that is known afresh every so many steps (0: keep the cache).")]
 Draft = Annotated[int, typer.Option(help="Speculative decoding (token-causal models): sites drafted per round (0: none).")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same text or images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Weights = Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Paint tokens in the order in which they are revealed.")]
+Label = Annotated[str | None, typer.Option(help="Images: class, by number or name; several (3,7,shoe) one after the other.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Images: a .png (one grid), an .npz, or a new folder.")]
+Animate = Annotated[Path | None, typer.Option(help="Images: a .gif of how they come to be.")]
 
-ORDERS = ("random", "left-to-right", "spaced", "confidence", "margin", "entropy-bound")
-PLANS = ("even", "cosine", "arccos", "ancestral")
+CHOICES = {
+    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound"),
+    "plan": ("even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"),
+    "guidance_schedule": ("constant", "linear"),
+}
 
 
 def one_of(value: str, name: str, values: tuple[str, ...]) -> str:
     if value not in values:
-        raise ValueError(f"--{name} {value} is not known; choose {', '.join(values)}")
+        raise ValueError(f"--{name.replace('_', '-')} {value} is not known; choose {', '.join(values)}")
     return value
 
 
-def options(*, order: str | None, plan: str, **rest: Any) -> dict[str, Any]:
-    """Checked fields of `SamplerOptions`."""
-    return {"order": None if order is None else one_of(order, "order", ORDERS), "plan": one_of(plan, "plan", PLANS), **rest}
+def options(**given: Any) -> dict[str, Any]:
+    """Checked fields of `SamplerOptions`; what was not given is left out."""
+    return {name: one_of(value, name, CHOICES[name]) if name in CHOICES else value for name, value in given.items() if value is not None}
 
 
 def open_model(source: str, weights: str, device: str) -> Any:

@@ -36,7 +36,7 @@ class LabelledImages:
         return len(self.labels)
 
 
-def in_unit_range(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+def in_unit_range(pixels: UInt8[Tensor, ...]) -> Float[Tensor, ...]:
     """Bytes as float32 in [-1, 1].
 
     Example:

@@ -22,7 +22,6 @@ from maskless.training.run import Run, train
 
 LENGTH, BATCH, TIMED = 64, 32, 20
 GAPPED = "If the ___{6} argument is given, the function returns a ___{6} object."
-OPENING, SCENE = "The old man ", "She looked at him ___{8} and said, ___{10} before the door was closed."
 NAMES = {"pgm": "PGM", "mdlm": "MDLM"}
 
 Say = Callable[[str], None]
@@ -90,7 +89,7 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     models = {name: TextModel.from_pretrained(run.folder, device="cpu") for name, run in runs.items()}
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(runs, bounds, say)
-    samples = {**_samples(models["pgm"], say), "tiny": _beside(say)}
+    samples = _samples(models["pgm"], say)
     speeds = _speeds(models, scale, say)
     # unit weights: PGM's loss is halved over all tokens, MDLM's counts the hidden half of them; twice either is nats per predicted token
     curves = {name: [(record["step"], 2 * record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
@@ -138,22 +137,12 @@ def _say_bounds(runs: dict[str, Run], bounds: dict[str, dict[str, Any]], say: Sa
             f"{count:,} parameters")
 
 
-def _samples(model: TextModel, say: Say) -> dict[str, Any]:
+def _samples(model: TextModel, say: Say) -> dict[str, str]:
     text = model.generate(1, steps=LENGTH // 2, temperature=0.8, seed=1)[0].text
     filled = model.infill(GAPPED, steps=12, temperature=0.5, seed=1)
     say(f"\nA text by PGM, {LENGTH // 2} steps of 2 tokens, temperature 0.8:\n{_indented(text)}")
     say(f"\nTwo gaps filled by PGM:\n  {GAPPED}\n  {filled.text}")
     return {"generated": text, "template": GAPPED, "infilled": filled.text}
-
-
-def _beside(say: Say) -> dict[str, str]:
-    """What the model that comes with the package writes: any-order, cached, trained for longer and on novels."""
-    model = TextModel.from_pretrained("tiny", device="cpu")
-    text = model.generate(1, prompt=OPENING, length=LENGTH, draft=4, temperature=0.8, seed=1)[0].text
-    filled = model.infill(SCENE, draft=4, temperature=0.5, seed=1)
-    say(f"\nThe same by `tiny`, a model of the package ({model.model.parameter_count():,} parameters, trained on novels):\n{_indented(text)}\n"
-        f"  {SCENE}\n  {filled.text}")
-    return {"generated": text, "template": SCENE, "infilled": filled.text}
 
 
 def _indented(text: str) -> str:

@@ -244,8 +244,9 @@ def precision_recall(generated: Sample, reference: Sample, *, k: int = 3, block:
     """
     name = _same_features(generated, reference)
     x, y = checked(generated.features, reference.features.shape[1]), checked(reference.features, reference.features.shape[1])
-    if k < 1 or block < 1 or min(len(x), len(y)) <= k:
-        raise ValueError(f"{min(len(x), len(y))} images cannot have {k} neighbours each in blocks of {block}; give more images, k and block of at least 1")
+    fewest = min(len(x), len(y))
+    if k < 1 or block < 1 or fewest <= k:
+        raise ValueError(f"{fewest} images cannot have {k} neighbours each in blocks of {block}; give more images, k and block of at least 1")
     shares = {"precision": inside(x, y, radii(y, k, block), block), "recall": inside(y, x, radii(x, k, block), block)}
     found = []
     for metric, flags in shares.items():

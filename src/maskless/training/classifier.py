@@ -125,7 +125,7 @@ def fit(recipe: ClassifierRecipe, images: LabelledImages, say: Callable[[str], N
     with torch.random.fork_rng():
         torch.manual_seed(numbers.seed)
         network = Classifier(recipe.classifier).train()
-    network = network.to(device=device, memory_format=torch.channels_last)  # a quarter less time on a CPU
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  (a quarter less time on a CPU)
     optimizer = torch.optim.AdamW(network.parameters(), lr=numbers.lr, weight_decay=numbers.weight_decay)
     each = math.ceil(len(images) / numbers.batch_size)
     for epoch in range(numbers.epochs):

@@ -1,0 +1,67 @@
+"""What `sample` and `infill` do with a model of images."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from maskless.api.image import ImageModel
+    from maskless.api.image_files import GeneratedImages
+
+    Make = Callable[[ImageModel, Any], GeneratedImages]             # images from a model and a step callback
+
+
+def makes_images(opened: Any) -> bool:
+    from maskless.api.image import ImageModel
+
+    return isinstance(opened, ImageModel)
+
+
+def refuse(what: str, **given: Any) -> None:
+    """Raise ValueError for the first option that was given and says nothing to this kind of model."""
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"--{name.replace('_', '-')} is not for models of {what}; leave it out")
+
+
+def labels_of(given: str | None, n: int) -> list[str] | str | None:
+    """The class of every image: those named, over and over."""
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise ValueError(f"--label {given} has an empty name; write 3,7 or shoe")
+    return [names[i % len(names)] for i in range(n)]
+
+
+def paint(model: ImageModel, make: Make, out: Path | None, animate: Path | None) -> None:
+    """Make images and write them."""
+    from maskless.api.image_files import Film, check_ending
+
+    path = Path("images.png") if out is None else out
+    check_ending(path)
+    if animate is not None and animate.suffix != ".gif":
+        raise ValueError(f"--animate {animate} is written as a .gif; give a name that ends so")
+    film = None if animate is None else Film(model)
+    images = make(model, film)
+    images.save(path)
+    if film is not None and animate is not None:
+        film.save(animate)
+    typer.echo(f"{path}: {len(images)} images of {images.pixels.shape[1]} x {images.pixels.shape[2]}, {images.nfe} calls of the model a batch")
+
+
+def read_image(path: Path, channels: int) -> Any:
+    """(h, w, C) uint8."""
+    import numpy as np
+
+    from maskless.data.pictures import MODES, read_picture
+
+    return np.asarray(read_picture(path, str(path)).convert(MODES[channels]))
+
+
+def read_mask(path: Path) -> Any:
+    """(h, w) True where the mask is bright."""
+    return read_image(path, 1) >= 128
