@@ -110,17 +110,21 @@ class GeneratedImages:
 class Film:
     """A step callback that keeps the images after every step; cells that are not known yet are grey.
 
-    Example: `film = Film(model); model.generate(4, watch=film); film.save("out.gif")`
+    `film = Film(model); model.generate(4, watch=film); film.save("out.gif")`
+
+    Args:
+        enlarge: pixels of a frame for each of the image, along a side.
     """
 
-    def __init__(self, model: ImageModel):
-        self.model = model
+    def __init__(self, model: ImageModel, *, enlarge: int = 1):
+        self.model, self.enlarge = model, enlarge
         self.frames: list[np.ndarray] = []
 
     def __call__(self, canvas: Canvas, record: Record) -> None:
         known = self.model.cells(canvas.known)
         pixels = self.model.render(self.model.cells(canvas.tokens))
-        self.frames.append(grid_of(np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)))
+        frame = np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)
+        self.frames.append(grid_of(frame.repeat(self.enlarge, 1).repeat(self.enlarge, 2)))
 
     def save(self, path: str | Path, *, milliseconds: int = 80) -> Path:
         """Write an animated GIF; the last frame stays for a second."""

@@ -8,15 +8,21 @@ import typer
 
 
 def demo(
+    images: Annotated[bool, typer.Option("--images", help="A PGM and a MaskGIT on handwritten digits (needs scikit-learn).")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Under one minute instead of under six.")] = False,
     steps: Annotated[int | None, typer.Option(help="Train exactly so many steps (to repeat a run).", min=1)] = None,
-    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")] = Path("maskless-demo"),
+    out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet (default: maskless-demo, or maskless-demo-images).")] = None,
 ) -> None:
     """Train a small PGM and a small MDLM on the prose of the standard library; show bounds, texts, filled gaps and speeds."""
     from dataclasses import replace
 
     from maskless.cli.train import Progress
-    from maskless.demo.run import FULL, QUICK
-    from maskless.demo.run import demo as run
 
-    run(out, replace(QUICK if quick else FULL, steps=steps), say=typer.echo, watch=Progress)
+    if images:
+        from maskless.demo.images import FULL, QUICK
+        from maskless.demo.images import demo_images as run
+    else:
+        from maskless.demo.run import FULL, QUICK
+        from maskless.demo.run import demo as run
+    folder = out or Path("maskless-demo-images" if images else "maskless-demo")
+    run(folder, replace(QUICK if quick else FULL, steps=steps), say=typer.echo, watch=Progress)
