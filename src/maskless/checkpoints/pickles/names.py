@@ -31,7 +31,8 @@ def resolve(module: str, name: str) -> Builder | InertClass | StorageType | torc
     full = f"{module}.{name}"
     if full in ALLOWED:
         return ALLOWED[full]
-    if full in INERT or any(module == package or module.startswith(f"{package}.") for package in INERT_PACKAGES):
+    plain = "." not in name  # `pathlib`, `os.system` would reach through a package that happens to import os
+    if full in INERT or plain and any(module == package or module.startswith(f"{package}.") for package in INERT_PACKAGES):
         return InertClass(full)
     raise Refused(f"asks for {full}, which is neither a tensor, a plain container nor a known record of settings: it is "
                   "not read, and nothing of it was run or built; load only files of weights, from those who made them")
