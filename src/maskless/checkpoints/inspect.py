@@ -13,7 +13,7 @@ import torch
 from maskless.checkpoints import native
 from maskless.checkpoints.contents import Entry, read_contents
 from maskless.checkpoints.reference.foreign import open_foreign
-from maskless.checkpoints.reference.registry import bare
+from maskless.checkpoints.reference.names import bare
 from maskless.checkpoints.source import find
 from maskless.config import tree_of
 from maskless.models import MODELS, kind_of

@@ -198,7 +198,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: if the disk is full or fails.
     """
     header, at = {}, 0
-    names = sorted(tensors, key=lambda name: -tensors[name].element_size())  # wide types first, so that all are aligned
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide types first: all are aligned
     for name in names:
         tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()

@@ -119,13 +119,16 @@ class Machine:
         }
 
     def run(self, stream: BufferedIOBase) -> Any:
+        stack, memo = self.stack, self.memo
         for name, argument in operations(stream):
             if name in LITERALS:
-                self.push(argument)
-            elif name in GETS:
-                self.push(self.remembered(argument))
-            elif name in PUTS:
-                self.memo[argument] = self.top()
+                stack.append(argument)
+            elif name in PUTS and stack:
+                memo[argument] = stack[-1]
+            elif name in GETS and argument in memo:
+                stack.append(memo[argument])
+            elif name in GETS or name in PUTS:
+                raise Refused("holds a pickle that remembers what it never saw")
             elif name in FRESH:
                 self.push(FRESH[name]() if name != "BYTEARRAY8" else bytes(argument))
             elif name == "GLOBAL":
@@ -174,11 +177,6 @@ class Machine:
         else:
             self.take(1)
 
-    def remembered(self, index: int) -> Any:
-        if index not in self.memo:
-            raise Refused("holds a pickle that remembers what it never saw")
-        return self.memo[index]
-
     # -- containers
 
     def extend(self, values: list[Any]) -> None:
@@ -204,7 +202,7 @@ class Machine:
             raise Refused(f"sets items of a {described(kept)}")
         for key, value in zip(pairs[::2], pairs[1::2]):
             if isinstance(kept, dict):
-                kept[check_key(key)] = value
+                kept[key if type(key) is str else check_key(key)] = value
             else:
                 kept.items.append((key, value))
         return kept

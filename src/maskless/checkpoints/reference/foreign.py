@@ -12,7 +12,8 @@ from torch import Tensor
 from maskless.checkpoints.contents import Contents, Entry, read_contents
 from maskless.checkpoints.native import assemble
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.registry import Imported, Importer, bare, importer_for
+from maskless.checkpoints.reference.names import bare
+from maskless.checkpoints.reference.registry import Imported, Importer, importer_for
 from maskless.checkpoints.reference.released import published
 
 

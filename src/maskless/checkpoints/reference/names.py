@@ -57,6 +57,14 @@ def native_name(key: str, table: dict[str, str]) -> str:
     raise ValueError(f"unknown parameter {key!r}: it belongs to no released text model (MDLM, PGM or the AR baseline)")
 
 
+WRAPPERS = re.compile(r"^((backbone|module|_orig_mod)\.)+")
+
+
+def bare(key: str) -> str:
+    """Without what wrappers put before it: `module.`, `_orig_mod.`, any number of `backbone.`."""
+    return WRAPPERS.sub("", key)
+
+
 def stripped(key: str) -> str:
-    """Without what wrappers add: `_orig_mod.` anywhere, any number of leading `backbone.`."""
-    return re.sub(r"^(backbone\.)+", "", key.replace("_orig_mod.", ""))
+    """Bare, and without the `_orig_mod.` of parts that were compiled by themselves (text models)."""
+    return bare(key.replace("_orig_mod.", ""))

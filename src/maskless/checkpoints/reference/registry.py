@@ -10,11 +10,10 @@ from torch import Tensor
 
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.names import BUFFER
+from maskless.checkpoints.reference.names import BUFFER, bare
 
 Shapes = Mapping[str, tuple[int, ...]]
 Fits = Callable[[Shapes], bool]
-WRAPPERS = re.compile(r"^((backbone|module|_orig_mod)\.)+")
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,6 @@ IMPORTERS: tuple[Importer, ...] = (  # the first that fits
     Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),
     Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _text, tokens=True),
 )
-
-
-def bare(key: str) -> str:
-    """A name without what wrappers put before it."""
-    return WRAPPERS.sub("", key)
 
 
 def importer_for(shapes: Shapes, where: str) -> Importer:
