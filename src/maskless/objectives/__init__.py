@@ -16,6 +16,7 @@ OBJECTIVES = {
 
 FITS = {                                                            # the objectives of each kind of model; the first is its own
     "masked": ("masked", "complementary"),
+    "maskgit": ("masked", "complementary"),
     "partition": ("partition",),
     "causal_partition": ("any_order", "dial", "ordered_partition", "partition"),
     "autoregressive": ("autoregressive",),

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskless.checkpoints.reference import images
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.names import BUFFER, bare
@@ -48,6 +49,10 @@ def _text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*text.converted(weights, facts))
 
 
+def _images(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*images.converted_images(weights, facts))
+
+
 def _has(*keys: str) -> Fits:
     return lambda found: all(key in found for key in keys)
 
@@ -63,8 +68,8 @@ def _prime(found: Shapes) -> bool:
 
 
 IMPORTERS: tuple[Importer, ...] = (  # the first that fits
-    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding")),
-    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight")),
+    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding"), _images),
+    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _images),
     Importer("VQ image tokenizer", _has("quantize.embedding.weight")),
     Importer("Prime image model", _like(r"(model\.)?pixel_embedding\.")),
     Importer("Prime text model", _prime),
