@@ -37,12 +37,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from maskless.config import Tagged, build, tree_of
+from maskless.data.vqgan import VQConfig
 from maskless.models import MODELS
 from maskless.vocabulary import Vocabulary
 
 FORMAT = 1
 STEP = re.compile(r"step-(\d{8,})")
-ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
+KINDS = {**{name: config for name, (config, _) in MODELS.items()}, "vq": VQConfig}  # a run that trains a codec has them too
+ModelConfig = Annotated[Any, Tagged(KINDS)]
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,8 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
             together.
     """
     checkpoint = load_checkpoint(path, ema=ema)
+    if isinstance(checkpoint.config, VQConfig):
+        raise ValueError(f"{path} holds a codec of images, not a model; open it with load_codec, or name it as data.codec")
     _, kind = next(pair for pair in MODELS.values() if pair[0] is type(checkpoint.config))
     with torch.device("meta"):
         shapes = kind(checkpoint.config).state_dict()
@@ -293,6 +297,11 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
     model = kind(checkpoint.config)
     model.load_state_dict(checkpoint.weights)
     tokenizer = None
+    if (checkpoint.folder / "images.json").exists():
+        from maskless.data.images import load_image_codes
+
+        tokenizer = load_image_codes(checkpoint.folder)
+        check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the codec of {checkpoint.folder}")
     if (checkpoint.folder / "tokenizer.json").exists():
         from maskless.data.tokenizer import load_tokenizer
 
