@@ -13,6 +13,7 @@ import torch
 
 from maskless import config as configuration
 from maskless.checkpoints.native import check_weights, latest, load_checkpoint
+from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.training.attention import Chosen, choose
@@ -101,7 +102,7 @@ def train(
         plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
     )
     tokenizer = open_tokenizer(plan, machine)
-    plan = complete(plan, tokenizer.vocabulary)
+    plan = complete(plan, tokenizer.vocabulary, tokenizer if isinstance(tokenizer, ImageCodes) else None)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
     with numerics(
@@ -346,7 +347,7 @@ def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str
         after = dataclasses.replace(
             after,
             model=dataclasses.replace(
-                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden
+                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden, length=after.model.length or before.model.length
             ),
         )
     old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))
