@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_rows_come_back(tmp_path):
     assert batch.tokens.tolist() == [[3, 4, 5, 6], [0, 1, 2, 3], [3, 4, 5, 6]]
     assert batch.valid.all() and not batch.given.any()
     assert sorted(os.listdir(store.folder)) == ["manifest.json", "tokens.bin"]
-    assert (store.folder / "tokens.bin").stat().st_size == 5 * 4 * 2
+    assert (store.folder / "tokens.bin").stat().st_size == 5 * 4  # 50 ids: a byte each
     store.verify()
 
 
@@ -122,6 +123,40 @@ def test_memory_store_reads_alike():
     assert (len(store), store.length) == (3, 2)
     batch = store.read(torch.tensor([2]))
     assert batch.tokens.tolist() == [[4, 5]] and batch.targets.tolist() == [[False, True]]
+
+
+def labelled(n=5):
+    return [row._replace(label=number % 3) for number, row in enumerate(plain(n))]
+
+
+def test_labels_come_back_and_survive(tmp_path):
+    store = built(tmp_path / "store", labelled())
+    batch = store.read(torch.tensor([4, 2, 0]))
+    assert batch.labels.dtype == torch.int64 and batch.labels.tolist() == [1, 2, 0]
+    assert batch.to("cpu").labels.tolist() == [1, 2, 0]
+    assert [part.labels.tolist() for part in batch.split(3)] == [[1], [2], [0]]
+    assert batch.in_order(torch.tensor([[3, 2, 1, 0]] * 3)).labels.tolist() == [1, 2, 0]
+    assert [part.labels for part in Batch.of(batch.tokens).to("cpu").split(3)] == [None] * 3
+    store.verify()
+    os.truncate(store.folder / "labels.bin", 8)
+    with pytest.raises(ValueError, match=r"labels\.bin has 8 of 20 bytes"):
+        Store(store.folder)
+
+
+def test_a_store_of_before_labels_is_read(tmp_path):
+    """Written by hand as the first versions wrote it: 16 bits an id, no labels."""
+    (tmp_path / "tokens.bin").write_bytes(np.arange(6, dtype="<u2").tobytes())
+    file = {"dtype": "<u2", "bytes": 12, "crc32": zlib.crc32(np.arange(6, dtype="<u2").tobytes())}
+    manifest = {"format": 1, "rows": 2, "length": 3, "vocabulary": 50, "tokens": 6, "files": {"tokens": file}, "identity": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    batch = Store(tmp_path).read(torch.tensor([1]))
+    assert batch.tokens.tolist() == [[3, 4, 5]] and batch.labels is None
+
+
+def test_memory_store_has_labels():
+    store = MemoryStore(torch.arange(6).view(3, 2), labels=torch.tensor([7, 8, 9]))
+    assert store.read(torch.tensor([2, 0])).labels.tolist() == [9, 7]
+    assert MemoryStore(torch.arange(6).view(3, 2)).read(torch.tensor([2])).labels is None
 
 
 def test_batches_move_and_split():

@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from maskless.config import Tagged, build, tree_of
+from maskless.data.vqgan import VQConfig
 from maskless.models import MODELS
 from maskless.vocabulary import Vocabulary
 
@@ -46,7 +47,8 @@ SAFETENSORS = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }
-ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
+KINDS = {**{name: config for name, (config, _) in MODELS.items()}, "vq": VQConfig}  # a run that trains a codec has them too
+ModelConfig = Annotated[Any, Tagged(KINDS)]
 
 
 @dataclass(frozen=True)
@@ -308,14 +310,26 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
             together.
     """
     checkpoint = load_checkpoint(path, ema=ema)
+    if isinstance(checkpoint.config, VQConfig):
+        raise ValueError(f"{path} holds a codec of images, not a model; open it with load_codec, or name it as data.codec")
     model = assemble(checkpoint.config, checkpoint.weights, str(checkpoint.folder))
     tokenizer = None
+    if (checkpoint.folder / "images.json").exists():
+        from maskless.data.images import load_image_codes
+
+        tokenizer = load_image_codes(checkpoint.folder)
+        check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the codec of {checkpoint.folder}")
     if (checkpoint.folder / "tokenizer.json").exists():
         from maskless.data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(checkpoint.folder)
         check_vocabulary(tokenizer.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
     return model, tokenizer
+
+
+def kind_name(config: Any) -> str:
+    """The `type:` of a configuration, codecs included."""
+    return next(name for name, kind in KINDS.items() if type(config) is kind)
 
 
 def assemble(config: Any, weights: Mapping[str, Tensor], where: str = "the file") -> Any:

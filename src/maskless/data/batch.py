@@ -20,6 +20,7 @@ class Batch:
         valid: False on padding: such a site holds no token and never enters a loss.
         given: True on sites that are always known (the givens of a Sudoku, an anchor): seen by the model,
             never in a loss.
+        labels: class of each row, 0..classes-1, int64; None where the data has no classes.
 
     Attributes:
         padded: whether any site is not valid. Read once, when the batch is made on the host; moving and splitting keep it.
@@ -34,6 +35,7 @@ class Batch:
     tokens: Int[Tensor, "B L"]
     valid: Bool[Tensor, "B L"]
     given: Bool[Tensor, "B L"]
+    labels: Int[Tensor, " B"] | None = None
     padded: bool = field(init=False)
     prompted: bool = field(init=False)
 
@@ -57,7 +59,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; the copy does not wait for the device."""
-        return self._alike(*(column.to(device, non_blocking=True) for column in self._columns))
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return self._alike(labels, *(column.to(device, non_blocking=True) for column in self._columns))
 
     def split(self, n: int) -> list[Batch]:
         """`n` micro-batches of B / n consecutive rows each.
@@ -67,18 +70,22 @@ class Batch:
         """
         if n < 1 or len(self) % n:
             raise ValueError(f"a batch of {len(self)} rows has no {n} equal micro-batches: choose a divisor")
-        return [self._alike(*parts) for parts in zip(*(column.chunk(n) for column in self._columns), strict=True)]
+        labels = [None] * n if self.labels is None else self.labels.chunk(n)
+        return [self._alike(*parts) for parts in zip(labels, *(column.chunk(n) for column in self._columns), strict=True)]
 
     def in_order(self, log: Int[Tensor, "B L"]) -> Batch:
         """The same rows with their sites in the order of `log`."""
-        return self._alike(*(column.gather(1, log) for column in self._columns))
+        return self._alike(self.labels, *(column.gather(1, log) for column in self._columns))
 
-    def _alike(self, tokens: Tensor, valid: Tensor, given: Tensor) -> Batch:
+    def _alike(self, labels: Tensor | None, tokens: Tensor, valid: Tensor, given: Tensor) -> Batch:
         """A batch of these columns that reads nothing from them."""
         batch = object.__new__(Batch)
-        batch.__dict__.update(tokens=tokens, valid=valid, given=given, padded=self.padded, prompted=self.prompted)
+        batch.__dict__.update(
+            tokens=tokens, valid=valid, given=given, labels=labels, padded=self.padded, prompted=self.prompted
+        )
         return batch
 
     @property
     def _columns(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What has a value a site."""
         return self.tokens, self.valid, self.given

@@ -24,11 +24,12 @@ Mask = NDArray[np.bool_]
 
 
 class Row(NamedTuple):
-    """One sequence of L ids; `valid` and `given` as in `Batch`, or None where they are all True and all False."""
+    """One sequence of L ids; `valid` and `given` as in `Batch`, or None where they are all True and all False; its class."""
 
     tokens: Ids
     valid: Mask | None = None
     given: Mask | None = None
+    label: int | None = None
 
 
 Packing = Callable[[Iterable[Ids], int, Vocabulary], Iterator[Row]]

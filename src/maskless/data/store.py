@@ -2,9 +2,10 @@
 
 A store is a folder that appears complete or not at all:
 
-    tokens.bin      rows x L ids, uint16 (uint32 if the vocabulary needs it), little endian
+    tokens.bin      rows x L ids, uint16 (uint8 if 256 ids suffice, uint32 if the vocabulary needs it), little endian
     valid.bin       rows x L bytes 0/1, only where some site may hold no token
     given.bin       rows x L bytes 0/1, only where some site may be known from the start
+    labels.bin      rows int32, the class of each row, only where the data has classes
     manifest.json   what the rows are, how many, what they were built from, and the checksum of every file
 
 N  rows        L  sites of a row        B  rows of a batch
@@ -32,6 +33,7 @@ from maskless.data.pack import Row
 
 FORMAT = 1
 CHUNK = 1024  # rows written at a time
+COLUMNS = ("tokens", "valid", "given", "labels")  # the fields of a `Row`, each a file
 CHECKED = 1 << 28  # bytes; larger files are checked for their size on opening, and whole by `Store.verify`
 
 
@@ -93,7 +95,13 @@ class Store:
         wanted = rows.numpy()
         tokens = torch.from_numpy(self._columns["tokens"][wanted].astype(np.int64))
         plain = Batch.of(tokens)
-        return Batch(tokens, self._mask("valid", wanted, plain.valid), self._mask("given", wanted, plain.given))
+        labels = self._columns.get("labels")
+        return Batch(
+            tokens,
+            self._mask("valid", wanted, plain.valid),
+            self._mask("given", wanted, plain.given),
+            None if labels is None else torch.from_numpy(labels[wanted].astype(np.int64)),
+        )
 
     def verify(self) -> None:
         """Read every byte and compare the checksums. Raises ValueError at the first difference."""
@@ -115,11 +123,13 @@ class Store:
             raise ValueError(f"the token store {self.folder} is damaged ({found}): {REBUILD}")
         if there <= CHECKED:
             self._verify(name)
-        return np.memmap(path, np.dtype(file["dtype"]), "r", shape=(self.manifest.rows, self.manifest.length))
+        rows = self.manifest.rows
+        shape = (rows,) if name == "labels" else (rows, self.manifest.length)
+        return np.memmap(path, np.dtype(file["dtype"]), "r", shape=shape)
 
 
 class MemoryStore:
-    """The same in memory: (N, L) ids and optional masks, as in `Batch`.
+    """The same in memory: (N, L) ids, optional masks and classes, as in `Batch`.
 
     Example:
         >>> MemoryStore(torch.arange(6).view(3, 2)).read(torch.tensor([1])).tokens.tolist()
@@ -131,9 +141,11 @@ class MemoryStore:
         tokens: Int[Tensor, "N L"],
         valid: Bool[Tensor, "N L"] | None = None,
         given: Bool[Tensor, "N L"] | None = None,
+        labels: Int[Tensor, " N"] | None = None,
     ) -> None:
         all = Batch.of(tokens.long())
-        self._all = Batch(all.tokens, all.valid if valid is None else valid, all.given if given is None else given)
+        valid, given = all.valid if valid is None else valid, all.given if given is None else given
+        self._all = Batch(all.tokens, valid, given, None if labels is None else labels.long())
 
     @property
     def length(self) -> int:
@@ -146,7 +158,9 @@ class MemoryStore:
 
     def read(self, rows: Int[Tensor, " B"]) -> Batch:
         """The rows with these numbers, in this order."""
-        return Batch(self._all.tokens[rows], self._all.valid[rows], self._all.given[rows])
+        all = self._all
+        labels = None if all.labels is None else all.labels[rows]
+        return Batch(all.tokens[rows], all.valid[rows], all.given[rows], labels)
 
 
 REBUILD = "delete that folder, and it is built again"
@@ -214,13 +228,13 @@ def open_or_build(
 
 def _write_columns(folder: Path, rows: Iterable[Row], length: int, vocabulary: int) -> tuple[int, int, dict]:
     """Write the .bin files. Returns the number of rows, the number of tokens that count, and the manifest's `files`."""
-    narrow = "<u2" if vocabulary <= 1 << 16 else "<u4"
+    narrow = "|u1" if vocabulary <= 1 << 8 else "<u2" if vocabulary <= 1 << 16 else "<u4"
+    special = {"tokens": narrow, "labels": "<i4"}
     count = tokens = 0
     files: dict[str, dict[str, Any]] = {}
     for columns in _chunks(rows, length, vocabulary):
         if not count:
-            kinds = {name: narrow if name == "tokens" else "|u1" for name in columns}
-            files = {name: {"dtype": kind, "bytes": 0, "crc32": 0} for name, kind in kinds.items()}
+            files = {name: {"dtype": special.get(name, "|u1"), "bytes": 0, "crc32": 0} for name in columns}
         assert columns.keys() == files.keys(), "all rows of a store have the same columns"
         counted = columns.get("valid", np.True_) & ~columns.get("given", np.False_)
         count += len(columns["tokens"])
@@ -239,7 +253,7 @@ def _chunks(rows: Iterable[Row], length: int, vocabulary: int) -> Iterator[dict[
     """Columns of up to CHUNK rows, stacked."""
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
-        columns = {name: np.stack(column) for name, column in zip(Row._fields, zip(*chunk)) if column[0] is not None}
+        columns = {name: np.stack(column) for name, column in zip(COLUMNS, zip(*chunk)) if column[0] is not None}
         assert columns["tokens"].shape[1] == length, "a packing makes rows of the asked length"
         least, most = columns["tokens"].min(), columns["tokens"].max()
         assert least >= 0 and most < vocabulary, f"a tokenizer stays inside its vocabulary, but {least}..{most}"

@@ -76,7 +76,7 @@ def scan(stream: BufferedIOBase) -> None:
             resolve(*_split(argument))
             pushed.append(None)
         elif name == "STACK_GLOBAL":
-            module, attribute = (pushed + [None, None])[-2:] if len(pushed) < 2 else pushed[-2:]
+            module, attribute = [None, None, *pushed][-2:]
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise Refused("names what it asks for in a roundabout way")
             resolve(module, attribute)
