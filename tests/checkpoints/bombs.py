@@ -87,6 +87,7 @@ def running(marker: Path) -> dict[str, tuple[bytes, str]]:
     checkpoint = lambda **parts: dumps({"state_dict": OrderedDict(), "epoch": 0, **parts})
     under_a_mark = text("posix") + text("system") + b"(" + text("collections") + text("OrderedDict") + b"1"
     lazily = named("__builtin__", "map") + posix + text(command) + b"\x85\x86"  # what makes a tuple of it runs it
+    attribute = named("__builtin__", "getattr")
     partial = call(named("functools", "partial"), posix)
     return {
         "by __reduce__": (dumps(system), "posix.system"),
@@ -99,7 +100,7 @@ def running(marker: Path) -> dict[str, tuple[bytes, str]]:
         "eval": (dumps(Calls(builtins.eval, f"__import__('os').system({command!r})")), "__builtin__.eval"),
         "exec": (dumps(Calls(builtins.exec, f"open({str(marker)!r}, 'w').close()"), 4), "builtins.exec"),
         "__import__ and getattr": (
-            b"\x80\x02" + call(call(named("__builtin__", "getattr"), call(named("__builtin__", "__import__"), text("os")), text("system")), text(command)) + b".",
+            b"\x80\x02" + call(call(attribute, call(named("__builtin__", "__import__"), text("os")), text("system")), text(command)) + b".",
             "__builtin__.getattr"),
         "functools.partial": (b"\x80\x02" + call(call(named("functools", "partial"), posix, text(command))) + b".", "functools.partial"),
         "operator.methodcaller": (dumps((operator.methodcaller("upper"), system), 4), "operator.methodcaller"),
@@ -116,7 +117,8 @@ def running(marker: Path) -> dict[str, tuple[bytes, str]]:
         "behind an inert package": (b"\x80\x04" + text("pathlib") + text("os.system") + b"\x93" + text(command) + b"\x85R.", "pathlib.os.system"),
         "a nested pickle": (dumps(Calls(pickle.loads, dumps(system))), "pickle.loads"),
         "after an allowed call": (
-            b"\x80\x02" + call(named("collections", "defaultdict"), named("__builtin__", "list")) + b"0" + call(posix, text(command)) + b".", "posix.system"),
+            b"\x80\x02" + call(named("collections", "defaultdict"), named("__builtin__", "list")) + b"0" + call(posix, text(command)) + b".",
+            "posix.system"),
     }
 
 
@@ -147,15 +149,16 @@ def weights() -> bytes:
     return text("state_dict") + b"}" + text("a") + tensor(storage(4), 0, counts(4), counts(1)) + b"ss"
 
 
+ORDERED, SCALAR, DTYPE = named("collections", "OrderedDict"), named("numpy.core.multiarray", "scalar"), named("numpy", "dtype")
 UNUSUAL: dict[str, tuple[bytes, str]] = {
     "a nested torch file": (call(named("torch.storage", "_load_from_bytes"), b"U\x01x"), "torch.storage._load_from_bytes"),
-    "an allowed name's attribute": (b"\x80\x04" + text("torch._utils") + text("_rebuild_tensor_v2.__globals__") + b"\x93", "_rebuild_tensor_v2.__globals__"),
+    "an allowed name's attribute": (b"\x80\x04" + text("torch._utils") + text("_rebuild_tensor_v2.__globals__") + b"\x93", "v2.__globals__"),
     "an extension code": (b"\x82\x01", "extension"),
     "a wide extension code": (b"\x84\x01\x00\x00\x00", "extension"),
     "an out-of-band buffer": (b"\x97", "buffer"),
     "a persistent id in text": (b"Pos.system\n", "persistent id"),
     "a persistent id that is no storage": (text("x") + b"Q", "something else than a storage"),
-    "a persistent id with a callable": (b"(" + text("storage") + named("collections", "OrderedDict") + text("0") + text("cpu") + number(1) + b"tQ",
+    "a persistent id with a callable": (b"(" + text("storage") + ORDERED + text("0") + text("cpu") + number(1) + b"tQ",
                                         "something else than a storage"),
     "a tensor larger than its storage": (tensor(storage(4), 0, counts(1 << 40), counts(0)), "outside its storage"),
     "a tensor beside its storage": (tensor(storage(4), 2, counts(3), counts(1)), "outside its storage"),
@@ -166,12 +169,12 @@ UNUSUAL: dict[str, tuple[bytes, str]] = {
     "a storage larger than its record": (tensor(storage(1 << 30), 0, counts(4), counts(1)), "not there"),
     "a tensor of a mapping": (tensor(b"}", 0, counts(4), counts(1)), "something else than a storage"),
     "a parameter of a list": (call(named("torch._utils", "_rebuild_parameter"), b"]", b"I01\n", b"}"), "no tensor"),
-    "a wrapped callable": (call(named("torch._tensor", "_rebuild_from_type_v2"), named("collections", "OrderedDict"), named("torch", "Tensor"), b")", b"}"),
+    "a wrapped callable": (call(named("torch._tensor", "_rebuild_from_type_v2"), ORDERED, named("torch", "Tensor"), b")", b"}"),
                            "something else than a tensor"),
-    "an OrderedDict of numbers": (call(named("collections", "OrderedDict"), number(7)), "pairs"),
-    "too many arguments": (call(named("collections", "OrderedDict"), b"]", b"]"), "arguments that no checkpoint gives"),
-    "a numpy scalar of objects": (call(named("numpy.core.multiarray", "scalar"), call(named("numpy", "dtype"), text("O8"), b"I00\n", b"I01\n"), text("x")), "'O8'"),
-    "a numpy scalar of another size": (call(named("numpy.core.multiarray", "scalar"), call(named("numpy", "dtype"), text("f8")), text("x")), "1 bytes"),
+    "an OrderedDict of numbers": (call(ORDERED, number(7)), "pairs"),
+    "too many arguments": (call(ORDERED, b"]", b"]"), "arguments that no checkpoint gives"),
+    "a numpy scalar of objects": (call(SCALAR, call(DTYPE, text("O8"), b"I00\n", b"I01\n"), text("x")), "'O8'"),
+    "a numpy scalar of another size": (call(SCALAR, call(DTYPE, text("f8")), text("x")), "1 bytes"),
     "a codec": (call(named("_codecs", "encode"), text("x"), text("rot13")), "something else than bytes"),
     "a terabyte of zeros": (call(named("__builtin__", "bytearray"), number(1 << 40)), "makes bytes"),
     "the state of a function": (named("torch._utils", "_rebuild_tensor_v2") + b"}b", "sets the state"),

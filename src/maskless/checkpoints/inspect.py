@@ -104,8 +104,9 @@ def _folder(folder: Path) -> Report:
             problems += _misfits(folder / name, description.model)
     training = {"optimizer": (folder / "trainer").is_dir(), **{key: value for key, value in notes.get("extra", {}).items() if key != "converted"}}
     ema, converted = "ema.safetensors" if (folder / "ema.safetensors").exists() else "none", notes.get("extra", {}).get("converted", {})
+    kind = native.kind_name(description.model)
     return Report(
-        str(folder), "folder of this library", native.kind_name(description.model), {"type": native.kind_name(description.model), **tree_of(description.model)},
+        str(folder), "folder of this library", kind, {"type": kind, **tree_of(description.model)},
         _count(entries), groups(entries), "tokenizer.json" if (folder / "tokenizer.json").exists() else "none", training, ema,
         list(converted.get("inferred", [])), problems)
 
