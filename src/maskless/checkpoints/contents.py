@@ -86,7 +86,8 @@ def read_contents(path: str | Path) -> Contents:
 def _safetensors(path: Path) -> Contents:
     try:
         file = safe_open(path, "pt")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118: no mapping
+        names = file.keys()
+        slices = {name: file.get_slice(name) for name in names}
         entries = {name: Entry(tuple(each.get_shape()), DTYPES[each.get_dtype()], partial(file.get_tensor, name))
                    for name, each in slices.items()}
     except FileNotFoundError:

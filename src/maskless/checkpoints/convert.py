@@ -12,9 +12,12 @@ from typing import Any
 from maskless.checkpoints.native import check_vocabulary, flush, resolve, write_model
 from maskless.checkpoints.reference.foreign import Foreign, open_foreign, single
 from maskless.checkpoints.source import Place, find
+from maskless.data.codec import load_codec
+from maskless.data.images import ImageCodes
 from maskless.data.tokenizer import SubwordTokenizer, Tokenizer, load_tokenizer
+from maskless.data.vq import VQCodec, filled
 
-OURS = re.compile(r"config\.json|(model|ema|codec)\.safetensors|codec\.json|tokenizer\.json|special_tokens_map\.json")
+OURS = re.compile(r"config\.json|(model|ema|codec)\.safetensors|codec\.json|images\.json|tokenizer\.json|special_tokens_map\.json")
 TOKENIZERS = ("gpt2", "bert-base-uncased")  # of the released text models; a file cannot make this library fetch another
 
 
@@ -29,7 +32,7 @@ class Converted:
 
 
 def convert(source: str | Path, dest: str | Path, *, average: bool = True, overrides: Mapping[str, Any] | None = None,
-            tokenizer: str | Path | None = None) -> Converted:
+            tokenizer: str | Path | None = None, codec: str | Path | None = None) -> Converted:
     """Write the model of a released file as a folder of this library.
 
     Args:
@@ -38,6 +41,7 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
         average: the moving average where there is one; False: the weights as trained.
         overrides: answers to what weights cannot tell: length, query, heads, mask_id, ...
         tokenizer: a tokenizer's path or name; None takes the one in or beside the file, else the published one.
+        codec: of an image model: the folder of a converted VQ tokenizer; without it the model draws codes, not images.
 
     Raises:
         ValueError: the source cannot be used, or `dest` exists.
@@ -53,13 +57,25 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
     made = file.imported(average=average)
     weights = {name: single(tensor) for name, tensor in made.weights.items()}
     notes = [*file.facts.notes]
-    speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else None
+    speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else named_codec(made.config, codec)
     if speaks is not None:
-        check_vocabulary(speaks.vocabulary.size, made.config, "the tokenizer")
+        check_vocabulary(speaks.vocabulary.size, made.config, "the codec" if codec else "the tokenizer")
     taken = "ema" if average and file.averaged else "raw"
     extra = {"converted": {"from": Path(place.source).name, "kind": file.importer.kind, "weights": taken, "inferred": notes}}
-    with_folder(dest, lambda folder: write_model(folder, made.config, weights, tokenizer=speaks, extra=extra))
+    if file.importer.codec:
+        with_folder(dest, VQCodec(filled(made.config, weights, str(place.path))).save)
+    else:
+        with_folder(dest, lambda folder: write_model(folder, made.config, weights, tokenizer=speaks, extra=extra))
     return Converted(dest, file.importer.kind, taken, notes)
+
+
+def named_codec(config: Any, folder: str | Path | None) -> ImageCodes | None:
+    """What stands where text has a tokenizer: the codec, the grid, and numbers for the names of the classes."""
+    if folder is None:
+        return None
+    if getattr(config, "grid", None) is None:
+        raise ValueError(f"a codec ({folder}) was given and this is no model of images on a square grid; leave it out")
+    return ImageCodes(load_codec(folder), config.grid, tuple(map(str, range(config.classes))))
 
 
 def with_folder(dest: Path, write: Any) -> None:
@@ -78,7 +94,8 @@ def with_folder(dest: Path, write: Any) -> None:
     except BaseException as error:
         shutil.rmtree(first, ignore_errors=True)
         if isinstance(error, OSError):
-            raise OSError(f"{dest} could not be written ({error.strerror or error}); nothing was left behind: make room, or choose another place") from error
+            reason = error.strerror or str(error)
+            raise OSError(f"{dest} could not be written ({reason}); nothing was left behind: make room, or choose another place") from error
         raise
 
 

@@ -13,10 +13,11 @@ import torch
 from maskless.checkpoints import native
 from maskless.checkpoints.contents import Entry, read_contents
 from maskless.checkpoints.reference.foreign import open_foreign
-from maskless.checkpoints.reference.registry import bare
+from maskless.checkpoints.reference.names import bare
 from maskless.checkpoints.source import find
 from maskless.config import tree_of
-from maskless.models import MODELS, kind_of
+from maskless.data.vqgan import VQ, VQConfig
+from maskless.models import MODELS
 
 
 @dataclass(frozen=True)
@@ -82,16 +83,16 @@ def _file(path: Path, source: str, overrides: Mapping[str, Any] | None) -> Repor
     contents, architecture, problems = file.contents, {}, []
     try:
         made = file.outline()
-        architecture = {"type": kind_of(made.config), **tree_of(made.config)}
+        architecture = {"type": native.kind_name(made.config), **tree_of(made.config)}
     except ValueError as error:
         problems.append(str(error))
     tokens = "in the file" if contents.tokenizer is not None else "beside the file" if path.with_name("tokenizer.json").is_file() else ""
     said = contents.settings.get("data", {}).get("tokenizer_name_or_path") or file.facts.published.get("tokenizer")
     ema = f"a list of {len(contents.average)} tensors without names" if contents.average is not None else "none"
+    training = contents.training | ({"rest": contents.rest} if contents.rest else {})
     return Report(
         str(path), contents.layout, file.importer.kind, architecture, _count(contents.weights), groups(contents.weights),
-        " ".join(filter(None, [tokens, f"({said})" if said else ""])) or "none", {**contents.training, **({"rest": contents.rest} if contents.rest else {})},
-        ema, [*file.facts.notes], problems)
+        " ".join(filter(None, [tokens, f"({said})" if said else ""])) or "none", training, ema, [*file.facts.notes], problems)
 
 
 def _folder(folder: Path) -> Report:
@@ -103,8 +104,9 @@ def _folder(folder: Path) -> Report:
             problems += _misfits(folder / name, description.model)
     training = {"optimizer": (folder / "trainer").is_dir(), **{key: value for key, value in notes.get("extra", {}).items() if key != "converted"}}
     ema, converted = "ema.safetensors" if (folder / "ema.safetensors").exists() else "none", notes.get("extra", {}).get("converted", {})
+    kind = native.kind_name(description.model)
     return Report(
-        str(folder), "folder of this library", kind_of(description.model), {"type": kind_of(description.model), **tree_of(description.model)},
+        str(folder), "folder of this library", kind, {"type": kind, **tree_of(description.model)},
         _count(entries), groups(entries), "tokenizer.json" if (folder / "tokenizer.json").exists() else "none", training, ema,
         list(converted.get("inferred", [])), problems)
 
@@ -112,7 +114,7 @@ def _folder(folder: Path) -> Report:
 def _misfits(path: Path, config: Any) -> list[str]:
     """What is wrong with a file of native weights, by names and shapes."""
     with torch.device("meta"):
-        wanted = MODELS[kind_of(config)][1](config).state_dict()
+        wanted = (VQ(config) if isinstance(config, VQConfig) else MODELS[native.kind_name(config)][1](config)).state_dict()
     try:
         native.check_weights({name: entry.blank for name, entry in read_contents(path).weights.items()}, wanted, str(path))
     except ValueError as error:

@@ -37,6 +37,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from maskless.config import Tagged, build, tree_of
+from maskless.data.vqgan import VQConfig
 from maskless.models import MODELS
 from maskless.vocabulary import Vocabulary
 
@@ -46,7 +47,8 @@ SAFETENSORS = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }
-ModelConfig = Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
+KINDS = {**{name: config for name, (config, _) in MODELS.items()}, "vq": VQConfig}  # a run that trains a codec has them too
+ModelConfig = Annotated[Any, Tagged(KINDS)]
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         OSError: if the disk is full or fails.
     """
     header, at = {}, 0
-    names = sorted(tensors, key=lambda name: -tensors[name].element_size())  # wide types first, so that all are aligned
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # wide types first: all are aligned
     for name in names:
         tensor = tensors[name]
         size = tensor.numel() * tensor.element_size()
@@ -312,11 +314,13 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
             together.
     """
     checkpoint = load_checkpoint(path, ema=ema)
+    if isinstance(checkpoint.config, VQConfig):
+        raise ValueError(f"{path} holds a codec of images, not a model; open it with load_codec, or name it as data.codec")
     weights = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in checkpoint.weights.items()}
     model = assemble(checkpoint.config, weights, str(checkpoint.folder))
     coding = coding_in(checkpoint.folder)
     if coding is not None:
-        check_vocabulary(coding.vocabulary.size, checkpoint.config, f"the tokenizer of {checkpoint.folder}")
+        check_vocabulary(coding.vocabulary.size, checkpoint.config, f"the tokenizer or codec of {checkpoint.folder}")
     return model, coding
 
 
@@ -326,11 +330,16 @@ def coding_in(folder: Path) -> Any:
         from maskless.data.tokenizer import load_tokenizer
 
         return load_tokenizer(folder)
-    if (folder / "codec.json").exists():
+    if (folder / "images.json").exists():
         from maskless.data.images import load_image_codes
 
         return load_image_codes(folder)
     return None
+
+
+def kind_name(config: Any) -> str:
+    """The `type:` of a configuration, codecs included."""
+    return next(name for name, kind in KINDS.items() if type(config) is kind)
 
 
 def assemble(config: Any, weights: Mapping[str, Tensor], where: str = "the file") -> Any:

@@ -49,7 +49,7 @@ def find(source: str | Path) -> Place:
     if path.is_dir() and not is_native(path) and (weights := _weights_in(path)):
         path = weights
     # a folder that holds nothing is left to the reader of folders, whose sentence says what is missing
-    return Place(path, str(source), path.is_dir() or not path.exists() and path.suffix not in SUFFIXES)
+    return Place(path, str(source), path.is_dir() or (not path.exists() and path.suffix not in SUFFIXES))
 
 
 def is_native(folder: Path) -> bool:

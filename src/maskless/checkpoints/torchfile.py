@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def read_torch(path: str | Path) -> TorchFile:
 # ---------------------------------------------------------------------------------------------------------------- zip
 
 
-def _read_zip(path: Path, file: BinaryIO) -> TorchFile:
+def _read_zip(path: Path, file: io.BufferedIOBase) -> TorchFile:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -148,7 +148,7 @@ def _declared(given: Any, extra: int) -> Storage:
 # ------------------------------------------------------------------------------------------------------------- legacy
 
 
-def _read_legacy(path: Path, file: BinaryIO) -> TorchFile:
+def _read_legacy(path: Path, file: io.BufferedIOBase) -> TorchFile:
     declared: dict[str, Storage] = {}
 
     def persistent(given: Any) -> Storage:

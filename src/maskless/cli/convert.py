@@ -10,19 +10,20 @@ from maskless.cli.sampling import Weights, one_of
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or organisation/name[@revision][:file] on the Hugging Face Hub.")],
+    source: Annotated[str, typer.Argument(help="A .ckpt, .pt, .pth or .safetensors file, or organisation/name[@revision][:file] on the Hub.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
     weights: Weights = "ema",
     set: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=(
         "What weights cannot tell: length=512, query=learned, heads=12, mask_id=103, ... May be repeated."))] = [],  # noqa: B006
-    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a name; by default the file's own, else the published one.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a name; else the file's own, or the published one.")] = None,
+    codec: Annotated[Path | None, typer.Option(help="Of an image model: the folder of a converted VQ tokenizer.")] = None,
 ) -> None:
     """Convert released weights, printing everything that was inferred. Nothing in the file is run."""
     from maskless.checkpoints.convert import convert as run
     from maskless.config import override
 
     average = one_of(weights, "weights", ("ema", "raw")) == "ema"
-    done = run(source, dest, average=average, overrides=override({}, set), tokenizer=tokenizer)
+    done = run(source, dest, average=average, overrides=override({}, set), tokenizer=tokenizer, codec=codec)
     for note in done.notes:
         typer.echo(f"  {note}")
     typer.echo(f"{done.folder}: {done.kind}, {'moving average' if done.weights == 'ema' else 'weights as trained'}")

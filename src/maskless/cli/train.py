@@ -99,6 +99,9 @@ def describe(record: Mapping[str, Any]) -> str:
         return (
             f"{step}validation bound {record['bound']:.4f} +- {record['standard_error']:.4f} nats per token{perplexity}"
         )
+    if "psnr" in record:
+        used, perplexity = record["codes_used"], record["code_perplexity"]
+        return f"{step}{record['psnr']:.2f} dB, {used:.1%} of the codes used, code perplexity {perplexity:.1f}"
     if "solved" in record:
         cells, solved, boards = record["cell_accuracy"], record["solved"], record["boards"]
         return f"{step}{cells:.1%} of the cells right, {solved:.1%} of {boards} boards solved"

@@ -61,12 +61,12 @@ class ImageFolder:
             raise ValueError(f"{beside} has no class, other images of {root} lie in folders that are classes: move it")
         return tuple(sorted(names))
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
-        """The images of a part, by path."""
+    def pictures(self, split: Split, start: int = 0) -> Iterator[Picture]:
+        """The images of a part, by path, from number `start` on; those before are not read."""
         place = self.train if split == "train" or self.valid is None else self.valid
         numbers = {name: number for number, name in enumerate(self.classes())}
         root = _root(place)
-        for path in find_files(place, SUFFIXES):
+        for path in find_files(place, SUFFIXES)[start:]:
             label = numbers.get(path.relative_to(root).parts[0]) if numbers else None
             if numbers and label is None:
                 raise ValueError(f"{path} is of no class of {self.train}: the classes are {', '.join(numbers)[:200]}")
@@ -110,13 +110,13 @@ class ImageArrays:
             most = max((int(labels.max()) for labels in found if labels.size), default=-1)
         return tuple(map(str, range(most + 1)))
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
+    def pictures(self, split: Split, start: int = 0) -> Iterator[Picture]:
         place = self.valid if split == "valid" and self.valid is not None else self.train
         part = self._part(place, split)
         if part is None:  # a file of one part: all of it, or what `holdout` makes of it
             part = self._part(place, "train")
         assert part is not None
-        yield from _pictures(place, part, len(self.classes()))
+        yield from _pictures(place, part, len(self.classes()), start)
 
     def _part(self, place: str, split: Split) -> str | None:
         """The name of a part of a file: "" if there are no parts; the only part is for training."""
@@ -139,7 +139,7 @@ def _opened(place: str) -> Any:
         raise ValueError(f"{path} is no .npz file or damaged ({error}): get it again") from None
 
 
-def _pictures(place: str, part: str, classes: int) -> Iterator[Picture]:
+def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Picture]:
     """The images of a part of a file of arrays."""
     with _opened(place) as arrays:
         try:
@@ -154,7 +154,7 @@ def _pictures(place: str, part: str, classes: int) -> Iterator[Picture]:
     count = len(offsets) - 1
     if labels is not None and len(labels) != count:
         raise ValueError(f"{place} has {count} images and {len(labels)} labels in its part {part or 'x'}: correct it")
-    for number in range(count):
+    for number in range(start, count):
         name = f"image {number} of {place}"
         label = None if labels is None else checked_label(labels[number], classes, name)
         if images is None:
@@ -235,10 +235,11 @@ class ImageHub:
         names = getattr(features.get(entry.label), "names", None)
         return tuple(names) if names else tuple(map(str, range(entry.classes)))
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
+    def pictures(self, split: Split, start: int = 0) -> Iterator[Picture]:
         entry, classes = self.entry, len(self.classes())
-        for number, record in enumerate(self._load(entry.train if split == "train" else entry.valid or entry.train)):
-            name = f"image {number} of {self.name}"
+        records = self._load(entry.train if split == "train" else entry.valid or entry.train)
+        for number in range(start, len(records)):
+            record, name = records[number], f"image {number} of {self.name}"
             if entry.image not in record:
                 raise ValueError(f"{self.name} has no column {entry.image!r} but {', '.join(record)}: set image to one")
             label = checked_label(record[entry.label], classes, name) if classes and entry.label in record else None
@@ -272,16 +273,16 @@ class Digits:
     def classes(self) -> tuple[str, ...]:
         return tuple("0123456789")
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
+    def pictures(self, split: Split, start: int = 0) -> Iterator[Picture]:
         try:
             from sklearn.datasets import load_digits
         except ImportError:
             raise ValueError("the digits need the library scikit-learn: pip install 'maskless[images]'") from None
         found: Any = load_digits()
         shades = np.rint(np.asarray(found.images) * (255 / 16)).astype(np.uint8)  # from 0..16
-        for number, (pixels, label) in enumerate(zip(shades, found.target, strict=True)):
+        for number in range(start, len(shades)):
             name = f"digit {number}"
-            yield Picture(from_array(pixels, name), int(label), name)
+            yield Picture(from_array(shades[number], name), int(found.target[number]), name)
 
 
 # A recipe's `source: {type: ...}`.

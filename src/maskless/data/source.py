@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskless.data.definition import utf8
+from maskless.data.loader import Rows
 from maskless.data.pack import PACKINGS, Row
 from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, load_tokenizer, train_bpe
 
@@ -62,6 +63,10 @@ class Source:
     def rows(self, split: Split, tokenizer: Any, length: int) -> Iterator[Row]:
         """The rows of a split, L = `length`, written in what `make_tokenizer` gave."""
         raise NotImplementedError
+
+    def stored(self, split: Split, length: int) -> Rows | None:
+        """The rows of a split where they lie ready for reading; None: a store is to be built of `rows`."""
+        return None
 
     def in_split(self, split: Split, document: str) -> bool:
         """Whether a document of undivided data belongs to `split`."""

@@ -25,9 +25,11 @@ from maskless.data.detokenize import DETOKENIZERS
 from maskless.data.files import DOCUMENTS, SUFFIXES, find_files, fingerprint, read_documents, read_table
 from maskless.data.hub import Hub
 from maskless.data.images import Images, PlainPixels
+from maskless.data.loader import Rows
 from maskless.data.pack import PACKINGS, Row, padded
+from maskless.data.shards import Encoded
 from maskless.data.source import SPLITS, Source, Split, TextSource, encoded, one_of
-from maskless.data.store import Store, open_or_build
+from maskless.data.store import open_or_build
 from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, learn_words, load_tokenizer
 
 T = TypeVar("T")
@@ -185,8 +187,9 @@ class Puzzles(_Local, Source):
 # A recipe's `data: {type: ...}`.
 SOURCES: dict[str, type[Source]] = {
     "prose": Prose, "files": Files, "hub": Hub, "sequences": Sequences, "puzzles": Puzzles, "images": Images,
+    "encoded": Encoded,
 }
-DataConfig = Prose | Files | Hub | Sequences | Puzzles | Images
+DataConfig = Prose | Files | Hub | Sequences | Puzzles | Images | Encoded
 ORIGINS: dict[str, type[Source]] = {**SOURCES, "pixels": PlainPixels}  # and what codecs are trained on
 
 
@@ -224,8 +227,8 @@ def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Coding:
     return load_tokenizer(folder)
 
 
-def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None = None) -> Store:
-    """The token store of a split, built the first time and reused as long as nothing it was built from changes.
+def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None = None) -> Rows:
+    """The rows of a split: a token store, built the first time and reused as long as nothing it was built from changes.
 
     A store's folder is named by a hash of its source (with names, sizes and times of the files), split, packing,
     length and tokenizer: anything else gets another folder.
@@ -241,6 +244,8 @@ def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None
         OSError: the cache cannot be written.
     """
     part = _split(split)
+    if (ready := spec.stored(part, length)) is not None:
+        return ready
     tokenizer = tokenizer_of(spec, cache=cache)
     identity = {**_origin(spec), "tokenizer": tokenizer.hash, "length": length, "split": split}
     folder = cache_folder(cache) / f"{identity['source']}-{split}-{length}-{digest(identity)[:16]}"

@@ -12,14 +12,17 @@ import torch
 
 from maskless.checkpoints.native import check_vocabulary
 from maskless.config import Tagged, build, override, read, tree_of
+from maskless.data.images import ImageCodes, Images
+from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
-from maskless.models import MODELS, PartitionConfig
+from maskless.models import MODELS, MaskGITConfig, PartitionConfig
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.vocabulary import Vocabulary
 
-FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out
+FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out; model.length, where the data are images
+LABELLED = (PartitionConfig, MaskGITConfig)  # models that take classes and know of rows and columns
 
 
 @dataclass(frozen=True)
@@ -218,11 +221,16 @@ def recipe_tree(recipe: Recipe) -> dict:
 
 def _with_vocabulary(tree: dict) -> dict:
     """A recipe that leaves `model.vocab_size` out means the tokenizer's, which `complete` fills in once there is a
-    tokenizer."""
-    model = tree.get("model")
-    if not isinstance(model, dict) or "vocab_size" in model:
+    tokenizer. So it is with `model.length` if the data are images."""
+    model, data = tree.get("model"), tree.get("data")
+    if not isinstance(model, dict):
         return tree
-    return {**tree, "model": {**model, "vocab_size": FROM_TOKENIZER}}
+    left_out: dict[str, Any] = {"vocab_size": FROM_TOKENIZER}
+    if isinstance(data, dict) and data.get("type") in ("images", "encoded"):
+        grid = model.get("grid")
+        stated = isinstance(grid, list) and len(grid) == 2 and all(isinstance(side, int) for side in grid)
+        left_out["length"] = grid[0] * grid[1] if stated and grid else FROM_TOKENIZER
+    return {**tree, "model": {**left_out, **model}}
 
 
 def _with_weights(tree: dict) -> dict:
@@ -241,17 +249,49 @@ def _renamed(objective: Mapping, light: str) -> dict:
     return rest if objective.get("low_var") not in (True, False) else {"weights": light if objective["low_var"] else "bound", **rest}
 
 
-def complete(recipe: Recipe, vocabulary: Vocabulary) -> Recipe:
+def complete(recipe: Recipe, vocabulary: Vocabulary, images: ImageCodes | None = None) -> Recipe:
     """The recipe with the model's vocabulary filled in, or checked if the recipe states it; padding is never predicted.
 
+    Args:
+        recipe: as loaded.
+        vocabulary: of the data.
+        images: what images are written in, if the data are images: the model's length, grid and classes come from it.
+
     Raises:
-        ValueError: if the stated `model.vocab_size` is not the tokenizer's.
+        ValueError: if the stated `model.vocab_size` is not the tokenizer's, or the model does not fit the images.
     """
+    if images is not None:
+        recipe = dataclasses.replace(recipe, model=_fitting(recipe.model, images))
+        _check_steps(recipe)
     if recipe.model.vocab_size != FROM_TOKENIZER:
         check_vocabulary(vocabulary.size, recipe.model, "the tokenizer of the recipe")
     size = recipe.model.vocab_size or vocabulary.size
     forbidden = tuple(sorted({*recipe.model.forbidden, *vocabulary.forbidden}))
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden))
+
+
+def _fitting(model: Any, images: ImageCodes) -> Any:
+    """The configuration with length, grid and classes of the images, where it leaves them out."""
+    rows, columns = images.grid
+    if model.length not in (FROM_TOKENIZER, images.length):
+        raise ValueError(
+            f"model.length is {model.length} and an image has {rows} x {columns} codes; leave it out, or change data.size"
+        )
+    classes = len(images.classes)
+    if not isinstance(model, LABELLED):
+        if classes:
+            raise ValueError(
+                f"the images have {classes} classes and a {type(model).__name__} takes none; "
+                "set data.labels=false, or use a maskgit or partition model"
+            )
+        return dataclasses.replace(model, length=images.length)
+    if model.grid not in (None, images.grid):
+        raise ValueError(f"model.grid is {list(model.grid)} and an image has {rows} x {columns} codes; leave it out")
+    if (model.classes and model.classes < classes) or (model.classes and not classes):
+        raise ValueError(
+            f"model.classes is {model.classes} and the images have {classes or 'none'}; leave it out, or correct data.labels"
+        )
+    return dataclasses.replace(model, length=images.length, grid=images.grid, classes=model.classes or classes)
 
 
 def _check(recipe: Recipe, tree: Mapping) -> None:
@@ -262,12 +302,12 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"objective.type is {objective} and model.type is {model}, which do not fit; "
             f"use objective.type={' or '.join(FITS[model])}, or another model"
         )
-    if recipe.length > recipe.model.length:
+    if recipe.length > recipe.model.length and not _open_length(recipe):
         raise ValueError(
             f"training.length is {recipe.length}, beyond the model's length {recipe.model.length}; "
             f"lower training.length or set model.length={recipe.length}"
         )
-    _check_sizes(recipe.model)
+    _check_sizes(dataclasses.replace(recipe.model, length=_some_length(recipe)) if _open_length(recipe) else recipe.model)
     if recipe.training.class_dropout is not None and not classes_of(recipe.model):
         raise ValueError(
             f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
@@ -278,7 +318,7 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"training.attention is {attention} and model.type is {model}, which has no groups to attend among; "
             "use auto or math"
         )
-    order, steps = recipe.sampling.sampler.order, recipe.sampling.sampler.steps
+    order = recipe.sampling.sampler.order
     if model == "autoregressive" and order not in (None, "left-to-right"):
         raise ValueError(
             f"sampling.sampler.order is {order} and model.type is autoregressive, which only goes left to right; "
@@ -289,6 +329,12 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"sampling.sampler.plan is {recipe.sampling.sampler.plan} and model.type is autoregressive, which reveals one "
             "site at a time; leave the plan out"
         )
+    if not _open_length(recipe):
+        _check_steps(recipe)
+
+
+def _check_steps(recipe: Recipe) -> None:
+    steps = recipe.sampling.sampler.steps
     if steps is not None and steps > recipe.length:
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
 
@@ -296,6 +342,17 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
 def classes_of(model: Any) -> int:
     """How many classes a configuration of a model tells apart; 0 where it knows none."""
     return getattr(model, "classes", 0)
+
+
+def _open_length(recipe: Recipe) -> bool:
+    """Whether the length is the data's to say, and not said yet."""
+    return isinstance(recipe.data, (Images, Encoded)) and recipe.model.length == FROM_TOKENIZER
+
+
+def _some_length(recipe: Recipe) -> int:
+    """A length that a model can be built with before its own is known."""
+    grid = recipe.model.grid if isinstance(recipe.model, LABELLED) else None
+    return grid[0] * grid[1] if grid is not None else 1
 
 
 def _check_sizes(model: Any) -> None:

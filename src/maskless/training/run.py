@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,16 @@ import torch
 
 from maskless import config as configuration
 from maskless.checkpoints.native import check_weights, latest, load_checkpoint
+from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.training.attention import Chosen, choose
+from maskless.training.codec import Revive, codec_of, load_codec_recipe, measure_codec, new_codec, trains_codec
 from maskless.training.data import Data, open_rows, open_tokenizer
 from maskless.training.distributed import Machine, attention_kernels, numerics, start
 from maskless.training.evaluate import hooks_of
-from maskless.training.hooks import Saver, stop_request
-from maskless.training.loop import fit
+from maskless.training.hooks import Every, Saver, stop_request
+from maskless.training.loop import Hook, fit
 from maskless.training.optim import adamw
 from maskless.training.recipe import Recipe, complete, load_recipe, recipe_tree
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
@@ -90,6 +92,8 @@ def train(
         >>> run = maskless.train("tiny/pgm", "training.steps=100", out="runs/first")  # doctest: +SKIP
     """
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
+    if trains_codec(folder / "config.yaml" if resume else recipe):
+        return _train_codec(folder, recipe, overrides, resume=resume, callbacks=tuple(callbacks))
     plan, changes = _resumed(folder, recipe, overrides) if resume else (load_recipe(recipe, *overrides), [])
     _check_folder(folder, resume)
     found = latest(folder) if resume else None
@@ -98,7 +102,7 @@ def train(
         plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
     )
     tokenizer = open_tokenizer(plan, machine)
-    plan = complete(plan, tokenizer.vocabulary)
+    plan = complete(plan, tokenizer.vocabulary, tokenizer if isinstance(tokenizer, ImageCodes) else None)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
     with numerics(
@@ -145,18 +149,30 @@ class _Work:
                 when=recipe.checkpoints,
                 last=training.steps,
                 notes=self.facts(),
-                describe=self.description(),
+                describe=self.description(state),
             )
-            objective = self.chosen.objective(recipe.objective)
-            measured = dataclasses.replace(recipe, objective=objective)
-            hooks = [journal, *hooks_of(measured, self.data, journal, machine), saver]
+            objective = self.objective()
+            hooks = [journal, *self.hooks(journal), saver]
             stop = stack.enter_context(stop_request(machine, recipe.log.every))
             begun = state.step
             fit(state, machine, training, objective, loader=loader, hooks=hooks, stop=stop)
             if state.step > begun:
                 saver.save(state)
             machine.barrier()  # nobody leaves before all are done
-        return Run(self.folder, recipe, list(memory), state, self.data.tokenizer, state.step < training.steps)
+        return Run(self.folder, recipe, list(memory), state, self.coding(state), state.step < training.steps)
+
+    def objective(self) -> Any:
+        """The loss, attending as was chosen."""
+        return self.chosen.objective(self.recipe.objective)
+
+    def hooks(self, journal: Journal) -> list[Hook]:
+        """What is done after an update, before it may be saved."""
+        measured = dataclasses.replace(self.recipe, objective=self.objective())
+        return [*hooks_of(measured, self.data, journal, self.machine)]
+
+    def coding(self, state: TrainState) -> Any:
+        """What the rows are written in."""
+        return self.data.tokenizer
 
     def initial(self, source: str | None) -> TrainState:
         """The model at step 0, the same in every process; with the weights of `source` if one is given."""
@@ -207,7 +223,7 @@ class _Work:
             sinks.append(weights_and_biases(self.recipe.log.wandb, self.folder))
         return [*sinks, *self.callbacks]
 
-    def description(self) -> dict[str, Any]:
+    def description(self, state: TrainState) -> dict[str, Any]:
         return {"tokenizer": self.data.tokenizer, "extra": {"objective": _tag(self.recipe)}}
 
     def advice(self) -> str:
@@ -216,6 +232,53 @@ class _Work:
         how = f"continue from it with --resume {self.folder} and" if good else "start again with"
         rate = f"a lower training.lr (now {self.recipe.training.lr:g})"
         return f"{where}: {how} {rate}, a longer training.warmup or training.precision=fp32"
+
+
+class _CodecWork(_Work):
+    """A run that trains a codec: the same, but for the network, its loss and what is measured."""
+
+    recipe: Any
+
+    def initial(self, source: str | None) -> TrainState:
+        training = self.recipe.training
+        torch.manual_seed(training.seed)
+        return new_state(new_codec(self.recipe, source), self.machine, lambda model: adamw(model, training), average=False)
+
+    def objective(self) -> Any:
+        return self.recipe.objective
+
+    def hooks(self, journal: Journal) -> list[Hook]:
+        recipe, last = self.recipe, self.recipe.training.steps
+        whole = Loader(self.data.train, batch_size=recipe.training.batch_size, seed=recipe.training.seed)
+        hooks: list[Hook] = [Revive(self.machine, recipe.objective, whole, last=last)]
+        if (rows := self.data.validation) is not None:
+            measure = lambda model: measure_codec(model, rows, recipe.validation)
+            hooks.append(Every(journal, self.machine, measure, every=recipe.validation.every, last=last))
+        return hooks
+
+    def coding(self, state: TrainState) -> Any:
+        return codec_of(state.model, self.recipe)
+
+    def description(self, state: TrainState) -> dict[str, Any]:
+        return {"tokenizer": self.coding(state), "extra": {"objective": "reconstruction"}}
+
+
+def _train_codec(
+    folder: Path, source: Any, overrides: Sequence[str], *, resume: bool, callbacks: tuple[Sink, ...]
+) -> Run:
+    """`train` for a recipe that trains a codec."""
+    plan: Any
+    plan, changes = _resumed(folder, source, overrides) if resume else (load_codec_recipe(source, *overrides), [])
+    _check_folder(folder, resume)
+    found = latest(folder) if resume else None
+    recorded = read_notes(found) if found else {}
+    training = plan.training
+    machine = start(training.device, _chosen(training.precision, recorded.get("precision")), training.strategy)
+    data = open_rows(plan, open_tokenizer(plan, machine), machine)
+    threads = training.threads or recorded.get("threads")
+    with numerics(threads=threads, attention=recorded.get("attention"), deterministic=training.deterministic):
+        work = _CodecWork(folder, plan, machine, data, Chosen(None), callbacks)
+        return work.run(found, [*changes, *_differences(recorded, work.facts())])
 
 
 def begin_with(model: Any, source: str, vocabulary: Vocabulary) -> None:
@@ -267,7 +330,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Any, list[str]]:
     """The recipe to continue with, and how it differs from the one the run had.
 
     The run's own config.yaml with the overrides; or, where a recipe is named beside the folder, that recipe.
@@ -275,14 +338,16 @@ def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise ValueError(f"{folder} is no run folder (it has no config.yaml); give the folder of the run to resume")
-    before = load_recipe(stored)
+    codec = trains_codec(stored)
+    load: Callable[..., Any] = load_codec_recipe if codec else load_recipe
+    before = load(stored)
     named = not isinstance(recipe, Mapping) and (Path(recipe) == folder)
-    after = load_recipe(stored if named else recipe, *overrides)
-    if after.model.vocab_size == 0:
+    after = load(stored if named else recipe, *overrides)
+    if not codec and after.model.vocab_size == 0:
         after = dataclasses.replace(
             after,
             model=dataclasses.replace(
-                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden
+                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden, length=after.model.length or before.model.length
             ),
         )
     old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from maskless.checkpoints.pickles.names import Builder, check_key, numpy_state, resolve
 from maskless.checkpoints.pickles.values import Inert, InertClass, NumpyArray, NumpyType, Refused, Storage
@@ -31,7 +32,7 @@ FOREIGN = {
 Persistent = Callable[[Any], Storage]
 
 
-def load(stream: BinaryIO, persistent: Persistent | None = None) -> Any:
+def load(stream: BufferedIOBase, persistent: Persistent | None = None) -> Any:
     """The value of the pickle that begins here; the stream is left behind its end.
 
     Args:
@@ -47,7 +48,7 @@ def load(stream: BinaryIO, persistent: Persistent | None = None) -> Any:
     return Machine(persistent).run(stream)
 
 
-def operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+def operations(stream: BufferedIOBase) -> Iterator[tuple[str, Any]]:
     """(opcode, argument) up to STOP. Raises Refused where the bytes are no pickle."""
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -60,7 +61,7 @@ def operations(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
         raise Refused("holds a pickle that is damaged or truncated; fetch it again") from None
 
 
-def scan(stream: BinaryIO) -> None:
+def scan(stream: BufferedIOBase) -> None:
     """Look at every name the stream mentions, building nothing. Raises Refused for the first that is not on the lists.
 
     The two strings of a STACK_GLOBAL are those pushed last, perhaps from the memo; the machine looks at the strings that are
@@ -75,7 +76,7 @@ def scan(stream: BinaryIO) -> None:
             resolve(*_split(argument))
             pushed.append(None)
         elif name == "STACK_GLOBAL":
-            module, attribute = (pushed + [None, None])[-2:] if len(pushed) < 2 else pushed[-2:]
+            module, attribute = [None, None, *pushed][-2:]
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise Refused("names what it asks for in a roundabout way")
             resolve(module, attribute)
@@ -117,14 +118,17 @@ class Machine:
             "NEWOBJ_EX": self.new_with_keywords, "OBJ": self.instance, "BUILD": self.build, "BINPERSID": self.stored,
         }
 
-    def run(self, stream: BinaryIO) -> Any:
+    def run(self, stream: BufferedIOBase) -> Any:
+        stack, memo = self.stack, self.memo
         for name, argument in operations(stream):
             if name in LITERALS:
-                self.push(argument)
-            elif name in GETS:
-                self.push(self.remembered(argument))
-            elif name in PUTS:
-                self.memo[argument] = self.top()
+                stack.append(argument)
+            elif name in PUTS and stack:
+                memo[argument] = stack[-1]
+            elif name in GETS and argument in memo:
+                stack.append(memo[argument])
+            elif name in GETS or name in PUTS:
+                raise Refused("holds a pickle that remembers what it never saw")
             elif name in FRESH:
                 self.push(FRESH[name]() if name != "BYTEARRAY8" else bytes(argument))
             elif name == "GLOBAL":
@@ -173,11 +177,6 @@ class Machine:
         else:
             self.take(1)
 
-    def remembered(self, index: int) -> Any:
-        if index not in self.memo:
-            raise Refused("holds a pickle that remembers what it never saw")
-        return self.memo[index]
-
     # -- containers
 
     def extend(self, values: list[Any]) -> None:
@@ -203,7 +202,7 @@ class Machine:
             raise Refused(f"sets items of a {described(kept)}")
         for key, value in zip(pairs[::2], pairs[1::2]):
             if isinstance(kept, dict):
-                kept[check_key(key)] = value
+                kept[key if type(key) is str else check_key(key)] = value
             else:
                 kept.items.append((key, value))
         return kept

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskless.checkpoints.pickles.values import Inert, InertClass, NumpyArray, NumpyType, Refused, Storage, StorageType, Stored
+from maskless.checkpoints.pickles.values import (
+    Inert,
+    InertClass,
+    NumpyArray,
+    NumpyType,
+    Refused,
+    Storage,
+    StorageType,
+    Stored,
+)
 
 MAX_DIMENSIONS = 16
 SCALARS = (str, int, float, complex, bytes, bool, type(None))
@@ -31,7 +40,8 @@ def resolve(module: str, name: str) -> Builder | InertClass | StorageType | torc
     full = f"{module}.{name}"
     if full in ALLOWED:
         return ALLOWED[full]
-    if full in INERT or any(module == package or module.startswith(f"{package}.") for package in INERT_PACKAGES):
+    plain = "." not in name  # `pathlib`, `os.system` would reach through a package that happens to import os
+    if full in INERT or (plain and any(f"{module}.".startswith(f"{package}.") for package in INERT_PACKAGES)):
         return InertClass(full)
     raise Refused(f"asks for {full}, which is neither a tensor, a plain container nor a known record of settings: it is "
                   "not read, and nothing of it was run or built; load only files of weights, from those who made them")
@@ -191,9 +201,11 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
           "complex64", "complex128", "float8_e4m3fn", "float8_e5m2")
 
 _BUILT = {
-    "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor, "torch._utils._rebuild_tensor_v3": tensor_v3,
+    "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor,
+    "torch._utils._rebuild_tensor_v3": tensor_v3,
     "torch._utils._rebuild_parameter": parameter, "torch._tensor._rebuild_from_type_v2": subclass,
-    "collections.OrderedDict": mapping, "collections.defaultdict": default_mapping, "collections.Counter": mapping, "collections.deque": elements(list),
+    "collections.OrderedDict": mapping, "collections.defaultdict": default_mapping, "collections.Counter": mapping,
+    "collections.deque": elements(list),
     "_codecs.encode": latin1,
     "copyreg._reconstructor": reconstruct, "copy_reg._reconstructor": reconstruct,
     "numpy.dtype": numpy_type, "numpy.ndarray": only_named,

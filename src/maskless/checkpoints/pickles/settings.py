@@ -43,7 +43,7 @@ def content(record: Inert) -> Any:
     if record.name.startswith("pathlib."):
         return "/".join(part for part in record.args if isinstance(part, str)).replace("//", "/")
     if record.items and all(isinstance(item, tuple) and len(item) == 2 for item in record.items):
-        return dict((str(key), value) for key, value in record.items)
+        return {str(key): value for key, value in record.items}
     return state or record.items or list(record.args) or None
 
 

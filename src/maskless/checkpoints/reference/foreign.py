@@ -12,8 +12,10 @@ from torch import Tensor
 from maskless.checkpoints.contents import Contents, Entry, read_contents
 from maskless.checkpoints.native import assemble
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.registry import Imported, Importer, bare, importer_for
+from maskless.checkpoints.reference.names import bare
+from maskless.checkpoints.reference.registry import Imported, Importer, importer_for
 from maskless.checkpoints.reference.released import published
+from maskless.data.vq import VQCodec, filled
 
 
 @dataclass(frozen=True)
@@ -102,3 +104,17 @@ def open_foreign(path: str | Path, *, overrides: Mapping[str, Any] | None = None
     contents = read_contents(path)
     importer = importer_for({key: entry.shape for key, entry in contents.weights.items()}, str(path))
     return Foreign(contents, importer, Facts(contents.settings, overrides or {}, published(source or str(path))))
+
+
+def read_vq(path: str | Path) -> VQCodec:
+    """The codec of a released VQ tokenizer.
+
+    Raises:
+        ValueError: as `open_foreign`; also if the file holds something else.
+        OSError: the file cannot be read.
+    """
+    file = open_foreign(path)
+    if not file.importer.codec:
+        raise ValueError(f"{path} is a {file.importer.kind}, not a VQ image tokenizer; give the file of one")
+    made = file.imported()
+    return VQCodec(filled(made.config, made.weights, str(path)))

@@ -12,11 +12,20 @@ import torch
 from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.names import BUFFER, DIT, PARTITION, native_name, stripped
+from maskless.checkpoints.reference.names import (
+    BUFFER,
+    DIT,
+    MASKGIT,
+    MASKGIT_WHOLE,
+    PARTITION,
+    native_name,
+    stripped,
+)
 from maskless.models import (
     AutoregressiveConfig,
     Denoiser,
     MaskedConfig,
+    MaskGITConfig,
     ModelConfig,
     PartitionConfig,
     build,
@@ -80,12 +89,14 @@ def converted(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelConfig, d
     table = PARTITION if isinstance(config, PartitionConfig) else DIT
     named = {native_name(key, table): value for key, value in weights.items()}
     with torch.device("meta"):
-        _check_shapes(named, build(config).state_dict())
+        check_shapes(named, build(config).state_dict())
     return config, named
 
 
 def reference_names(model: Denoiser, keys: list[str]) -> dict[str, str]:
     """Native name of each reference key of a model."""
+    if isinstance(model.config, MaskGITConfig):
+        return {key: MASKGIT_WHOLE.get(key) or native_name(key, MASKGIT) for key in keys}
     table = PARTITION if isinstance(model.config, PartitionConfig) else DIT
     return {key: native_name(key, table) for key in keys}
 
@@ -99,29 +110,30 @@ def configuration(weights: Mapping[str, Tensor], facts: Facts) -> ModelConfig:
     if not 0 <= mask < vocab:
         raise ValueError(f"mask_id {mask} is outside the {vocab} rows of the embedding; set the one of [MASK]")
     common: dict[str, Any] = {
-        "vocab_size": vocab, "width": width, "heads": _heads(weights, facts, width), "forbidden": (mask,),
+        "vocab_size": vocab, "width": width, "heads": heads_of(weights, facts, width), "forbidden": (mask,),
         "length": int(facts.choose("length", settings.get("length"), 1024)),
         "dropout": float(facts.choose("dropout", settings.get("dropout"), 0.1)),
     }
     if "sigma_map.mlp.0.weight" not in weights:
-        return AutoregressiveConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."))
+        return AutoregressiveConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."))
     common["cond_dim"] = weights["sigma_map.mlp.0.weight"].shape[0]
     common["time_conditioned"] = bool(facts.choose("time_conditioned", settings.get("time_conditioning"), False))
     if "decoder.group_swap.base_embedding" not in weights:
-        return MaskedConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."), mask_id=mask)
+        return MaskedConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."), mask_id=mask)
     return PartitionConfig(
-        **common, encoder_layers=_layers(weights, r"encoder\.blocks\.(\d+)\."),
-        decoder_layers=_layers(weights, r"decoder\.layers\.(\d+)\."), query=_query(facts),
+        **common, encoder_layers=layers_of(weights, r"encoder\.blocks\.(\d+)\."),
+        decoder_layers=layers_of(weights, r"decoder\.layers\.(\d+)\."), query=query_of(settings.get("swap", {}), facts),
         query_mlp="decoder.group_swap.query_processor.0.weight" in weights,
     )
 
 
-def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
+def layers_of(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many numbers the keys have where `pattern` has its group."""
     return len({match[1] for key in weights if (match := re.match(pattern, key))})
 
 
-def _query(facts: Facts) -> Any:
-    swap = facts.settings.get("swap", {})
+def query_of(swap: Settings, facts: Facts) -> Any:
+    """The start of the queries, which no weight tells; `swap` is the part of the settings about it."""
     mode, norm = swap.get("pre_query_mode"), swap.get("normalize_mode", "layernorm")
     if mode is not None and mode not in QUERIES:
         raise ValueError(f"pre_query_mode {mode!r} is unknown; the released code has {', '.join(QUERIES)}")
@@ -133,7 +145,7 @@ def _query(facts: Facts) -> Any:
     return query
 
 
-def _heads(weights: Mapping[str, Tensor], facts: Facts, width: int) -> int:
+def heads_of(weights: Mapping[str, Tensor], facts: Facts, width: int) -> int:
     """From the rotary buffer, which is in every released text file; from the settings or the user where it is not."""
     frequencies = weights.get(BUFFER)
     if frequencies is None:
@@ -166,7 +178,8 @@ def _check_settings(config: Any, settings: Settings) -> None:
             raise ValueError(f"the configuration says {name} {value}, the weights have {getattr(config, name)}")
 
 
-def _check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless the names and shapes are those of a model."""
     missing, extra = sorted(wanted.keys() - named.keys()), sorted(named.keys() - wanted.keys())
     if missing or extra:
         raise ValueError(f"the weights do not fill the model: missing {missing[:3]}, unexpected {extra[:3]}")

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from maskless.checkpoints.reference import images, vq
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.names import BUFFER
+from maskless.checkpoints.reference.names import BUFFER, bare
 
 Shapes = Mapping[str, tuple[int, ...]]
 Fits = Callable[[Shapes], bool]
-WRAPPERS = re.compile(r"^((backbone|module|_orig_mod)\.)+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Importer:
             None: the kind is known and cannot be imported yet.
         buffers: names that are no parameters and stand in no moving average.
         tokens: whether the model speaks the ids of a text tokenizer.
+        codec: whether it is a codec of images and no model.
     """
 
     kind: str
@@ -43,10 +44,19 @@ class Importer:
     convert: Callable[[Mapping[str, Tensor], Facts], Imported] | None = None
     buffers: Callable[[str], bool] = lambda key: key == BUFFER
     tokens: bool = False
+    codec: bool = False
 
 
 def _text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*text.converted(weights, facts))
+
+
+def _images(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*images.converted_images(weights, facts))
+
+
+def _vq(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*vq.converted_vq(weights, facts))
 
 
 def _has(*keys: str) -> Fits:
@@ -60,13 +70,13 @@ def _like(pattern: str) -> Fits:
 def _prime(found: Shapes) -> bool:
     """The digits of a token are looked up one by one and joined, so a row of the table is narrower than the network."""
     table, width = found.get("vocab_embed.embedding", (0, 0)), found.get("output_layer.norm_final.weight", (0,))
-    return "vocab_embed.weight.weight" in found or _like(r"wrapped_encoder\.")(found) or len(table) == 2 and table[1:] != width
+    return "vocab_embed.weight.weight" in found or _like(r"wrapped_encoder\.")(found) or (len(table) == 2 and table[1:] != width)
 
 
 IMPORTERS: tuple[Importer, ...] = (  # the first that fits
-    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding")),
-    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight")),
-    Importer("VQ image tokenizer", _has("quantize.embedding.weight")),
+    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding"), _images),
+    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _images),
+    Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _vq, codec=True),
     Importer("Prime image model", _like(r"(model\.)?pixel_embedding\.")),
     Importer("Prime text model", _prime),
     Importer("Prime text model of the lit-gpt form", _has("lm_head.weight", "transformer.wte.weight")),
@@ -74,11 +84,6 @@ IMPORTERS: tuple[Importer, ...] = (  # the first that fits
     Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),
     Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _text, tokens=True),
 )
-
-
-def bare(key: str) -> str:
-    """A name without what wrappers put before it."""
-    return WRAPPERS.sub("", key)
 
 
 def importer_for(shapes: Shapes, where: str) -> Importer:

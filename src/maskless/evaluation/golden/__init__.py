@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_losses, image_metrics, image_vq, losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, image_metrics, image_networks, image_vq, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
@@ -19,7 +19,11 @@ Check = Callable[[Case], None]
 KINDS: dict[str, Check] = {
     "image_loss_maskgit": image_losses.check_maskgit_loss,
     "image_loss_pgm": image_losses.check_pgm_loss,
+    "image_maskgit": image_networks.check_maskgit,
     "image_metrics": image_metrics.check_image_metrics,
+    "image_pgm_sample": image_networks.check_sampling,
+    "image_pgm_train": image_networks.check_training,
+    "image_pgm_variant": image_networks.check_variant,
     "image_vq_a": image_vq.check_vq,
     "image_vq_b_decode": image_vq.check_vq,
     "image_vq_b_encode": image_vq.check_vq,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskless.checkpoints.reference.foreign import open_foreign
-from maskless.checkpoints.reference.registry import bare
+from maskless.checkpoints.reference.names import bare
 from maskless.decoding import Canvas, Sites, Step
 from maskless.evaluation.golden.case import Case
 from maskless.layers.embedding import TimeEmbedding

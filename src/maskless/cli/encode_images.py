@@ -1,0 +1,86 @@
+"""`maskless encode-images`: a folder of images becomes shards of codes that training maps into memory."""
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def encode_images(
+    folder: Annotated[str, typer.Argument(help="Images; subfolders are classes. Or an .npz file of arrays or JPEG files.")],
+    destination: Annotated[Path, typer.Argument(help="Where the codes go: a new folder, or one that was begun before.")],
+    codec: Annotated[str, typer.Option(help="Folder of a codec or of the run that trained it, a released .pt, "
+                                            "or pixels:LEVELS (pixels:8:rgb for colour).")],
+    size: Annotated[int, typer.Option(help="Pixels of a side, after scaling the short side and cutting out the middle.")] = 256,
+    fit: Annotated[str, typer.Option(help="crop, or pad: black around images that are smaller.")] = "crop",
+    batch: Annotated[int, typer.Option(help="Images in memory, and seen by the codec at once.")] = 32,
+    shard: Annotated[int, typer.Option(help="Images a shard; what is lost at most if the work is stopped.")] = 4096,
+    device: Annotated[str, typer.Option(help="Where the codec runs: cpu, cuda, mps, auto.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
+) -> None:
+    """Encode images for training: data={type: encoded, train: DESTINATION}. Stopped work goes on where it was."""
+    from maskless.data.image_sources import ImageArrays, ImageFolder
+    from maskless.data.images import ImageCodes
+    from maskless.data.shards import Encoding
+    from maskless.data.shards import encode_images as encode
+    from maskless.data.source import one_of
+
+    one_of("fit", fit, ("crop", "pad"))
+    source = ImageArrays(train=folder) if folder.endswith(".npz") else ImageFolder(train=folder)
+    opened = _codec(codec, device, batch)
+    if size < 1 or size % opened.factor:
+        raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
+    side = size // opened.factor
+    codes = ImageCodes(opened, (side, side), source.classes())
+    with nullcontext(lambda done: None) if quiet else _Progress() as progress:
+        encoding = Encoding(source, codes, size, "pad" if fit == "pad" else "crop", shard=shard, batch=batch)
+        shards = encode(encoding, destination, progress)
+    if not quiet:
+        typer.echo(f"{len(shards):,} images, {side} x {side} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")
+    typer.echo(str(destination))
+
+
+def _codec(name: str, device: str, batch: int) -> Any:
+    from maskless.data.codec import PixelCodec, load_codec
+    from maskless.data.vq import VQCodec
+    from maskless.training.distributed import choose_device
+
+    kind, *numbers = name.split(":")
+    if kind == "pixels":
+        if not numbers or not numbers[0].isdigit() or numbers[1:] not in ([], ["rgb"]):
+            raise ValueError(f"codec is {name!r}: write pixels:LEVELS for grey or pixels:LEVELS:rgb for colour")
+        return PixelCodec(int(numbers[0]), 3 if numbers[1:] else 1)
+    if name.endswith((".pt", ".pth")):
+        from maskless.checkpoints.reference.foreign import read_vq
+
+        found = read_vq(name)
+    else:
+        found = load_codec(name)
+    if not isinstance(found, VQCodec):
+        return found
+    return VQCodec(found.model.to(choose_device(device)), batch=batch)
+
+
+class _Progress:
+    """A live line with the number of images and the speed."""
+
+    def __enter__(self) -> _Progress:
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self.bar = Progress(SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TextColumn("{task.fields[speed]}"),
+                            TimeElapsedColumn(), transient=True)
+        self.bar.start()
+        self.task = self.bar.add_task("encoding", total=None, speed="")
+        self.begun: int | None = None
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int) -> None:
+        self.begun = done if self.begun is None else self.begun
+        seconds = self.bar.tasks[0].elapsed or 0.0
+        speed = f"{(done - self.begun) / seconds:,.1f} images/s" if seconds > 1 else ""
+        self.bar.update(self.task, completed=done, speed=speed)

@@ -1,0 +1,268 @@
+"""Images encoded once and for all: a folder of shards, each a store, that training maps into memory.
+
+    maskless encode-images photos/ codes/ --codec vq_ds8_c2i/ --size 256
+
+    codes/
+      manifest.json         what was encoded, with what, how many images there are; written when all shards are there
+      plan.json             the same before: what a run that was stopped continues
+      codec.json ...        the codec, the grid and the names of the classes (`ImageCodes`)
+      shard-00000/ ...      stores of `shard` images each, in the order of the source; their manifests name the images
+
+A shard appears complete or not at all, so that whatever stops the work (kill -9, power, a full disk), running it again goes on
+after the last complete shard. One batch of images is in memory.
+
+N  images        h, w  cells        L  h x w
+"""
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from maskless.data.batch import Batch
+from maskless.data.definition import read_json, write_json
+from maskless.data.image_sources import ImageFolder, ImageSource, Picture
+from maskless.data.images import ImageCodes, centred, load_image_codes
+from maskless.data.loader import Rows
+from maskless.data.pack import Row
+from maskless.data.pictures import Fit, sized
+from maskless.data.source import Source, Split
+from maskless.data.store import Store, build_store
+from maskless.noise import uniform
+
+FORMAT = 1
+HELD = 0x48454C44  # the purpose word of the choice of held-out rows
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What to encode, and how.
+
+    Args:
+        source: of the images.
+        codes: the codec, the grid it gives, the classes.
+        size, fit: of `Pictures`.
+        shard: images a shard.
+        batch: images in memory, and seen by the codec at once.
+    """
+
+    source: ImageSource
+    codes: ImageCodes
+    size: int
+    fit: Fit = "crop"
+    shard: int = 4096
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        for name, value in (("size", self.size), ("shard", self.shard), ("batch", self.batch)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+
+    def plan(self) -> dict[str, Any]:
+        """All that the shards depend on, JSON-able."""
+        kind = type(self.source).__name__
+        return {
+            "format": FORMAT,
+            "codec": self.codes.codec.hash,
+            "transform": {"size": self.size, "fit": self.fit, "channels": self.codes.codec.channels},
+            "source": [kind, self.source.identity()],
+            "shard": self.shard,
+            "classes": len(self.codes.classes),
+        }
+
+
+def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[int], None] = lambda done: None) -> Shards:
+    """Encode all images of a source into `folder`, or what is missing there.
+
+    Args:
+        encoding: what, and how.
+        folder: new, empty, or that of the same work begun before.
+        progress: called with the number of images done, after each batch.
+
+    Raises:
+        ValueError: the folder holds something else; an image is damaged, or has no such class. Complete shards stay.
+        OSError: the disk is full. Complete shards stay.
+    """
+    folder, plan = Path(folder), encoding.plan()
+    if (folder / "manifest.json").is_file():
+        _check_plan(folder / "manifest.json", plan)
+        return Shards(folder)
+    if folder.exists() and not (folder / "plan.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and holds something else: choose a new folder")
+    if (folder / "plan.json").is_file():
+        _check_plan(folder / "plan.json", plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", plan)
+    for leftover in folder.glob("shard-*.tmp"):
+        shutil.rmtree(leftover)
+    encoding.codes.save(folder)
+    images = _write_shards(encoding, folder, progress)
+    if not images:
+        raise ValueError("the source has no images: there is nothing to encode")
+    write_json(folder / "manifest.json", {**plan, "images": images, "shards": -(-images // encoding.shard)})
+    (folder / "plan.json").unlink()
+    return Shards(folder)
+
+
+def _write_shards(encoding: Encoding, folder: Path, progress: Callable[[int], None]) -> int:
+    """The shards that are not there yet; returns the number of all images."""
+    done = 0
+    while (folder / (name := f"shard-{done // encoding.shard:05d}")).exists() and done % encoding.shard == 0:
+        done += len(Store(folder / name))
+    progress(done)
+    pictures = encoding.source.pictures("train", done)
+    codes = encoding.codes
+    while done % encoding.shard == 0 and (first := next(pictures, None)) is not None:
+        names: list[str] = []
+        rows = _rows(encoding, chain([first], islice(pictures, encoding.shard - 1)), names, done, progress)
+        identity = {"images": names}  # filled while the rows are written
+        place = folder / f"shard-{done // encoding.shard:05d}"
+        build_store(place, rows, length=codes.length, vocabulary=codes.vocabulary.size, identity=identity)
+        done += len(names)
+    return done
+
+
+def _rows(
+    encoding: Encoding, pictures: Iterator[Picture], names: list[str], done: int, progress: Callable[[int], None]
+) -> Iterator[Row]:
+    """The rows of one shard; what each image is called goes to `names`."""
+    codec, source = encoding.codes.codec, encoding.source
+    root = f"{source.train}/" if isinstance(source, ImageFolder) else ""
+    while together := list(islice(pictures, encoding.batch)):
+        pixels = np.stack([_sized(picture, encoding) for picture in together])
+        codes = codec.encode(centred(pixels)).flatten(1).numpy()
+        names += [picture.name.removeprefix(root) for picture in together]
+        for code, picture in zip(codes, together, strict=True):
+            yield Row(code, label=picture.label)
+        progress(done + len(names))
+
+
+def _sized(picture: Picture, encoding: Encoding) -> Any:
+    try:
+        return sized(picture.image, encoding.size, encoding.codes.codec.channels, encoding.fit)
+    except ValueError as error:
+        raise ValueError(f"{picture.name}: {error}") from None
+
+
+def _check_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Raise ValueError unless what was begun in a folder is `plan`."""
+    found = read_json(path)
+    differ = [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+    if differ:
+        raise ValueError(f"{path.parent} was encoded from something else ({', '.join(differ)} differ): choose a new folder")
+
+
+class Shards:
+    """The rows of a folder that `encode_images` finished.
+
+    Raises:
+        ValueError: it did not finish, or a shard is missing or damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        if not path.is_file():
+            begun = (self.folder / "plan.json").is_file()
+            remedy = "encode the images again, it goes on where it stopped" if begun else "give a folder of encode-images"
+            raise ValueError(f"{folder} {'is not finished' if begun else 'holds no encoded images'}: {remedy}")
+        self.manifest = read_json(path)
+        if not isinstance(self.manifest, dict) or self.manifest.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a manifest of format {FORMAT}: encode the images again")
+        self.stores = [Store(self.folder / f"shard-{number:05d}") for number in range(self.manifest["shards"])]
+        if len(self) != self.manifest["images"]:
+            raise ValueError(f"{folder} has {len(self)} images, not {self.manifest['images']}: encode the images again")
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.stores[0].length
+
+    def __len__(self) -> int:
+        """N."""
+        return sum(map(len, self.stores))
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        """The rows with these numbers, in this order."""
+        shard, place = rows // self.manifest["shard"], rows % self.manifest["shard"]
+        tokens = torch.zeros(len(rows), self.length, dtype=torch.int64)
+        labels = torch.zeros(len(rows), dtype=torch.int64)
+        labelled = True
+        for number in shard.unique().tolist():
+            here = shard == number
+            part = self.stores[number].read(place[here])
+            tokens[here] = part.tokens
+            labelled = labelled and part.labels is not None
+            if part.labels is not None:
+                labels[here] = part.labels
+        return replace(Batch.of(tokens), labels=labels if labelled else None)
+
+
+class Selected:
+    """Some of the rows of others, with their labels or without."""
+
+    def __init__(self, rows: Rows, numbers: Int[Tensor, " N"], *, labels: bool) -> None:
+        self.rows, self.numbers, self.labels = rows, numbers, labels
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.rows.length
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.numbers)
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        """The rows with these numbers, in this order."""
+        batch = self.rows.read(self.numbers[rows])
+        return batch if self.labels else replace(batch, labels=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(Source):
+    """Images that `maskless encode-images` encoded: nothing is copied, the shards are read where they lie.
+
+    Args:
+        train: the folder.
+        valid: one of the same codec and size for validation; None holds out a share of `train` by the numbers of its rows.
+        labels: whether rows carry classes, if they have any.
+    """
+
+    train: str
+    valid: str | None = None
+    labels: bool = True
+
+    @property
+    def learned(self) -> str:
+        return ""
+
+    def identity(self) -> Any:
+        return [Shards(place).manifest for place in (self.train, self.valid) if place is not None]
+
+    def make_tokenizer(self) -> ImageCodes:
+        codes = load_image_codes(self.train)
+        return codes if self.labels else replace(codes, classes=())
+
+    def stored(self, split: Split, length: int) -> Rows:
+        place = self.train if split == "train" or self.valid is None else self.valid
+        shards, codes = Shards(place), load_image_codes(self.train)
+        if place != self.train and load_image_codes(place).hash != codes.hash:
+            raise ValueError(f"{place} was encoded by another codec than {self.train}: encode one of them again")
+        if length != shards.length:
+            raise ValueError(f"an image is {codes.grid[0]} x {codes.grid[1]} codes: length is {shards.length}, not {length}")
+        numbers = torch.arange(len(shards))
+        if self.valid is None:
+            held = uniform(HELD, self.seed, numbers) < self.holdout
+            numbers = numbers[held if split == "valid" else ~held]
+        if not len(numbers):
+            raise ValueError("no image is left: use more data or another holdout")
+        return Selected(shards, numbers, labels=self.labels)

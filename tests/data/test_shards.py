@@ -1,0 +1,195 @@
+"""Images encoded into shards: what is in them, work that was stopped, and training rows read where they lie."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from PIL import Image
+
+from maskless.data.codec import PixelCodec
+from maskless.data.image_sources import ImageFolder
+from maskless.data.images import ImageCodes
+from maskless.data.loader import Loader
+from maskless.data.shards import Encoded, Encoding, Shards, encode_images
+from maskless.data.sources import open_data, tokenizer_of
+from tests.data.test_pictures import content
+from tests.training.runs import REPOSITORY, environment
+
+GRID = (4, 4)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eleven images of three classes, each of one shade: 10 times its number."""
+    for number in range(11):
+        path = tmp_path / "photos" / "abc"[number // 4] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content(Image.new("L", (6, 8), 10 * number)))
+    return tmp_path / "photos"
+
+
+def work(photos, **changes) -> Encoding:
+    source = ImageFolder(train=str(photos))
+    settings = {"codes": ImageCodes(PixelCodec(256), GRID, source.classes()), "size": 4, "shard": 4, "batch": 3}
+    return Encoding(source, **(settings | changes))
+
+
+def test_shards_hold_every_image_in_order(photos, tmp_path):
+    seen = []
+    shards = encode_images(work(photos), tmp_path / "codes", seen.append)
+    assert seen == [0, 3, 4, 7, 8, 11] and len(shards) == 11 and shards.length == 16 and len(shards.stores) == 3
+    batch = shards.read(torch.tensor([10, 0, 5, 4]))
+    assert batch.tokens[:, 0].tolist() == [100, 0, 50, 40] and batch.labels.tolist() == [2, 0, 1, 1]
+    assert (batch.tokens == batch.tokens[:, :1]).all()
+    assert sorted(path.name for path in (tmp_path / "codes").iterdir()) == [
+        "codec.json", "images.json", "manifest.json", "shard-00000", "shard-00001", "shard-00002"]
+    assert shards.stores[1].manifest.identity["images"] == ["b/04.png", "b/05.png", "b/06.png", "b/07.png"]
+    assert shards.manifest["transform"] == {"size": 4, "fit": "crop", "channels": 1}
+    again = encode_images(work(photos), tmp_path / "codes", seen.append)  # nothing is left to do
+    assert len(again) == 11 and len(seen) == 6
+
+
+def test_work_that_was_stopped_goes_on(photos, tmp_path, monkeypatch):
+    def stopped(done):
+        if done > 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(work(photos), tmp_path / "codes", stopped)
+    with pytest.raises(ValueError, match="is not finished: encode the images again"):
+        Shards(tmp_path / "codes")
+    (photos / "a" / "00.png").write_bytes((photos / "a" / "00.png").read_bytes())
+    os.utime(photos / "a" / "00.png", ns=(0, 0))
+    with pytest.raises(ValueError, match=r"was encoded from something else \(source differ\)"):
+        encode_images(work(photos), tmp_path / "codes")
+    plan = json.loads((tmp_path / "codes" / "plan.json").read_text())
+    plan["source"] = json.loads(json.dumps(work(photos).plan()["source"]))
+    (tmp_path / "codes" / "plan.json").write_text(json.dumps(plan))
+    opened = []
+    monkeypatch.setattr("maskless.data.image_sources.read_picture", lambda file, name: opened.append(name) or Image.open(file))
+    shards = encode_images(work(photos), tmp_path / "codes")
+    assert len(opened) == 7  # the four images of the first shard are not read again
+    assert shards.read(torch.arange(11)).tokens[:, 0].tolist() == [10 * number for number in range(11)]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_kill_9_loses_no_shard(photos, tmp_path, moment):
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from maskless.cli.main import main
+rename = Path.rename
+def deadly(path, target):
+    if target.name == "shard-00001" and {moment!r} == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(path, target)
+    if target.name == "shard-00001":
+        os.kill(os.getpid(), signal.SIGKILL)
+Path.rename = deadly
+main()
+"""
+    words = ["encode-images", str(photos), str(tmp_path / "codes"), "--codec", "pixels:256", "--size", "4", "--shard", "4", "-q"]
+    ended = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, env=environment(), capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    complete = sorted(path.name for path in (tmp_path / "codes").glob("shard-?????"))
+    assert complete == ["shard-00000"] + (["shard-00001"] if moment == "after" else [])
+    shards = encode_images(work(photos), tmp_path / "codes")
+    assert shards.read(torch.arange(11)).tokens[:, 0].tolist() == [10 * number for number in range(11)]
+    assert not list((tmp_path / "codes").glob("*.tmp"))
+
+
+def test_a_damaged_image_stops_the_work_and_harms_nothing(photos, tmp_path):
+    bad = photos / "b" / "06.png"
+    bad.write_bytes(bad.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"06\.png is truncated or damaged"):
+        encode_images(work(photos), tmp_path / "codes")
+    assert sorted(path.name for path in (tmp_path / "codes").glob("shard-*")) == ["shard-00000"]
+
+
+def test_what_cannot_be_encoded(photos, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").write_text("a")
+    with pytest.raises(ValueError, match="exists and holds something else"):
+        encode_images(work(photos), tmp_path / "full")
+    with pytest.raises(ValueError, match="shard is 0"):
+        work(photos, shard=0)
+    with pytest.raises(ValueError, match="an image of 6 x 8 pixels cannot be padded to 4"):
+        encode_images(work(photos, fit="pad"), tmp_path / "codes")
+    encode_images(work(photos), tmp_path / "done")
+    for change in ({"shard": 5}, {"codes": ImageCodes(PixelCodec(128), GRID, ("a", "b", "c"))}):
+        with pytest.raises(ValueError, match=r"was encoded from something else .*: choose a new folder"):
+            encode_images(work(photos, **change), tmp_path / "done")
+
+
+def test_training_rows_are_read_where_they_lie(photos, tmp_path):
+    encode_images(work(photos), tmp_path / "codes")
+    spec = Encoded(train=str(tmp_path / "codes"), holdout=0.4, seed=1)
+    codes = tokenizer_of(spec)
+    assert codes.grid == GRID and codes.classes == ("a", "b", "c") and codes.vocabulary.size == 256
+    parts = [open_data(spec, length=16, split=split, cache=tmp_path / "cache") for split in ("train", "valid")]
+    shades = [part.read(torch.arange(len(part))).tokens[:, 0].tolist() for part in parts]
+    assert sorted(shades[0] + shades[1]) == [10 * number for number in range(11)] and all(shades)
+    batch = Loader(parts[0], batch_size=4, seed=0).batch(5)
+    assert batch.labels.tolist() == [shade // 40 for shade in batch.tokens[:, 0].tolist()]
+    plain = Encoded(train=str(tmp_path / "codes"), valid=str(tmp_path / "codes"), labels=False)
+    assert tokenizer_of(plain).classes == () and len(open_data(plain, length=16, split="valid")) == 11
+    assert open_data(plain, length=16, split="train").read(torch.tensor([3])).labels is None
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match="an image is 4 x 4 codes: length is 16, not 17"):
+        open_data(spec, length=17, split="train")
+    with pytest.raises(ValueError, match="holds no encoded images: give a folder of encode-images"):
+        open_data(Encoded(train=str(photos), valid=str(photos)), length=16, split="train")
+    with pytest.raises(ValueError, match="no image is left"):
+        open_data(Encoded(train=str(tmp_path / "codes"), holdout=0.0), length=16, split="valid")
+
+
+def test_damaged_shards_say_so(photos, tmp_path):
+    encode_images(work(photos), tmp_path / "codes")
+    manifest = tmp_path / "codes" / "manifest.json"
+    whole = json.loads(manifest.read_text())
+    for change, message in (({"images": 12}, "has 11 images, not 12"), ({"format": 9}, "is not a manifest of format 1"),
+                            ({"shards": 4}, "shard-00003 is not a token store")):
+        manifest.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(ValueError, match=message):
+            Shards(tmp_path / "codes")
+    manifest.write_text(json.dumps(whole))
+    os.truncate(tmp_path / "codes" / "shard-00001" / "tokens.bin", 3)
+    with pytest.raises(ValueError, match="is damaged"):
+        Shards(tmp_path / "codes")
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    """No more than one batch of images is alive at any time."""
+    alive = most = 0
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    class Many:
+        divided = False
+
+        def identity(self):
+            return "many"
+
+        def pictures(self, split, start=0):
+            nonlocal alive, most
+            from maskless.data.image_sources import Picture
+
+            for number in range(start, 40):
+                image = Image.new("L", (4, 4), number)
+                weakref.finalize(image, gone)
+                alive += 1
+                most = max(most, alive)
+                yield Picture(image, None, str(number))
+
+    many = Encoding.__new__(Encoding)
+    many.__dict__.update(source=Many(), codes=ImageCodes(PixelCodec(256), GRID), size=4, fit="crop", shard=16, batch=3)
+    assert len(encode_images(many, tmp_path / "codes")) == 40
+    assert most <= 3 * 2 + 2
