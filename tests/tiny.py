@@ -4,10 +4,11 @@ from __future__ import annotations
 import torch
 
 from maskless.decoding import Canvas
-from maskless.models import AutoregressiveConfig, CausalPartitionConfig, Denoiser, MaskedConfig, PartitionConfig, build
+from maskless.models import AutoregressiveConfig, CausalPartitionConfig, Denoiser, MaskedConfig, MaskGITConfig, PartitionConfig, build
 
 V, L = 11, 12
 SIZES = {"vocab_size": V, "length": L, "width": 32, "heads": 2, "dropout": 0.0}
+GRID = {"grid": (3, 4)}
 
 CONFIGS = {
     "masked": MaskedConfig(**SIZES, layers=2, cond_dim=8),
@@ -21,8 +22,20 @@ CONFIGS = {
     "causal, set": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=0, causal="set", prompt="reading"),
     "causal, mean": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, cond_dim=8, query="mean", forbidden=(10,)),
     "causal, logsumexp": CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, cond_dim=0, query="logsumexp", causal="set"),
+    "maskgit": MaskGITConfig(**SIZES, layers=2, classes=3),
+    "maskgit, imported": MaskGITConfig(**{**SIZES, "heads": 6}, layers=1, classes=3, registers=2, mask_id=10, forbidden=(10,), **GRID),
+    "maskgit, axial": MaskGITConfig(**SIZES, layers=2, registers=0, positions="axial", **GRID),
+    "partition, image": PartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, classes=3, registers=2, **GRID),
+    "partition, axial": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, classes=3, registers=4, query="mean", positions="axial", **GRID),
+    "partition, self": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=4, classes=3, registers=4, self_layers=(0, 2, 3), forbidden=(10,)),
+    "partition, self, plain": PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, self_layers=(1,), query="logsumexp", cond_dim=8),
+    "causal, image": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, classes=3, registers=4, query="mean", **GRID),
+    "causal, axial": CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, classes=3, registers=4, causal="set",
+                                           query="logsumexp", positions="axial", **GRID),
+    "causal, registers": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, cond_dim=0, registers=2, prompt="reading"),
     "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
 }
+LABELLED = [name for name, config in CONFIGS.items() if getattr(config, "classes", 0)]
 ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
 CAUSAL = [name for name in CONFIGS if name.startswith("causal")]
 PARTITION = [name for name in CONFIGS if name.startswith("partition")]

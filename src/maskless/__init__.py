@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Scheduled,
         Spaced,
     )
-    from maskless.models import AutoregressiveConfig, CausalPartitionConfig, MaskedConfig, PartitionConfig, build
+    from maskless.models import AutoregressiveConfig, CausalPartitionConfig, MaskedConfig, MaskGITConfig, PartitionConfig, build
     from maskless.training.run import train
 
 _HOMES = {
@@ -41,15 +41,15 @@ _HOMES = {
     "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
     "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "LeftToRight", "Margin", "Noise",
                           "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
-    "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "PartitionConfig", "build"),
+    "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "build"),
     "maskless.training.run": ("train",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
-    "EntropyBound", "LeftToRight", "LogProb", "Margin", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler", "SamplerOptions",
-    "Scheduled", "Spaced", "TextModel", "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
+    "EntropyBound", "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler",
+    "SamplerOptions", "Scheduled", "Spaced", "TextModel", "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -169,7 +169,7 @@ def test_no_gradient_flows_to_a_later_token_of_its_own_group_or_to_its_own_predi
     embedded = model.embedding.weight.detach()[tokens].requires_grad_()
     model.embedding.forward = lambda _: embedded
     same = (known[:, :, None] == known[:, None])[:, None]
-    memory = model.encode(tokens, model.rotation(torch.arange(12)), None, _rule(same, rank))
+    memory = model.encode(tokens, model.rotation(12), None, _rule(same, rank))
     grad = torch.autograd.grad(memory[0, 4].sum(), embedded, retain_graph=True)[0][0].abs().sum(-1)
     assert torch.equal(grad > 0, known[0] & (rank <= rank[4]))
     state = model.hidden_of_groups(tokens, known, log)

@@ -1,4 +1,4 @@
-"""Token and time embeddings.
+"""Embeddings of tokens, labels and time.
 
 B rows, D model width, C width of the condition.
 """
@@ -17,6 +17,17 @@ class TokenEmbedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, -(self.embedding_dim**-0.5), self.embedding_dim**-0.5)
+
+
+class NormalEmbedding(nn.Embedding):
+    """Vectors of labels, registers or positions: normal, of standard deviation `std`."""
+
+    def __init__(self, count: int, width: int, std: float = 1.0):
+        self.std = std
+        super().__init__(count, width)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
 
 
 class TimeEmbedding(nn.Module):

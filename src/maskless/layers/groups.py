@@ -81,12 +81,14 @@ class Groups:
         queries: where the decoder holds the queries.
         own: tokens at tokens of their own group.
         other: queries at tokens of the other group. One without any gets zeros.
+        beside: makes the rule of queries at queries of their own group, which few decoders have.
     """
 
     tokens: InPlace | Sorted
     queries: InPlace | Sorted
     own: Attend
     other: Attend
+    beside: Callable[[], Attend]
 
 
 @runtime_checkable
@@ -108,11 +110,11 @@ def dense(known: Bool[Tensor, "B L"], present: Bool[Tensor, "B L"] | None = None
     """Site order and two masks (B, 1, L, L): any device, any precision. The reference that every other way equals."""
     same = known[:, :, None] == known[:, None]
     keys = True if present is None else present[:, None]
-    own = same & keys
+    own = alike = same & keys
     if log is not None:
         rank = log.argsort(1)
-        own = own & (rank[:, None] <= rank[:, :, None])
-    return Groups(InPlace(), InPlace(), Masked(own[:, None]), Masked((~same & keys)[:, None]))
+        own = alike & (rank[:, None] <= rank[:, :, None])
+    return Groups(InPlace(), InPlace(), Masked(own[:, None]), Masked((~same & keys)[:, None]), lambda: Masked(alike[:, None]))
 
 
 def by_segments(attend: Callable[..., Attend]) -> Grouping:
@@ -125,7 +127,8 @@ def by_segments(attend: Callable[..., Attend]) -> Grouping:
         # absent sites last; queries of group 1 first, beside the tokens of group 0 that they look at
         tokens, queries = (Sorted(_sorted(torch.where(side, 0, torch.where(here, 1, 2)), log)) for side in (zero, one))
         build, swapped = partial(attend, length=known.shape[1]), counts[:, [1, 0, 2]]
-        return Groups(tokens, queries, build(counts, counts, causal=log is not None), build(swapped, counts, causal=False))
+        own, other = build(counts, counts, causal=log is not None), build(swapped, counts, causal=False)
+        return Groups(tokens, queries, own, other, partial(build, swapped, swapped, causal=False))
 
     return grouping
 

@@ -1,6 +1,8 @@
 """The feed-forward half of a block."""
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,3 +18,17 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """W2 drop(silu(W1 x) * W3 x), no biases; as many weights as an `MLP` has, the inner width rounded up to a multiple of 256."""
+
+    def __init__(self, width: int, dropout: float = 0.0):
+        super().__init__()
+        inner = 256 * math.ceil((8 * width // 3) / 256)
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        return self.down(self.drop(F.silu(self.gate(x)) * self.up(x)))

@@ -1,15 +1,17 @@
-"""The models, one file each: masked (MDLM), partition (PGM), causal_partition (PGM with an exact cache), autoregressive."""
+"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
 from maskless.models.fold import fold
 from maskless.models.masked import MaskedConfig, MaskedTransformer
+from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 
-ModelConfig = MaskedConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig
+ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
+    "maskgit": (MaskGITConfig, MaskGITTransformer),
     "partition": (PartitionConfig, PartitionTransformer),
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
@@ -31,11 +33,12 @@ def build(config: ModelConfig) -> Denoiser:
         >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
         11
     """
-    if config.width % config.heads or (config.width // config.heads) % 2:
+    even = config.width % config.heads == 0 and (config.width // config.heads) % 2 == 0
+    if not even and not isinstance(config, MaskGITConfig):
         raise ValueError(f"width {config.width} with {config.heads} heads gives heads of width {config.width / config.heads:g}; "
                          "it must be an even whole number: change width or heads")
     return MODELS[kind_of(config)][1](config)
 
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
-           "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]
+           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]

@@ -67,17 +67,19 @@ class AutoregressiveTransformer(Denoiser):
             x = block(x, None, rotate, causal)
         return self.final(x, None)
 
-    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
-               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
+               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """The state of site i comes from the tokens before it, whatever `known` says."""
+        self.labels_of(cond)
         return F.pad(self.states(tokens[:, :-1]), (0, 0, 1, 0))
 
-    def predictor(self) -> Predictor:
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        self.labels_of(cond)
         return CachedPredictor(self)
 
-    def full_predictor(self) -> Predictor:
+    def full_predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         """A full pass per token, without a cache: the reference that `predictor` equals."""
-        return FullPredictor(self)
+        return FullPredictor(self, cond)
 
 
 class CachedPredictor:

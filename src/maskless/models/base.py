@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.embedding import TimeEmbedding
+from maskless.layers.embedding import NormalEmbedding, TimeEmbedding
 
 
 class Denoiser(nn.Module):
@@ -38,6 +38,25 @@ class Denoiser(nn.Module):
         return self.config.vocab_size
 
     @property
+    def null_label(self) -> int | None:
+        """The label that means "no class", one past the last; None for a model without labels."""
+        return getattr(self.config, "classes", 0) or None
+
+    def labels_of(self, cond: Int[Tensor, " B"] | None) -> Int[Tensor, " B"] | None:
+        """`cond`, if the model can use it.
+
+        Raises:
+            ValueError: labels for a model without any, or (looked at on the CPU only) one that it does not have.
+        """
+        if cond is None:
+            return None
+        if self.null_label is None:
+            raise ValueError(f"labels were given, and this {type(self).__name__} was built without any; leave them out, or set model.classes")
+        if cond.device.type == "cpu" and not bool(((cond >= 0) & (cond <= self.null_label)).all()):
+            raise ValueError(f"labels {cond.tolist()} are not all in 0..{self.null_label} ({self.null_label} is \"no class\"); correct them")
+        return cond
+
+    @property
     def allowed(self) -> Bool[Tensor, " V"] | None:
         """False on forbidden ids (an imported [MASK] row); None where every id may be drawn."""
         if not self.config.forbidden:
@@ -46,30 +65,45 @@ class Denoiser(nn.Module):
         mask[list(self.config.forbidden)] = False
         return mask.to(self.head.weight.device, non_blocking=True)
 
-    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
-               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
+               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """The state from which `head` gives each site's logits.
 
         Args:
             tokens: ids in [0, V); what stands at unknown sites is not read by a masked model.
             known: True where the model may look (a partition model predicts both sides of the split from each other).
-            cond: reserved for labels; the text models take none.
+            cond: labels (B,), `null_label` for no class; None: no class anywhere. A model without labels refuses any.
             t: diffusion time in (0, 1]; read by time-conditioned models only.
             present: False on sites a row does not have; nothing attends to them.
         """
         raise NotImplementedError
 
-    def forward(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
-                present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L V"]:
+    def forward(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
+                t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L V"]:
         """Logits of every site; see `hidden`."""
         return self.head(self.hidden(tokens, known, cond=cond, t=t, present=present))
 
-    def predictor(self) -> Predictor:
-        """The model opened on one decode."""
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        """The model opened on one decode, of rows with these labels."""
         raise NotImplementedError
 
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+def check_grid(config: Any) -> None:
+    """Raises ValueError if the `grid` of a configuration is no fit for its length, or its `positions` for its grid and heads."""
+    if config.grid is None:
+        if config.positions == "axial":
+            raise ValueError("positions is axial and there is no grid; set model.grid to the rows and columns of the image, or use other positions")
+        return
+    rows, columns = config.grid
+    beside = config.length - rows * columns                         # 1: the BOS of imported weights
+    if min(rows, columns) < 1 or beside not in ((0,) if config.positions == "axial" else (0, 1)):
+        raise ValueError(f"grid {rows} x {columns} has {rows * columns} cells and length is {config.length}; set length to {rows * columns}")
+    width = config.width // config.heads
+    if config.positions == "axial" and width % 4:
+        raise ValueError(f"positions is axial and heads have width {width}; it must be a multiple of 4: change width or heads")
 
 
 def initial_head(width: int, vocab_size: int) -> nn.Linear:
@@ -81,16 +115,20 @@ def initial_head(width: int, vocab_size: int) -> nn.Linear:
 
 
 class Conditioned(Denoiser):
-    """A model whose blocks are modulated by the noise level (adaLN), or by a constant where it is not time-conditioned."""
+    """A model whose blocks are modulated (adaLN): by a label's vector; or by the noise level; or by a constant where it has neither."""
 
     time: TimeEmbedding | None
+    labels: NormalEmbedding | None
 
     def condition(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, "B C"] | None:
         """The condition vector of noise level sigma = -ln alpha(t); None where the model has no modulation at all."""
         return None if self.time is None else self.time(sigma)
 
-    def condition_at(self, t: Float[Tensor, " B"] | None) -> Float[Tensor, "#B C"] | None:
-        """The condition of a training time or, without time conditioning, the published constant (sigma = 0)."""
+    def condition_at(self, t: Float[Tensor, " B"] | None, cond: Int[Tensor, " B"] | None = None) -> Float[Tensor, "#B C"] | None:
+        """The condition of labels (None: no class); or of a training time; or, without either, the published constant (sigma = 0)."""
+        if self.labels is not None:
+            return self.labels.weight[-1:] if cond is None else self.labels(self.labels_of(cond))
+        self.labels_of(cond)
         weight = self.head.weight
         if not self.config.time_conditioned:
             return self.condition(torch.zeros(1, device=weight.device, dtype=torch.promote_types(weight.dtype, torch.float32)))
@@ -111,20 +149,24 @@ def pick_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x.index_select(0, rows)
 
 
+def pick_labels(labels: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    return None if labels is None else pick_rows(labels, rows)
+
+
 class FullPredictor:
     """Any model by its full-length training forward: MDLM's only way, and for the others the reference their fast predictors equal.
 
     Only rows with something to reveal pass the network: where a row does not change, its last prediction would be the same.
     """
 
-    def __init__(self, model: Denoiser):
-        self.model, self.head, self.allowed = model, model.head, model.allowed
+    def __init__(self, model: Denoiser, cond: Int[Tensor, " B"] | None = None):
+        self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         def run(rows: Tensor | None) -> Tensor:
             tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)
             present = None if canvas.whole else pick_rows(canvas.present, rows)
             t = torch.full((len(tokens),), step.t, device=tokens.device)
-            hidden = self.model.hidden(tokens, known, t=t, present=present)
+            hidden = self.model.hidden(tokens, known, cond=pick_labels(self.labels, rows), t=t, present=present)
             return Sites(pick_rows(sites.index, rows), pick_rows(sites.valid, rows)).take(hidden)
         return on_rows(step, canvas, sites, run)

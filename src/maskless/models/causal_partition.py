@@ -10,6 +10,8 @@ changes nothing that was computed before: keys and values are kept. Sites `b d |
                     a  x  x  x  .    a  x  x  x  x                             a  x  x  .  .
                     c  x  x  x  x    c  x  x  x  x                             c  x  x  .  .
 
+Registers of group 0 are the first entries of every log, in the cache from the start, a commit of their own; those of group 1 are not used.
+
 B rows, L sites, W fresh tokens, N known tokens, Q queried sites, h heads, d head width, D width, E and M encoder and decoder layers.
 """
 from __future__ import annotations
@@ -41,7 +43,8 @@ class CausalPartitionConfig(PartitionConfig):
         prompt: in which order a token-causal model logs a prompt: "random" (seeded), or "reading" if it was trained with left-to-right orders.
 
     Raises:
-        ValueError: for a time-conditioned model, when built: its cached states would be of other times.
+        ValueError: for a time-conditioned model, when built: its cached states would be of other times; for decoders with self-attention, in
+            which a query would look at queries that are asked at other times.
 
     Example:
         >>> from maskless.models import build
@@ -52,6 +55,11 @@ class CausalPartitionConfig(PartitionConfig):
 
     causal: Literal["token", "set"] = "token"
     prompt: Literal["random", "reading"] = "random"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.self_layers:
+            raise ValueError(f"self_layers is {list(self.self_layers)}, and the queries of an order-causal model do not see each other; unset it")
 
 
 class CausalPartitionTransformer(PartitionTransformer):
@@ -75,30 +83,49 @@ class CausalPartitionTransformer(PartitionTransformer):
     def shuffle_prompt(self) -> bool:
         return self.config.causal == "token" and self.config.prompt == "random"
 
-    def hidden_in_order(self, tokens: Int[Tensor, "B L"], log: Int[Tensor, "B L"],
-                        commits: Int[Tensor, "#B L"] | None = None) -> Float[Tensor, "B L D"]:
+    def hidden_in_order(self, tokens: Int[Tensor, "B L"], log: Int[Tensor, "B L"], commits: Int[Tensor, "#B L"] | None = None, *,
+                        cond: Int[Tensor, " B"] | None = None) -> Float[Tensor, "B L D"]:
         """The states of log entries: entry r predicts the token at site log[:, r] from the tokens of earlier commits.
 
         Args:
             tokens: ids, by site.
             log: a permutation of the sites of every row; absent sites last, where nothing present sees them.
             commits: the commit of every entry, never falling along the log; None: each entry is a commit of its own (no masks at all).
+            cond: labels, as for `hidden`.
         """
-        condition = self.condition_at(None)
+        condition = self.condition_at(None, cond)
+        ids, places, commits = self.entries(tokens.gather(1, log), log, commits)
         encoding, querying = self.rules(commits)
-        sites = torch.arange(tokens.shape[1], device=tokens.device)
-        rotate = self.rotation(sites).at(log)
-        memory = self.encode(tokens.gather(1, log), rotate, condition, encoding)
-        starts = self.swap.starts(sites)[log]
+        rotate = self.rotation(log.shape[1]).at(places)
+        memory = self.encode(ids, rotate, condition, encoding)
+        starts = self.swap.starts(self.positions(log.shape[1]))[places]
         if self.swap.reads_memory:
             starts = starts + summaries_before(self.swap, memory, commits)
         y = self.swap(self.swap.queries(starts, rotate), self.swap.keys_values(memory, rotate), querying)
-        return self.final(self.decode(y, rotate, condition, self.keys_values(memory, rotate), querying), condition)
+        looks = [(keys_values, querying) for keys_values in self.keys_values(memory, rotate)]
+        return self.final(self.decode(y, rotate, condition, looks), condition)[:, self.ahead:]
+
+    @property
+    def ahead(self) -> int:
+        """How many registers, all of group 0, come before the entries of a log."""
+        return self.config.registers // 2
+
+    def entries(self, tokens: Int[Tensor, "B L"], log: Int[Tensor, "B L"],
+                commits: Int[Tensor, "#B L"] | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Ids, positions and commits of the registers of group 0 and then of the entries of a log."""
+        if self.ahead == 0:
+            return tokens, log, commits
+        own = torch.arange(-self.ahead, 0, device=log.device).expand(len(log), -1)
+        if commits is None and self.ahead > 1 and self.config.causal == "set":                  # registers see each other
+            commits = torch.arange(log.shape[1], device=log.device)[None]
+        commits = None if commits is None else torch.cat([commits[:, :1].clamp(max=0).expand(-1, self.ahead) - 1, commits], 1)
+        return torch.cat([own, tokens], 1), torch.cat([own, log], 1) + self.config.registers, commits
 
     def hidden_of_groups(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], log: Int[Tensor, "B L"], *,
-                         present: Bool[Tensor, "B L"] | None = None, grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
+                         cond: Int[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None,
+                         grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
         """Both sides of the split `known` | not `known` from each other, by site; a token looks at its own group no later in `log` than itself."""
-        return self.between_groups(tokens, known, self.condition_at(None), grouping(known, present, log), present)
+        return self.states(tokens, known, self.condition_at(None, cond), present, grouping, log)
 
     def rules(self, commits: Int[Tensor, "#B L"] | None) -> tuple[Attend, Attend]:
         """Whom a token looks at in the encoder, and whom its query looks at."""
@@ -107,18 +134,18 @@ class CausalPartitionTransformer(PartitionTransformer):
         own, other = commits[:, None, :, None], commits[:, None, None]
         return causal if self.config.causal == "token" else Masked(other <= own), Masked(other < own)
 
-    def predictor(self) -> Predictor:
-        return CachedPredictor(self)
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        return CachedPredictor(self, cond)
 
-    def verifier(self) -> CachedPredictor:
+    def verifier(self, cond: Int[Tensor, " B"] | None = None) -> CachedPredictor:
         """The predictor as speculation needs it (`decoding/speculate.py`)."""
         if self.config.causal != "token":
             raise ValueError(f"causal is {self.config.causal}: drafts would see each other; speculation needs a token-causal model (causal: token)")
-        return CachedPredictor(self)
+        return CachedPredictor(self, cond)
 
-    def full_predictor(self) -> Predictor:
+    def full_predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         """The training pass over the log, without a cache: the reference that `predictor` equals."""
-        return InOrderPredictor(self)
+        return InOrderPredictor(self, cond)
 
     def reencoding(self, every: int = 1) -> Reencoding:
         """The model with everything known encoded afresh, as one bidirectional commit, every so many calls."""
@@ -141,8 +168,8 @@ def summaries_before(swap: GroupSwap, memory: Float[Tensor, "B L D"], commits: I
 class InOrderPredictor:
     """Queries by `hidden_in_order`: known sites in the order of the log, then the unknown ones as one last commit."""
 
-    def __init__(self, model: CausalPartitionTransformer):
-        self.model, self.head, self.allowed = model, model.head, model.allowed
+    def __init__(self, model: CausalPartitionTransformer, cond: Int[Tensor, " B"] | None = None):
+        self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         entry = torch.arange(canvas.length, device=canvas.count.device).expand(canvas.rows, -1)
@@ -150,42 +177,44 @@ class InOrderPredictor:
         last = torch.full_like(entry, canvas.commits + 1)
         rank = torch.full_like(canvas._log, canvas.length).scatter(1, torch.where(logged, canvas.log, canvas.length), entry)[:, :-1]
         log = (rank + canvas.length * (~canvas.present).long()).argsort(dim=1, stable=True)
-        states = self.model.hidden_in_order(canvas.tokens, log, torch.where(logged, canvas.born, last))
+        states = self.model.hidden_in_order(canvas.tokens, log, torch.where(logged, canvas.born, last), cond=self.labels)
         return sites.take(torch.zeros_like(states).scatter(1, log[..., None].expand_as(states), states))
 
 
 class CachedPredictor:
     """Every known token passes the encoder once, and its keys and values for all layers are kept, in log order, rotated by its position.
 
-    Buffers are (B, layers * h, L + 1, d), made once; what is not valid goes to the last column. Rows may know different numbers of sites:
-    every row has its own cursor, and the host's bounds on the counts give the width of what is fresh.
+    Buffers are (B, layers * h, ahead + L + 1, d), made once; what is not valid goes to the last column. Entries are the registers of group 0
+    (`ahead` of them), then the log. Rows may know different numbers of sites: every row has its own cursor, and the host's bounds on the
+    counts give the width of what is fresh.
 
     Args:
+        cond: labels (B,).
         refresh: encode everything known afresh, as one bidirectional commit, at every `refresh`-th call; 0: never.
     """
 
-    def __init__(self, model: CausalPartitionTransformer, refresh: int = 0):
+    def __init__(self, model: CausalPartitionTransformer, cond: Int[Tensor, " B"] | None = None, *, refresh: int = 0):
         self.model, self.head, self.allowed, self.refresh = model, model.head, model.allowed, refresh
+        self.labels, self.ahead, self.first = model.labels_of(cond), model.ahead, model.config.registers
         self.calls = 0
 
     # -- opening ------------------------------------------------------------------------------------------------------------------------------
 
     def _open(self, canvas: Canvas) -> None:
         model, config = self.model, self.model.config
-        like, sites = model.embedding.weight, torch.arange(canvas.length, device=canvas.count.device)
-        width = config.width // config.heads
+        like, width = model.embedding.weight, config.width // config.heads
 
         def buffers(layers: int) -> tuple[Tensor, Tensor]:
-            shape = (canvas.rows, layers * config.heads, canvas.length + 1, width)
+            shape = (canvas.rows, layers * config.heads, self.ahead + canvas.length + 1, width)
             return like.new_zeros(shape), like.new_zeros(shape)
 
         self.encoder = buffers(config.encoder_layers)
         self.decoder = buffers(config.decoder_layers + 1)                                       # the swap's come last
-        self.rotations = model.rotation(sites)
-        self.starts = model.swap.starts(sites)                                                  # (L, D)
+        self.rotations = model.rotation(canvas.length)
+        self.starts = model.swap.starts(model.positions(canvas.length))                         # (R + L, D)
         self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
         self.kv = torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder])     # (M * 2D, D)
-        self.condition = model.condition_at(None)
+        self.condition = model.condition_at(None, self.labels)
         self._restart(canvas)
         self.revision = canvas.revision
 
@@ -202,7 +231,7 @@ class CachedPredictor:
         if self.model.swap.reads_memory:
             self._restart(canvas)                                                               # a running summary cannot be cut back
         for kept in canvas.intact[self.revision:]:
-            stays = kept.entries if self.model.config.causal == "token" else kept.commits
+            stays = [self.ahead + n for n in (kept.entries if self.model.config.causal == "token" else kept.commits)]
             self.seen = torch.minimum(self.seen, torch.tensor(stays, device=self.seen.device))
             self.passed = [min(pair) for pair in zip(self.passed, stays)]
             self.reached = [min(pair) for pair in zip(self.reached, stays)]
@@ -223,21 +252,33 @@ class CachedPredictor:
 
     def append(self, canvas: Canvas, *, one_commit: bool = False) -> None:
         """Encode the entries that are not in the cache yet, and keep their keys and values for encoder, swap and decoder."""
-        width = max(high - low for high, low in zip(canvas.greatest, self.passed))
+        width = self.ahead + max(high - low for high, low in zip(canvas.greatest, self.passed))
         if width < 1:
             return
-        model = self.model
         place = self.seen[:, None] + torch.arange(width, device=self.seen.device)              # (B, W)
-        fresh = place < canvas.count[:, None]
-        where = Place(place, fresh, self._cursor(canvas), max(1, canvas.most))
-        log = canvas.log.gather(1, place.clamp(max=canvas.length - 1))
-        rotate = self.rotations.at(log)
+        fresh = place < self.ahead + canvas.count[:, None]
+        where = Place(place, fresh, self._cursor(canvas), self._end(canvas))
+        ids, positions = self._entries(canvas, place)
         attend = self._rule(canvas, where, one_commit)
-        x = self._encode(canvas.tokens.gather(1, log), rotate, where, attend)
-        if model.swap.reads_memory:
+        x = self._encode(ids, self.rotations.at(positions), where, attend)
+        if self.model.swap.reads_memory:
             self.summary = self._running(x.masked_fill(~fresh[..., None], self._nothing))[:, -1]
-        self.seen = canvas.count.clone()
-        self.passed, self.reached, self.commits = list(canvas.least), list(canvas.greatest), canvas.commits
+        self.seen = self.ahead + canvas.count
+        self.passed, self.reached = ([self.ahead + n for n in bound] for bound in (canvas.least, canvas.greatest))
+        self.commits = canvas.commits
+
+    def _end(self, canvas: Canvas) -> int:
+        """How many entries any row has; 1 where none has one, which is then not seen."""
+        return max(1, self.ahead + canvas.most)
+
+    def _entries(self, canvas: Canvas, place: Int[Tensor, "B W"]) -> tuple[Tensor, Tensor]:
+        """Ids and positions of the entries at `place`."""
+        entry = place - self.ahead
+        log = canvas.log.gather(1, entry.clamp(0, canvas.length - 1))
+        ids = canvas.tokens.gather(1, log)
+        if self.ahead == 0:
+            return ids, log
+        return torch.where(entry < 0, entry, ids), self.first + torch.where(entry < 0, entry, log)
 
     def _cursor(self, canvas: Canvas) -> int | None:
         """The cursor of all rows, where the host knows that they agree, and agree on what is known."""
@@ -252,15 +293,16 @@ class CachedPredictor:
             return everywhere
         if token:
             return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None])
+        known = entry < self.ahead + canvas.count[:, None]
         if one_commit:
-            return Masked((entry < canvas.count[:, None])[:, None, None])
-        born = canvas.born.gather(1, place.clamp(max=canvas.length - 1))
-        known = entry < canvas.count[:, None]
-        return Masked(((canvas.born[:, None, :where.end] <= born[..., None]) & known[:, None])[:, None])
+            return Masked(known[:, None, None])
+        born = F.pad(canvas.born, (self.ahead, 0), value=-1)                                   # the registers are the first commit
+        mine = born.gather(1, place.clamp(max=self.ahead + canvas.length - 1))
+        return Masked(((born[:, None, :where.end] <= mine[..., None]) & known[:, None])[:, None])
 
-    def _encode(self, tokens: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
-        """Pass tokens through the encoder, and keep their keys and values for all layers."""
-        x, count = self.model.embedding(tokens), self.model.config.heads
+    def _encode(self, ids: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
+        """Pass tokens and registers through the encoder, and keep their keys and values for all layers."""
+        x, count = self.model.embed(ids), self.model.config.heads
         for index, block in enumerate(self.model.encoder):
             layer = slice(index * count, (index + 1) * count)
             x = block(x, self.condition, rotate, where.attention(self.encoder[0][:, layer], self.encoder[1][:, layer], attend))
@@ -294,19 +336,20 @@ class CachedPredictor:
 
     def decode(self, canvas: Canvas, sites: Sites, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
         """The states of the queried sites over everything in the cache."""
-        end, known = max(1, canvas.most), pick_rows(canvas.count, rows)
-        mask = None if canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
+        end, known = self._end(canvas), self.ahead + pick_rows(canvas.count, rows)
+        mask = None if self.ahead + canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
         memory = (pick_rows(self.decoder[0][:, :, :end], rows), pick_rows(self.decoder[1][:, :, :end], rows))
-        return self._answer(pick_rows(sites.index, rows), memory, under(mask), pick_rows(self.summary, rows)[:, None], known[:, None])
+        of_rows = (memory, pick_rows(self.summary, rows)[:, None], known[:, None], rows if self.labels is not None else None)
+        return self._answer(pick_rows(sites.index, rows), under(mask), *of_rows)
 
-    def _answer(self, query: Int[Tensor, "R Q"], memory: tuple[Tensor, Tensor], attend: Attend, summary: Float[Tensor, "R _ D"],
-                known: Int[Tensor, "R _"]) -> Float[Tensor, "R Q D"]:
-        model, count = self.model, self.model.config.heads
+    def _answer(self, sites: Int[Tensor, "R Q"], attend: Attend, memory: tuple[Tensor, Tensor], summary: Float[Tensor, "R _ D"],
+                known: Int[Tensor, "R _"], rows: Tensor | None = None) -> Float[Tensor, "R Q D"]:
+        model, count, positions = self.model, self.model.config.heads, self.first + sites
         keys, values = memory
-        layers = [(keys[:, at:at + count], values[:, at:at + count]) for at in range(0, keys.shape[1], count)]
-        rotate = self.rotations.at(query)
-        y = model.swap(self._queries(query, summary, known, rotate), layers[-1], attend)
-        return model.final(model.decode(y, rotate, self.condition, layers[:-1], attend), self.condition)
+        looks = [((keys[:, at:at + count], values[:, at:at + count]), attend) for at in range(0, keys.shape[1], count)]
+        rotate, condition = self.rotations.at(positions), None if self.condition is None else pick_rows(self.condition, rows)
+        y = model.swap(self._queries(positions, summary, known, rotate), *looks[-1])
+        return model.final(model.decode(y, rotate, condition, looks[:-1]), condition)
 
     def _queries(self, query: Tensor, summary: Tensor, known: Tensor, rotate: Rotation) -> Float[Tensor, "R h Q d"]:
         if self.queries is not None:
@@ -321,23 +364,23 @@ class CachedPredictor:
         """States of K + 1 sites, query j over what is known and `tokens` at sites 0..j-1, which enter the cache but not the canvas."""
         drafts, seen = sites.index[:, :-1], self.seen[:, None]
         place = seen + torch.arange(tokens.shape[1], device=seen.device)
-        end = min(canvas.length, max(1, canvas.most + tokens.shape[1]))
+        end = min(self.ahead + canvas.length, self._end(canvas) + tokens.shape[1])
         where = Place(place, sites.valid[:, :-1], None, end)
         entry = torch.arange(end, device=seen.device)
-        x = self._encode(tokens, self.rotations.at(drafts), where, Masked((entry <= place[..., None])[:, None]))
+        x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None]))
         self.running = self._running(x) if self.model.swap.reads_memory else self.summary[:, None]
         known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
         memory = (self.decoder[0][:, :, :end], self.decoder[1][:, :, :end])
-        return self._answer(sites.index, memory, Masked((entry < known[..., None])[:, None]), self.running, known)
+        return self._answer(sites.index, Masked((entry < known[..., None])[:, None]), memory, self.running, known)
 
     def settle(self, canvas: Canvas) -> None:
         """Keep of the verified tokens those the canvas has committed, but for each row's newest, which may not be the one drafted."""
-        kept = torch.maximum(self.seen, canvas.count - 1)
+        kept = torch.maximum(self.seen, self.ahead + canvas.count - 1)
         if self.model.swap.reads_memory:
             self.summary = self.running.gather(1, (kept - self.seen)[:, None, None].expand(-1, 1, self.running.shape[-1]))[:, 0]
         self.seen = kept
-        self.passed = [max(low, n - 1) for low, n in zip(self.passed, canvas.least)]
-        self.reached = [max(high, n - 1) for high, n in zip(self.reached, canvas.greatest)]
+        self.passed = [max(low, self.ahead + n - 1) for low, n in zip(self.passed, canvas.least)]
+        self.reached = [max(high, self.ahead + n - 1) for high, n in zip(self.reached, canvas.greatest)]
 
 
 class Place:
@@ -393,5 +436,5 @@ class Reencoding:
     def shuffle_prompt(self) -> bool:
         return False
 
-    def predictor(self) -> Predictor:
-        return CachedPredictor(self.model, refresh=self.every)
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        return CachedPredictor(self.model, cond, refresh=self.every)

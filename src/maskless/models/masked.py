@@ -68,6 +68,7 @@ class MaskedTransformer(Conditioned):
         self.embedding = TokenEmbedding(config.vocab_size, config.width)
         self.mask = TokenEmbedding(1, config.width) if config.mask_id is None else None
         self.time = TimeEmbedding(config.cond_dim) if config.cond_dim else None
+        self.labels = None
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, dropout=config.dropout, **sizes) for _ in range(config.layers))
         self.final = FinalNorm(config.width, **sizes)
         self.head = initial_head(config.width, config.vocab_size)
@@ -87,9 +88,9 @@ class MaskedTransformer(Conditioned):
             x = block(x, condition, rotate, attend)
         return self.final(x, condition)
 
-    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Any = None, t: Float[Tensor, " B"] | None = None,
-               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
-        return self.states(tokens, known, self.condition_at(t), present)
+    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
+               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        return self.states(tokens, known, self.condition_at(t, cond), present)
 
-    def predictor(self) -> Predictor:
-        return FullPredictor(self)
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        return FullPredictor(self, cond)

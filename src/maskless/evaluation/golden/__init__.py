@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_losses, losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, image_networks, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
@@ -19,6 +19,10 @@ Check = Callable[[Case], None]
 KINDS: dict[str, Check] = {
     "image_loss_maskgit": image_losses.check_maskgit_loss,
     "image_loss_pgm": image_losses.check_pgm_loss,
+    "image_maskgit": image_networks.check_maskgit,
+    "image_pgm_sample": image_networks.check_sampling,
+    "image_pgm_train": image_networks.check_training,
+    "image_pgm_variant": image_networks.check_variant,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,
