@@ -30,10 +30,11 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Tagged:
     """The `type:` tags of a field that holds one of several dataclasses; `default` is the tag meant when none is
-    given."""
+    given; `word` the tag and the key meant by plain text in place of a mapping."""
 
     kinds: Mapping[str, Any]
     default: str | None = None
+    word: tuple[str, str] | None = None
 
     def __hash__(self) -> int:
         return hash(tuple(self.kinds))
@@ -205,6 +206,8 @@ def _value(hint: Any, value: Any, where: str, leaves: Mapping[str, list[str]]) -
 
 def _choice(tags: Tagged, value: Any, where: str, leaves: Mapping[str, list[str]]) -> Any:
     known = ", ".join(tags.kinds)
+    if isinstance(value, str) and tags.word is not None:
+        value = {"type": tags.word[0], tags.word[1]: value}
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} is {_shown(value)}; it must be a mapping with a type: key, one of {known}")
     tag = value.get("type", tags.default)

@@ -109,7 +109,7 @@ def test_exit_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [
-    "image_vq_a.safetensors", "prime_text_l2.safetensors", "text_sdtt_mdlm_k2.safetensors",
+    "image_vq.safetensors", "prime_text_l2.safetensors", "text_sdtt_mdlm_k2.safetensors",
     "text_harness_mdlm.safetensors", "text_sdtt_schedule.safetensors", "other.safetensors", "text_pgm_tiny.ckpt",
 ])
 def test_unknown_kinds(name, tmp_path, capsys):

@@ -60,7 +60,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`; the copy does not wait for the device."""
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
-        return self._alike(*(column.to(device, non_blocking=True) for column in self._columns), labels)
+        return self._alike(labels, *(column.to(device, non_blocking=True) for column in self._columns))
 
     def split(self, n: int) -> list[Batch]:
         """`n` micro-batches of B / n consecutive rows each.
@@ -71,17 +71,17 @@ class Batch:
         if n < 1 or len(self) % n:
             raise ValueError(f"a batch of {len(self)} rows has no {n} equal micro-batches: choose a divisor")
         labels = [None] * n if self.labels is None else self.labels.chunk(n)
-        return [self._alike(*parts) for parts in zip(*(column.chunk(n) for column in self._columns), labels, strict=True)]
+        return [self._alike(*parts) for parts in zip(labels, *(column.chunk(n) for column in self._columns), strict=True)]
 
     def in_order(self, log: Int[Tensor, "B L"]) -> Batch:
         """The same rows with their sites in the order of `log`."""
-        return self._alike(*(column.gather(1, log) for column in self._columns), self.labels)
+        return self._alike(self.labels, *(column.gather(1, log) for column in self._columns))
 
     def labelled(self, labels: Int[Tensor, " B"] | None) -> Batch:
         """The same rows with other labels, or with none."""
-        return self._alike(*self._columns, labels)
+        return self._alike(labels, *self._columns)
 
-    def _alike(self, tokens: Tensor, valid: Tensor, given: Tensor, labels: Tensor | None) -> Batch:
+    def _alike(self, labels: Tensor | None, tokens: Tensor, valid: Tensor, given: Tensor) -> Batch:
         """A batch of these columns that reads nothing from them."""
         batch = object.__new__(Batch)
         batch.__dict__.update(

@@ -111,17 +111,31 @@ class Hub(TextSource):
             yield detokenize(record[entry.field])
 
     def _load(self, expression: str) -> Any:
-        try:
-            from datasets import load_dataset
-        except ImportError:
-            raise ValueError(f"reading {self.name} needs the library datasets: pip install 'maskless[data]'") from None
         place = self.repository or self.entry.repository
         revision = None if self.repository else self.entry.revision
-        try:
-            return load_dataset(place, self.entry.config, split=expression, revision=revision)
-        except Exception as error:  # offline, moved, gated, no such split: one sentence for all
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise ValueError(
-                f"the data set {self.name} ({place}) could not be read ({type(error).__name__}: {reason}): "
-                "go online, or name another place with data.repository"
-            ) from None
+        return fetched(self.name, place, self.entry.config, expression, revision)
+
+
+def fetched(name: str, place: str, config: str | None, expression: str, revision: str | None) -> Any:
+    """A part of a data set, by Hugging Face `datasets`.
+
+    Args:
+        name: how the recipe calls it.
+        place: repository or local folder.
+        config, expression, revision: as `datasets.load_dataset` takes them.
+
+    Raises:
+        ValueError: the library is missing, or the data could not be had.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ValueError(f"reading {name} needs the library datasets: pip install 'maskless[data]'") from None
+    try:
+        return load_dataset(place, config, split=expression, revision=revision)
+    except Exception as error:  # offline, moved, gated, no such split: one sentence for all
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ValueError(
+            f"the data set {name} ({place}) could not be read ({type(error).__name__}: {reason}): "
+            "go online, or name another place with data.repository"
+        ) from None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from maskless.data.definition import utf8
 from maskless.data.pack import PACKINGS, Row
-from maskless.data.tokenizer import Tokenizer, learn_symbols, load_tokenizer, train_bpe
+from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, load_tokenizer, train_bpe
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = ("train", "valid")
@@ -55,12 +55,12 @@ class Source:
         """The name under which a tokenizer learned from this source is kept, "" if none is learned."""
         raise NotImplementedError
 
-    def make_tokenizer(self) -> Tokenizer:
+    def make_tokenizer(self) -> Coding:
         """Load the tokenizer, or learn it from the texts (slow)."""
         raise NotImplementedError
 
-    def rows(self, split: Split, tokenizer: Tokenizer, length: int) -> Iterator[Row]:
-        """The rows of a split, L = `length`."""
+    def rows(self, split: Split, tokenizer: Any, length: int) -> Iterator[Row]:
+        """The rows of a split, L = `length`, written in what `make_tokenizer` gave."""
         raise NotImplementedError
 
     def in_split(self, split: Split, document: str) -> bool:

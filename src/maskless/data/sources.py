@@ -24,10 +24,11 @@ from maskless.data.definition import canonical, digest
 from maskless.data.detokenize import DETOKENIZERS
 from maskless.data.files import DOCUMENTS, SUFFIXES, find_files, fingerprint, read_documents, read_table
 from maskless.data.hub import Hub
+from maskless.data.images import Images, PlainPixels
 from maskless.data.pack import PACKINGS, Row, padded
 from maskless.data.source import SPLITS, Source, Split, TextSource, encoded, one_of
 from maskless.data.store import Store, open_or_build
-from maskless.data.tokenizer import Tokenizer, learn_symbols, learn_words, load_tokenizer
+from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, learn_words, load_tokenizer
 
 T = TypeVar("T")
 
@@ -183,9 +184,10 @@ class Puzzles(_Local, Source):
 
 # A recipe's `data: {type: ...}`.
 SOURCES: dict[str, type[Source]] = {
-    "prose": Prose, "files": Files, "hub": Hub, "sequences": Sequences, "puzzles": Puzzles,
+    "prose": Prose, "files": Files, "hub": Hub, "sequences": Sequences, "puzzles": Puzzles, "images": Images,
 }
-DataConfig = Prose | Files | Hub | Sequences | Puzzles
+DataConfig = Prose | Files | Hub | Sequences | Puzzles | Images
+ORIGINS: dict[str, type[Source]] = {**SOURCES, "pixels": PlainPixels}  # and what codecs are trained on
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
@@ -193,7 +195,7 @@ def cache_folder(cache: Path | str | None = None) -> Path:
     return Path(cache or os.environ.get("MASKLESS_CACHE") or "~/.cache/maskless").expanduser()
 
 
-def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Tokenizer:
+def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Coding:
     """The tokenizer of a source: loaded, or learned from its texts the first time and kept in the cache.
 
     Args:
@@ -258,5 +260,5 @@ def _split(name: str) -> Split:
 
 def _origin(spec: Source) -> dict[str, Any]:
     """All that the texts of a source depend on, as JSON gives it back."""
-    kind = next(name for name, cls in SOURCES.items() if type(spec) is cls)
+    kind = next(name for name, cls in ORIGINS.items() if type(spec) is cls)
     return json.loads(canonical({"source": kind, "fields": asdict(spec), "texts": spec.identity()}))

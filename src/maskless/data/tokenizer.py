@@ -22,7 +22,7 @@ from maskless.data.symbols import (
 from maskless.vocabulary import Vocabulary
 
 __all__ = [
-    "ByteTokenizer", "SubwordTokenizer", "SymbolTokenizer", "Tokenizer", "learn_symbols", "learn_words",
+    "ByteTokenizer", "Coding", "SubwordTokenizer", "SymbolTokenizer", "Tokenizer", "learn_symbols", "learn_words",
     "load_tokenizer", "symbol_tokenizer", "text8_tokenizer", "train_bpe",
 ]
 
@@ -30,8 +30,8 @@ PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
 @runtime_checkable
-class Tokenizer(Protocol):
-    """Text to ids and back. Special ids (bos, eos, pad) are never read from a text and have no text."""
+class Coding(Protocol):
+    """What rows are written in: a `Tokenizer` for text, `ImageCodes` for images."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -43,6 +43,19 @@ class Tokenizer(Protocol):
         """sha256 (hex) of the definition: equal hashes give equal ids."""
         ...
 
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The text; bytes that are no UTF-8 become U+FFFD. Of an image, a drawing."""
+        ...
+
+    def save(self, folder: Path | str) -> None:
+        """Write tokenizer.json, or codec.json and images.json, into an existing folder."""
+        ...
+
+
+@runtime_checkable
+class Tokenizer(Coding, Protocol):
+    """Text to ids and back. Special ids (bos, eos, pad) are never read from a text and have no text."""
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no specials added. Raises ValueError for text that cannot be written."""
         ...
@@ -51,20 +64,12 @@ class Tokenizer(Protocol):
         """`encode` of many texts, as arrays, for building stores."""
         ...
 
-    def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The text; bytes that are no UTF-8 become U+FFFD."""
-        ...
-
     def decode_bytes(self, ids: Iterable[SupportsInt]) -> bytes:
         """The text as bytes, exactly, also where a character is incomplete."""
         ...
 
     def pieces(self, ids: Iterable[SupportsInt]) -> list[bytes]:
         """The bytes of each id by itself (separators left out): for painting tokens one by one."""
-        ...
-
-    def save(self, folder: Path | str) -> None:
-        """Write tokenizer.json into an existing folder; `load_tokenizer(folder)` gives it back."""
         ...
 
 

@@ -54,10 +54,14 @@ class VQCodec:
     def channels(self) -> int:
         return self.model.config.channels
 
-    @cached_property
+    @property
     def hash(self) -> str:
-        """Of the sizes and every bit of the weights."""
-        sums = {name: hashlib.sha256(memoryview(bytes_of(tensor))).hexdigest() for name, tensor in self._weights.items()}
+        """Of the sizes and every bit of the weights, as they were when it was first asked for."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
+        sums = {name: hashlib.sha256(bytes_of(tensor)).hexdigest() for name, tensor in self._weights.items()}
         return digest([_definition(self.model.config), sums])
 
     @torch.no_grad()
@@ -155,7 +159,7 @@ def sizes_of(weights: Mapping[str, Tensor], *, groups: int = 32, normalised: boo
 
 def bytes_of(tensor: Tensor) -> bytes:
     """The bits of a tensor on the CPU."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.numpy().tobytes()
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _definition(config: VQConfig) -> dict[str, Any]:

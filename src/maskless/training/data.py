@@ -11,7 +11,7 @@ from torch import Tensor
 from maskless.data.batch import Batch
 from maskless.data.loader import Rows
 from maskless.data.sources import open_data, tokenizer_of
-from maskless.data.tokenizer import Tokenizer
+from maskless.data.tokenizer import Coding
 from maskless.training.distributed import Machine
 from maskless.training.recipe import Recipe, classes_of
 
@@ -21,12 +21,12 @@ class Data:
     """The data of a run.
 
     Attributes:
-        tokenizer: ids and text.
+        tokenizer: ids and text, or codes and images.
         train: rows to train on.
         validation: held-out rows; None if the recipe wants no validation (`validation.rows=0`).
     """
 
-    tokenizer: Tokenizer
+    tokenizer: Coding
     train: Rows
     validation: Rows | None
 
@@ -61,7 +61,7 @@ def check_classes(recipe: Recipe, tokenizer: Any) -> None:
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 
-def open_tokenizer(recipe: Recipe, machine: Machine) -> Tokenizer:
+def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
         tokenizer_of(recipe.data)
@@ -69,7 +69,7 @@ def open_tokenizer(recipe: Recipe, machine: Machine) -> Tokenizer:
     return tokenizer_of(recipe.data)
 
 
-def open_rows(recipe: Recipe, tokenizer: Tokenizer, machine: Machine) -> Data:
+def open_rows(recipe: Recipe, tokenizer: Coding, machine: Machine) -> Data:
     """Both splits, packed to the recipe's length; one process builds the stores, the others map them."""
     check_classes(recipe, tokenizer)
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_losses, image_networks, losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, image_networks, image_vq, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
@@ -23,6 +23,9 @@ KINDS: dict[str, Check] = {
     "image_pgm_sample": image_networks.check_sampling,
     "image_pgm_train": image_networks.check_training,
     "image_pgm_variant": image_networks.check_variant,
+    "image_vq_a": image_vq.check_vq,
+    "image_vq_b_decode": image_vq.check_vq,
+    "image_vq_b_encode": image_vq.check_vq,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,

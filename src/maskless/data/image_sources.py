@@ -1,0 +1,289 @@
+"""Where images come from: folders, arrays, the Hugging Face Hub, the digits of scikit-learn.
+
+A source gives images with their class, if there are classes, in a fixed order; it neither scales nor encodes them.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from maskless.data.definition import digest
+from maskless.data.files import find_files, fingerprint
+from maskless.data.hub import fetched
+from maskless.data.pictures import SUFFIXES, from_array, read_picture
+from maskless.data.source import Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Picture(NamedTuple):
+    """An image, its class (None where there are none), and what to call it in a message."""
+
+    image: Image
+    label: int | None
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """Image files below a folder; the subfolder they lie in, if they do, is their class.
+
+    Args:
+        train: the folder.
+        valid: one with the same subfolders, for validation; None holds out a share of `train`.
+    """
+
+    train: str
+    valid: str | None = None
+
+    @property
+    def divided(self) -> bool:
+        """Whether there is a validation part of its own."""
+        return self.valid is not None
+
+    def identity(self) -> Any:
+        return [digest(fingerprint(place, SUFFIXES)) for place in (self.train, self.valid) if place is not None]
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the subfolders of `train`, sorted; () if its images lie in none.
+
+        Raises:
+            ValueError: there are images both in subfolders and beside them.
+        """
+        root, files = _root(self.train), find_files(self.train, SUFFIXES)
+        names = {path.relative_to(root).parts[0] for path in files if path.parent != root}
+        if names and (beside := next((path for path in files if path.parent == root), None)):
+            raise ValueError(f"{beside} has no class, other images of {root} lie in folders that are classes: move it")
+        return tuple(sorted(names))
+
+    def pictures(self, split: Split) -> Iterator[Picture]:
+        """The images of a part, by path."""
+        place = self.train if split == "train" or self.valid is None else self.valid
+        numbers = {name: number for number, name in enumerate(self.classes())}
+        root = _root(place)
+        for path in find_files(place, SUFFIXES):
+            label = numbers.get(path.relative_to(root).parts[0]) if numbers else None
+            if numbers and label is None:
+                raise ValueError(f"{path} is of no class of {self.train}: the classes are {', '.join(numbers)[:200]}")
+            yield Picture(read_picture(path, str(path)), label, str(path))
+
+
+def _root(place: str) -> Path:
+    """The folder that paths of images are relative to."""
+    path = Path(place).expanduser()
+    return path.parent if path.is_file() else path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageArrays:
+    """Images in a NumPy .npz file without pickles, in one of two layouts; PART is train, valid, val or test.
+
+    Arrays: `x_PART` (or `x` where there are no parts), uint8, n x height x width (x 3), and `y_PART`, integers. JPEG (or any
+    files): `PART_bytes`, all files end to end, `PART_offsets`, n + 1, and `PART_labels`. Labels may be missing; `classes`
+    may name them.
+
+    Args:
+        train: the file; its part "train", or the only one it has, is trained on.
+        valid: another file for validation; None: the part valid, val or test of `train`, if it has one.
+    """
+
+    train: str
+    valid: str | None = None
+
+    @property
+    def divided(self) -> bool:
+        return self.valid is not None or self._part(self.train, "valid") is not None
+
+    def identity(self) -> Any:
+        return [fingerprint(place, (".npz",)) for place in (self.train, self.valid) if place is not None]
+
+    def classes(self) -> tuple[str, ...]:
+        with _opened(self.train) as arrays:
+            if "classes" in arrays:
+                return tuple(map(str, arrays["classes"]))
+            found = [arrays[name] for name in arrays if name == "y" or name.startswith("y_") or name.endswith("_labels")]
+            most = max((int(labels.max()) for labels in found if labels.size), default=-1)
+        return tuple(map(str, range(most + 1)))
+
+    def pictures(self, split: Split) -> Iterator[Picture]:
+        place = self.valid if split == "valid" and self.valid is not None else self.train
+        part = self._part(place, split)
+        if part is None:  # a file of one part: all of it, or what `holdout` makes of it
+            part = self._part(place, "train")
+        assert part is not None
+        yield from _pictures(place, part, len(self.classes()))
+
+    def _part(self, place: str, split: Split) -> str | None:
+        """The name of a part of a file: "" if there are no parts; the only part is for training."""
+        with _opened(place) as arrays:
+            parts = [name[2:] for name in arrays if name.startswith("x_")] + ["" for name in arrays if name == "x"]
+            parts += [name.removesuffix("_bytes") for name in arrays if name.endswith("_bytes")]
+        if not parts:
+            raise ValueError(f"{place} holds no images: it needs x_train (uint8), or train_bytes and train_offsets")
+        first = "train" if "train" in parts else parts[0]
+        if split == "train":
+            return first
+        return next((name for name in ("valid", "val", "test") if name in parts and name != first), None)
+
+
+def _opened(place: str) -> Any:
+    (path,) = find_files(place, (".npz",))[:1]
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is no .npz file or damaged ({error}): get it again") from None
+
+
+def _pictures(place: str, part: str, classes: int) -> Iterator[Picture]:
+    """The images of a part of a file of arrays."""
+    with _opened(place) as arrays:
+        try:
+            if f"{part}_bytes" in arrays:
+                content, offsets = arrays[f"{part}_bytes"].tobytes(), arrays[f"{part}_offsets"]
+                images, labels = None, arrays.get(f"{part}_labels")
+            else:
+                images, labels = arrays[f"x_{part}" if part else "x"], arrays.get(f"y_{part}" if part else "y")
+                content, offsets = b"", np.zeros(len(images) + 1, np.int64)
+        except (KeyError, ValueError, EOFError, OSError) as error:
+            raise ValueError(f"the part {part or 'x'} of {place} cannot be read ({error}): correct the file") from None
+    count = len(offsets) - 1
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"{place} has {count} images and {len(labels)} labels in its part {part or 'x'}: correct it")
+    for number in range(count):
+        name = f"image {number} of {place}"
+        label = None if labels is None else checked_label(labels[number], classes, name)
+        if images is None:
+            image = read_picture(content[int(offsets[number]) : int(offsets[number + 1])], name)
+        else:
+            image = from_array(images[number], name)
+        yield Picture(image, label, name)
+
+
+def checked_label(label: Any, classes: int, name: str) -> int:
+    """A label as an int. Raises ValueError unless it is one of 0..classes-1."""
+    if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
+        raise ValueError(f"{name} has the label {label}, not one of 0..{classes - 1}: correct it, or use labels: false")
+    return int(label)
+
+
+@dataclass(frozen=True)
+class HubEntry:
+    """Where a data set of images is: repository, columns, parts, and how many classes if their names are not said."""
+
+    repository: str
+    image: str = "image"
+    label: str = "label"
+    train: str = "train"
+    valid: str | None = "test"
+    classes: int = 0
+
+
+IMAGE_SETS: dict[str, HubEntry] = {
+    "mnist": HubEntry("ylecun/mnist"),
+    "fashion_mnist": HubEntry("zalando-datasets/fashion_mnist"),
+    "cifar10": HubEntry("uoft-cs/cifar10", image="img"),
+    "cifar100": HubEntry("uoft-cs/cifar100", image="img", label="fine_label"),
+    "tiny-imagenet": HubEntry("zh-plus/tiny-imagenet", valid="valid"),
+    "imagenet": HubEntry("timm/imagenet-1k-wds", image="jpg", label="cls", valid="validation", classes=1000),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageHub:
+    """A data set of images on the Hugging Face Hub (`pip install 'maskless[data]'`).
+
+    Args:
+        name: a key of `IMAGE_SETS`, or any repository `owner/name`.
+        repository: where to read instead, for a mirror or a local folder ("" for the table's place).
+        image, label: columns; "" for the table's ("image" and "label" where it has no line).
+
+    Raises:
+        ValueError: the name is neither; when reading: `datasets` is missing, or the data could not be had.
+    """
+
+    name: str
+    repository: str = ""
+    image: str = ""
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.name not in IMAGE_SETS and "/" not in self.name:
+            raise ValueError(f"name is {self.name!r}: it must be one of {', '.join(IMAGE_SETS)}, or owner/name")
+
+    @property
+    def entry(self) -> HubEntry:
+        """The line of the table, with the recipe's changes."""
+        entry = IMAGE_SETS.get(self.name) or HubEntry(self.name, valid=None)
+        changes = {"repository": self.repository, "image": self.image, "label": self.label}
+        return HubEntry(**{**asdict(entry), **{name: value for name, value in changes.items() if value}})
+
+    @property
+    def divided(self) -> bool:
+        return self.entry.valid is not None
+
+    def identity(self) -> Any:
+        return asdict(self.entry)
+
+    def classes(self) -> tuple[str, ...]:
+        entry = self.entry
+        features = getattr(self._load(entry.train), "features", None) or {}
+        names = getattr(features.get(entry.label), "names", None)
+        return tuple(names) if names else tuple(map(str, range(entry.classes)))
+
+    def pictures(self, split: Split) -> Iterator[Picture]:
+        entry, classes = self.entry, len(self.classes())
+        for number, record in enumerate(self._load(entry.train if split == "train" else entry.valid or entry.train)):
+            name = f"image {number} of {self.name}"
+            if entry.image not in record:
+                raise ValueError(f"{self.name} has no column {entry.image!r} but {', '.join(record)}: set image to one")
+            label = checked_label(record[entry.label], classes, name) if classes and entry.label in record else None
+            yield Picture(_decoded(record[entry.image], name), label, name)
+
+    def _load(self, expression: str) -> Any:
+        return fetched(self.name, self.entry.repository, None, expression, None)
+
+
+def _decoded(value: Any, name: str) -> Any:
+    """A column of images gives Pillow's, or the bytes of a file if decoding was turned off."""
+    content = value.get("bytes") if isinstance(value, Mapping) else value
+    if isinstance(content, bytes):
+        return read_picture(content, name)
+    if not hasattr(value, "convert"):
+        raise ValueError(f"{name} is no image but {type(value).__name__}: set image to the column of images")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels, grey: they come with the library, no network is needed."""
+
+    @property
+    def divided(self) -> bool:
+        return False
+
+    def identity(self) -> Any:
+        return "digits"
+
+    def classes(self) -> tuple[str, ...]:
+        return tuple("0123456789")
+
+    def pictures(self, split: Split) -> Iterator[Picture]:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError:
+            raise ValueError("the digits need the library scikit-learn: pip install 'maskless[images]'") from None
+        found: Any = load_digits()
+        shades = np.rint(np.asarray(found.images) * (255 / 16)).astype(np.uint8)  # from 0..16
+        for number, (pixels, label) in enumerate(zip(shades, found.target, strict=True)):
+            name = f"digit {number}"
+            yield Picture(from_array(pixels, name), int(label), name)
+
+
+# A recipe's `source: {type: ...}`.
+ImageSource = ImageFolder | ImageArrays | ImageHub | Digits
+IMAGE_SOURCES: dict[str, type] = {"folder": ImageFolder, "arrays": ImageArrays, "hub": ImageHub, "digits": Digits}
