@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.checkpoints.reference.quirks import CountedIds
-from maskless.evaluation.golden import verify
+from maskless.cli.verify import check_rates
+from maskless.evaluation.golden import Case, verify
 from maskless.models import MaskGITConfig, build
 
 FILES = [Path(__file__).parents[1] / "golden" / f"image_loss_{kind}.safetensors" for kind in ("pgm", "maskgit")]
@@ -76,3 +78,13 @@ def test_counted_ids_take_mass_and_the_others_do_not():
     model = build(MaskGITConfig(vocab_size=7, length=4, width=8, heads=2, layers=1, mask_id=5, forbidden=(5, 6)))
     assert CountedIds(model, (6,)).allowed.tolist() == [True] * 5 + [False, True]
     assert CountedIds(model, (5, 6)).allowed is None and model.allowed.tolist() == [True] * 5 + [False] * 2
+
+
+def test_learning_rates_are_checked():
+    path = FILES[0].with_name("image_schedules.safetensors")
+    case = Case.read(path, torch.device("cpu"), torch.float32)
+    check_rates(case)
+    assert [(each.name, each.passed) for each in case.found] == [("lr/value", True)] and case.found[0].relative < 1e-9
+    other = replace(case, tensors={**case.tensors, "lr/value": case.tensors["lr/value"] * 1.1}, found=[], used=set())
+    check_rates(other)
+    assert not other.found[0].passed
