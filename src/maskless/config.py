@@ -16,7 +16,6 @@ import json
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -24,20 +23,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from maskless.tagged import Tagged
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """The `type:` tags of a field that holds one of several dataclasses; `default` is the tag meant when none is
-    given; `word` the tag and the key meant by plain text in place of a mapping."""
-
-    kinds: Mapping[str, Any]
-    default: str | None = None
-    word: tuple[str, str] | None = None
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.kinds))
 
 
 # ---------------------------------------------------------------------------------------------------- text to a tree

@@ -146,16 +146,16 @@ def test_ordered_partition_weighs_as_the_partition_loss():
     calls = []
     inner = model.hidden_of_groups
 
-    def spy(tokens, known, log, *, present=None):
+    def spy(tokens, known, log, *, cond=None, present=None):
         calls.append((known, log))
-        return inner(tokens, known, log, present=present)
+        return inner(tokens, known, log, cond=cond, present=present)
 
     model.hidden_of_groups = spy
     ordered = OrderedPartition()(model, batch, noise)
     known, log = calls[0]
     assert torch.equal(known, ~(noise.u < noise.t[:, None])) and torch.equal(log, noise.u.argsort(dim=1, stable=True))
     states = inner(batch.tokens, known, log)
-    model.hidden = lambda tokens, known, *, t=None, present=None: states
+    model.hidden = lambda tokens, known, *, cond=None, t=None, present=None: states
     torch.testing.assert_close(ordered.token_loss, Partition()(model, batch, noise).token_loss)
 
 

@@ -39,7 +39,7 @@ def test_the_published_rates_of_image_models():
     golden = load_file(GOLDEN.with_name("image_schedules.safetensors"))
     published = Training(steps=1_000_000, lr=1e-4, warmup=2500, schedule="cosine_tail", lr_floor=1e-6)
     for step, rate in zip(golden["lr/iter"].tolist(), golden["lr/value"].tolist(), strict=True):
-        assert step == 0 or learning_rate(published, step - 1) == pytest.approx(rate, rel=1e-12)
+        assert learning_rate(published, step - 1) == pytest.approx(rate, rel=1e-12)
     short = Training(steps=100, lr=1.0, warmup=0, schedule="cosine_tail")
     assert [learning_rate(short, step) for step in (0, 89, 94, 99)] == pytest.approx([1, 1, 0.5, 0])
 

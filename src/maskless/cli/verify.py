@@ -75,3 +75,18 @@ def check_ema(case: Case) -> None:
         update(average, module(f"{step}/param"), effective_decay(decay, n))
         for i, shadow in enumerate(average):
             case.expect(f"{step}/shadow{i}", torch.as_tensor(shadow))
+
+
+def check_rates(case: Case) -> None:
+    """lr/* of image_schedules*: the learning rates of the released image code, which are ours of one update earlier."""
+    import torch
+
+    from maskless.training.optim import learning_rate
+    from maskless.training.recipe import Training
+
+    about = {"base": 1e-4, "floor": 0.01, "max_iter": 1_000_000, "warmup": 2500, **case.meta.get("config", {}).get("lr", {})}
+    training = Training(
+        steps=about["max_iter"], lr=about["base"], lr_floor=about["base"] * about["floor"], warmup=about["warmup"], schedule="cosine_tail",
+    )
+    rates = [learning_rate(training, int(n) - 1) for n in case.input("lr/iter")]
+    case.expect("lr/value", torch.tensor(rates, dtype=torch.float64))

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskless.config import Tagged
 from maskless.objectives.cross_entropy import weighted_nll
 from maskless.schedules import SCHEDULES, LogLinear, Schedule
+from maskless.tagged import Tagged
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
 
 AnySchedule = Annotated[Schedule, Tagged(SCHEDULES, default="linear")]
-T = TypeVar("T", bound="Timed")
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ class Timed(Single):
     def valid(self) -> bool:
         return self.schedule.exact
 
-    def reported(self: T, length: int) -> Mapping[str, Objective]:
+    def reported(self, length: int) -> Mapping[str, Objective]:
         """The bound, measured with the linear schedule: every exact schedule has the same one, and this one weighs most evenly."""
-        linear = isinstance(self.schedule, LogLinear)
-        return {"bound": self if linear else replace(self, schedule=LogLinear())}  # pyright: ignore
+        objective = cast(Any, self)
+        return {"bound": objective if isinstance(self.schedule, LogLinear) else replace(objective, schedule=LogLinear())}
 
 
 @dataclass(frozen=True)

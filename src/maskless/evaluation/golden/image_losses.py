@@ -7,9 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from maskless.checkpoints.reference.importer import reference_names
 from maskless.checkpoints.reference.quirks import CountedIds
 from maskless.data.batch import Batch
-from maskless.evaluation.golden.case import Case
+from maskless.evaluation.golden.case import TOLERANCES, Case, compare
+from maskless.models import MaskGITTransformer, PartitionTransformer
 from maskless.objectives import Draws, Masked, Partition
 from maskless.schedules import Arccos
 
@@ -19,27 +21,28 @@ PUBLISHED_PGM = Partition(Arccos(), weights="unit", low=0.0)
 
 def check_pgm_loss(case: Case) -> None:
     """image_loss_pgm*: both groups, BOS an anchor of group 0 and no target; its logit counts in the softmax, the mask's does not."""
-    bos = int(case.meta["config"]["bos_value"])
+    model, tokens = case.model_of(PartitionTransformer), case.input("in/tokens")
+    bos = max(model.config.forbidden)
     draws, hiding = recorded(case)
-    tokens = case.input("in/tokens")
     anchor = torch.arange(tokens.shape[1], device=case.device).expand_as(tokens) == 0
     case.expect("in/group_idxs", ((draws.u < hiding[:, None]) & ~anchor).long())
-    case.expect("in/tokens", torch.cat([tokens.new_full((len(tokens), 1), bos), case.input("in/code").flatten(1)], 1))
-    batch = Batch(tokens, torch.ones_like(anchor), anchor, labels(case))
-    found = PUBLISHED_PGM(CountedIds(case.model, (bos,)), batch, draws)
+    if case.has("in/code"):
+        case.expect("in/tokens", torch.cat([tokens.new_full((len(tokens), 1), bos), case.input("in/code").flatten(1)], 1))
+    batch = Batch(tokens, torch.ones_like(anchor), anchor, case.labels())
+    found = PUBLISHED_PGM(CountedIds(model, (bos,)), batch, draws)
     expect_losses(case, found.loss / found.tokens.sum(), found.token_loss[:, 1:])
 
 
 def check_maskgit_loss(case: Case) -> None:
     """image_loss_maskgit*: all cells, hidden or not; the logit of the mask counts in the softmax."""
-    mask = int(case.meta["config"]["codebook_size"])
+    model, codes = case.model_of(MaskGITTransformer), case.input("in/code")
+    mask = model.config.mask_id
+    assert mask is not None, "imported weights have a row for it"
     draws, hiding = recorded(case)
-    codes = case.input("in/code")
     hidden = draws.u.view(codes.shape) < hiding[:, None, None]
     case.expect("in/mask", hidden)
     case.expect("in/tokens", torch.where(hidden, mask, codes))
-    batch = Batch.of(codes.flatten(1)).labelled(labels(case))
-    found = PUBLISHED_MASKGIT(CountedIds(case.model, (mask,)), batch, draws)
+    found = PUBLISHED_MASKGIT(CountedIds(model, (mask,)), Batch.of(codes.flatten(1)).labelled(case.labels()), draws)
     expect_losses(case, found.loss / found.tokens.sum(), found.token_loss)
 
 
@@ -51,15 +54,24 @@ def recorded(case: Case) -> tuple[Draws, Tensor]:
     return Draws(t, u), hiding
 
 
-def labels(case: Case) -> Tensor:
-    """The classes, and "no class" where the file drops them."""
-    null = case.model.null_label
-    if null is None:
-        raise ValueError(f"{case.path} has classes and its weights have none; fetch it again")
-    return case.input("in/y").masked_fill(case.input("in/drop_label"), null)
-
-
 def expect_losses(case: Case, loss: Tensor, nll: Tensor) -> None:
+    """The loss of every cell, their mean, its recorded gradients, and the norm of the gradient of each parameter and of all."""
     case.expect("out/nll", nll)
     case.expect("out/loss", loss)
-    case.expect_gradients(loss)
+    about = case.meta.get("config", {})
+    norms = about.get("grad_norms", {})
+    keys = sorted({*norms, *(name.removeprefix("grad/") for name in case.names("grad/"))})
+    if not keys:
+        return
+    parameters, native = dict(case.model.named_parameters()), reference_names(case.model, keys)
+    found = dict(zip(keys, torch.autograd.grad(loss, [parameters[native[key]] for key in keys])))
+    for name in case.names("grad/"):
+        case.expect(name, found[name.removeprefix("grad/")])
+    for key, want in norms.items():
+        expect_number(case, f"grad_norms {key}", found[key].norm(), want)
+    if norms and "grad_norm_total" in about:
+        expect_number(case, "grad_norm_total", torch.stack([grad.norm() for grad in found.values()]).norm(), about["grad_norm_total"])
+
+
+def expect_number(case: Case, name: str, got: Tensor, want: float) -> None:
+    case.found.append(compare(f"metadata {name}", got, torch.tensor(want), TOLERANCES[case.dtype]))
