@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -14,6 +14,9 @@ from maskless.data.sources import open_data, tokenizer_of
 from maskless.data.tokenizer import Coding
 from maskless.training.distributed import Machine
 from maskless.training.recipe import Recipe, classes_of
+
+if TYPE_CHECKING:
+    from maskless.training.codec import CodecRecipe
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class Unlabelled:
         return self.rows.read(rows).labelled(None)
 
 
-def fitted(rows: Rows, recipe: Recipe) -> Rows:
+def fitted(rows: Rows, recipe: Recipe | CodecRecipe) -> Rows:
     """The rows as the model takes them: with classes only if it tells them apart."""
     return rows if classes_of(recipe.model) else Unlabelled(rows)
 
 
-def check_classes(recipe: Recipe, tokenizer: Any) -> None:
+def check_classes(recipe: Recipe | CodecRecipe, tokenizer: Any) -> None:
     """Raise ValueError unless a labelled model has as many classes as the data."""
     wanted, found = classes_of(recipe.model), len(getattr(tokenizer, "classes", ()))
     if wanted not in (0, found):
@@ -61,7 +64,7 @@ def check_classes(recipe: Recipe, tokenizer: Any) -> None:
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 
-def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
+def open_tokenizer(recipe: Recipe | CodecRecipe, machine: Machine) -> Coding:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
         tokenizer_of(recipe.data)
@@ -69,7 +72,7 @@ def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
     return tokenizer_of(recipe.data)
 
 
-def open_rows(recipe: Recipe, tokenizer: Coding, machine: Machine) -> Data:
+def open_rows(recipe: Recipe | CodecRecipe, tokenizer: Coding, machine: Machine) -> Data:
     """Both splits, packed to the recipe's length; one process builds the stores, the others map them."""
     check_classes(recipe, tokenizer)
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)
