@@ -1,0 +1,156 @@
+"""What the released samplers of images do differently, each by name, for parity only: `verify` uses it, and nothing else.
+
+| quirk | evidence (golden file that records it) |
+|---|---|
+| `RegisterUncounted` | key masks leave out the register, so that the newest known token is not seen (image_sample_pgm_halton_ref) |
+| `Redrawn` | every known cell is drawn anew at every step (image_sample_maskgit_halton_fork) |
+| `RedrawnConfidence` | the same by confidence, where a cell may become masked again (image_sample_maskgit_confidence) |
+| `Unrestricted` | mask and BOS may be drawn, and are fed back (both MaskGIT samplers, image_sample_pgm_confidence) |
+
+B rows, L sites, Q queried sites, N cells, S steps.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskless.checkpoints.reference.published import Looking
+from maskless.decoding import Canvas, Confidence, Draw, Noise, Order, Predictor, Sites, Step
+
+
+class Unrestricted:
+    """A predictor that allows every id."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.head, self.allowed = predictor, predictor.head, None
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        return self.predictor(canvas, sites, step)
+
+
+class RegisterUncounted:
+    """A partition model that does not see as many of the newest known tokens as it has registers in group 0."""
+
+    def __init__(self, predictor: Predictor, registers: int) -> None:
+        self.predictor, self.head, self.allowed, self.hidden = predictor, predictor.head, predictor.allowed, registers // 2
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        return self.predictor(without_newest(canvas, self.hidden), sites, step)
+
+
+def without_newest(canvas: Canvas, n: int) -> Canvas:
+    """The canvas without the last `n` entries of its log, anchors too; the canvas itself stays as it is."""
+    older = object.__new__(Canvas)
+    older.__dict__.update(canvas.__dict__)
+    older.count = (canvas.count - n).clamp(min=0)
+    entry = torch.arange(canvas.length, device=canvas.count.device)
+    newest = (entry >= older.count[:, None]) & (entry < canvas.count[:, None])
+    hidden = torch.zeros_like(canvas._known).scatter_(1, torch.where(newest, canvas.log, canvas.length), True)
+    older._known = canvas._known & ~hidden
+    older.least, older.greatest = [max(0, k - n) for k in canvas.least], [max(0, k - n) for k in canvas.greatest]
+    return older
+
+
+def every_step(table: Sequence[int], rows: int) -> list[Step]:
+    """A step for each entry of a table of ends, those that reveal nothing too: the released loops run them."""
+    known, total = [0, *table], len(table)
+    return [
+        Step(i, total, 1 - i / total, 1 - (i + 1) / total, (b - a,) * rows, (a,) * rows, b - a)
+        for i, (a, b) in enumerate(zip(known, table))
+    ]
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """Looks at every site, keeps those that `order` planned and draws those again that it kept before."""
+
+    order: Order
+    left_to_right: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False  # it never ends early: known cells change until the last step
+
+    def start(self, canvas: Canvas, steps: Sequence[Step], noise: Noise) -> Redrawing:
+        return Redrawing(self.order.start(canvas, steps, noise))
+
+
+@dataclass
+class Redrawing(Looking):
+    def propose(self, canvas: Canvas, step: Step) -> Sites:
+        canvas.look()
+        self.canvas, self.before = canvas, canvas.known & ~canvas.anchor & ~canvas.prompt
+        return super().propose(canvas, step)
+
+    def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B L"]:
+        self.canvas.forget(self.before)
+        return self.kept | self.before
+
+
+@dataclass(frozen=True)
+class RedrawnConfidence:
+    """The known cells and the most confident others, `ends[i]` together, drawn anew; a cell that draws the mask is masked.
+
+    Args:
+        gumbel: the standard Gumbel numbers of each step.
+        noise: what they are multiplied by at the first step; linearly less later.
+        ends: cells that are to be known after each step.
+    """
+
+    gumbel: Float[Tensor, "S B N"]
+    noise: float
+    ends: tuple[int, ...]
+    mask_id: int
+    left_to_right: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+
+    @property
+    def measure(self) -> None:
+        return None
+
+    def start(self, canvas: Canvas, steps: Sequence[Step], noise: Noise) -> RedrawingConfidence:
+        return RedrawingConfidence(self, canvas)
+
+
+@dataclass(frozen=True)
+class RedrawingConfidence:
+    order: RedrawnConfidence
+    canvas: Canvas
+
+    @property
+    def measure(self) -> None:
+        return None
+
+    def propose(self, canvas: Canvas, step: Step) -> Sites:
+        everywhere = torch.arange(canvas.length, device=canvas.count.device).expand(canvas.rows, -1)
+        return Sites(everywhere, torch.ones_like(everywhere, dtype=torch.bool))
+
+    def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B L"]:
+        known = self.canvas.known.clone()
+        score = scored(draw.logp, self.order.gumbel[step.index], self.order.noise, step).masked_fill(known.cpu(), torch.inf)
+        place = score.argsort(1, descending=True, stable=True).argsort(1).to(known.device)
+        self.canvas.forget(known)
+        return (place < self.order.ends[step.index]) & (draw.token != self.order.mask_id)
+
+
+@dataclass(frozen=True)
+class RecordedConfidence(Confidence):
+    """Confidence with recorded standard Gumbel numbers (B, Q) for each step's open sites, in order of position."""
+
+    gumbel: tuple[Tensor, ...] = ()
+
+    def score(self, draw: Draw, step: Step, luck: Tensor) -> Tensor:
+        return scored(draw.logp, self.gumbel[step.index], self.noise, step).to(draw.logp.device)
+
+
+def scored(logp: Float[Tensor, "B Q"], gumbel: Float[Tensor, "B Q"], noise: float, step: Step) -> Float[Tensor, "B Q"]:
+    """On the host, in the precision of the recorded numbers."""
+    return logp.cpu() + noise * (1 - step.progress) * gumbel.cpu()
+
+
+def codes_of(canvas: Canvas, mask_id: int, side: int) -> Int[Tensor, "B G G"]:
+    """The last cells as an image of codes, `mask_id` where unknown."""
+    tokens = torch.where(canvas.known, canvas.tokens, mask_id)[:, canvas.length - side * side:]
+    return tokens.reshape(-1, side, side)
