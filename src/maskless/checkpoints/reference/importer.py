@@ -11,11 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.names import BUFFER, DIT, PARTITION, native_name, stripped
+from maskless.checkpoints.reference.names import (
+    BUFFER,
+    DIT,
+    MASKGIT,
+    MASKGIT_WHOLE,
+    PARTITION,
+    native_name,
+    stripped,
+)
 from maskless.models import (
     AutoregressiveConfig,
     Denoiser,
     MaskedConfig,
+    MaskGITConfig,
     ModelConfig,
     PartitionConfig,
     build,
@@ -64,13 +73,15 @@ def import_state(
     table = PARTITION if isinstance(config, PartitionConfig) else DIT
     named = {native_name(key, table): value for key, value in weights.items()}
     model = build(config)
-    _check_shapes(named, model.state_dict())
+    check_shapes(named, model.state_dict())
     model.load_state_dict(named)
     return model.eval()
 
 
 def reference_names(model: Denoiser, keys: list[str]) -> dict[str, str]:
     """Native name of each reference key of a model."""
+    if isinstance(model.config, MaskGITConfig):
+        return {key: MASKGIT_WHOLE.get(key) or native_name(key, MASKGIT) for key in keys}
     table = PARTITION if isinstance(model.config, PartitionConfig) else DIT
     return {key: native_name(key, table) for key in keys}
 
@@ -82,23 +93,24 @@ def configuration(
     vocab, width = weights["vocab_embed.embedding"].shape
     mask = vocab - 1 if mask_id is None else mask_id
     common: dict[str, Any] = {
-        "vocab_size": vocab, "width": width, "heads": _heads(weights, settings, width, heads), "forbidden": (mask,),
+        "vocab_size": vocab, "width": width, "heads": heads_of(weights, settings, width, heads), "forbidden": (mask,),
         "length": int(settings.get("length", 1024)), "dropout": float(settings.get("dropout", 0.1)),
     }
     if "sigma_map.mlp.0.weight" not in weights:
-        return AutoregressiveConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."))
+        return AutoregressiveConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."))
     common["cond_dim"] = weights["sigma_map.mlp.0.weight"].shape[0]
     common["time_conditioned"] = bool(settings.get("time_conditioning", False))
     if "decoder.group_swap.base_embedding" not in weights:
-        return MaskedConfig(**common, layers=_layers(weights, r"blocks\.(\d+)\."), mask_id=mask)
+        return MaskedConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."), mask_id=mask)
     return PartitionConfig(
-        **common, encoder_layers=_layers(weights, r"encoder\.blocks\.(\d+)\."),
-        decoder_layers=_layers(weights, r"decoder\.layers\.(\d+)\."), query=_query(settings),
+        **common, encoder_layers=layers_of(weights, r"encoder\.blocks\.(\d+)\."),
+        decoder_layers=layers_of(weights, r"decoder\.layers\.(\d+)\."), query=_query(settings),
         query_mlp="decoder.group_swap.query_processor.0.weight" in weights,
     )
 
 
-def _layers(weights: Mapping[str, Tensor], pattern: str) -> int:
+def layers_of(weights: Mapping[str, Tensor], pattern: str) -> int:
+    """How many numbers the keys have where `pattern` has its group."""
     return len({match[1] for key in weights if (match := re.match(pattern, key))})
 
 
@@ -112,7 +124,8 @@ def _query(settings: Settings) -> Any:
     return QUERIES[mode]
 
 
-def _heads(weights: Mapping[str, Tensor], settings: Settings, width: int, heads: int | None) -> int:
+def heads_of(weights: Mapping[str, Tensor], settings: Settings, width: int, heads: int | None = None) -> int:
+    """By the rotary buffer, or else as somebody says."""
     frequencies = weights.get(BUFFER)
     if frequencies is None:
         given = settings.get("n_heads", heads)
@@ -139,7 +152,8 @@ def _check_settings(config: Any, settings: Settings) -> None:
             raise ValueError(f"the configuration says {name} {value}, the weights have {getattr(config, name)}")
 
 
-def _check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless the names and shapes are those of a model."""
     missing, extra = sorted(wanted.keys() - named.keys()), sorted(named.keys() - wanted.keys())
     if missing or extra:
         raise ValueError(f"the weights do not fill the model: missing {missing[:3]}, unexpected {extra[:3]}")

@@ -35,8 +35,19 @@ PARTITION = {
     **COMMON,
     **_inside("encoder.blocks.{i}", "encoder.{i}", BLOCK),
     **_inside("decoder.group_swap", "swap", SWAP),
-    **_inside("decoder.layers.{i}", "decoder.{i}", CROSS),
+    **_inside("decoder.layers.{i}", "decoder.{i}", {**BLOCK, **CROSS}),  # of either kind
+    "cls_embed.embedding_table": "labels", "reg_tokens": "registers",  # image models
 }
+MASKGIT = {
+    "cls_emb": "labels", "tok_emb": "embedding", "pos_emb": "sites", "reg_tokens": "registers", "head": "head",
+    "last_norm.norm_final": "norm", "last_norm.mlp.1": "ada",
+    **_inside("transformer.layers.{i}", "blocks.{i}", {
+        "mlp.1": "ada", "ln1": "norm1", "ln2": "norm2", "attn.wq": "attention.q", "attn.wk": "attention.k",
+        "attn.wv": "attention.v", "attn.wo": "attention.out",
+        "ff.w1": "mlp.gate", "ff.w3": "mlp.up", "ff.w2": "mlp.down",
+    }),
+}
+MASKGIT_WHOLE = {"head.weight": "embedding.weight"}  # tied
 WHOLE = {"vocab_embed.embedding": "embedding.weight", "decoder.group_swap.base_embedding": "swap.base"}
 BUFFER = "rotary_emb.inv_freq"  # in the files, not among the parameters
 
@@ -54,7 +65,7 @@ def native_name(key: str, table: dict[str, str]) -> str:
     name = table.get(re.sub(r"(blocks|layers)\.\d+", r"\1.{i}", stem))
     if name is not None and leaf in ("weight", "bias"):
         return f"{name}.{leaf}".replace("{i}", layer[0] if layer else "")
-    raise ValueError(f"unknown parameter {key!r}: it belongs to no released text model (MDLM, PGM or the AR baseline)")
+    raise ValueError(f"unknown parameter {key!r}: it belongs to no released model (MDLM, PGM, MaskGIT, AR)")
 
 
 def stripped(key: str) -> str:

@@ -6,6 +6,8 @@
 | `AttendsPadding` | padding is fed, grouped, attended; only the reduction leaves it out (text_pgm_loss) |
 | `RoundedLogLinear` | eps = 1e-3 and weights through 1 - alpha(t) in float32 (text_schedule: 99764.5 at t = 1e-5) |
 | `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
+| `UncountedRegisters` | the lengths of the image samplers leave out the register, which hides the newest token (image_pgm_sample, ref) |
+| `RegistersNotAsked` | decoder self-attention samples without the registers it was trained with (image_pgm_variant_interleave) |
 """
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskless.decoding import Canvas, Sites, Step
 from maskless.decoding.choice import Choice, nucleus
+from maskless.models.partition import Asked, PartitionPredictor, PartitionTransformer
 from maskless.schedules import LogLinear
 
 
@@ -95,3 +99,31 @@ class NucleusFirst(Choice):
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         return logits.log_softmax(-1)
+
+
+class RegistersNotAsked(PartitionPredictor):
+    """Queries of the asked sites alone, where the decoder has self-attention too: not those of its group's registers."""
+
+    def asked(self, canvas: Canvas, sites: Sites, rows: Tensor | None) -> Asked:
+        return self._apart(sites, rows)
+
+
+class UncountedRegisters:
+    """A predictor to which as many of a row's newest tokens are not known as it has registers: they are packed last, and cut off."""
+
+    def __init__(self, predictor: PartitionPredictor):
+        self.predictor, self.head, self.allowed = predictor, predictor.head, predictor.allowed
+
+    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        hidden = self.predictor.model.config.registers // 2
+        short = object.__new__(Canvas)
+        short.__dict__.update(canvas.__dict__)
+        short.count = (canvas.count - hidden).clamp(min=0)
+        short.least, short.greatest = ([max(0, n - hidden) for n in bound] for bound in (canvas.least, canvas.greatest))
+        return self.predictor(short, sites, step)
+
+
+def released_predictor(model: PartitionTransformer, cond: Tensor | None = None, *, counted: bool = True) -> Any:
+    """The predictor of the released image samplers; `counted`: with the register counted in the lengths."""
+    predictor = RegistersNotAsked(model, cond)
+    return predictor if counted else UncountedRegisters(predictor)

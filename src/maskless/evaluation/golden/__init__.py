@@ -11,12 +11,16 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import losses, networks, samplers, small
+from maskless.evaluation.golden import image_networks, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
 
 KINDS: dict[str, Check] = {
+    "image_maskgit": image_networks.check_maskgit,
+    "image_pgm_sample": image_networks.check_sampling,
+    "image_pgm_train": image_networks.check_training,
+    "image_pgm_variant": image_networks.check_variant,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,

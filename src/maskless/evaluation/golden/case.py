@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from maskless.checkpoints.reference.images import import_images, is_images
 from maskless.checkpoints.reference.importer import import_state, reference_names
 from maskless.models import Denoiser
 
@@ -190,8 +191,18 @@ class Case:
         state = {name.removeprefix(prefix): self.input(name) for name in self.names(prefix)}
         if not state:
             raise ValueError(f"{self.path} has no weights under {prefix}")
-        model = import_state(state, self.settings, mask_id=self.mask_id)
+        if is_images(state):
+            model = import_images(state, self.settings)
+        else:
+            model = import_state(state, self.settings, mask_id=self.mask_id)
         return model.to(self.device, self.dtype)
+
+    def labels(self, y: str = "in/y", dropped: str = "in/drop_label") -> Tensor | None:
+        """The recorded labels, those that were dropped as no class; None where the file has none."""
+        if not self.has(y):
+            return None
+        labels = self.input(y)
+        return torch.where(self.input(dropped), self.model.null_label, labels) if self.has(dropped) else labels
 
     def model_of(self, kind: type[M]) -> M:
         """The model, if it is one of the right kind."""

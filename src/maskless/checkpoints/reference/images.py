@@ -1,0 +1,151 @@
+"""Reference weights of image models into native ones: MaskGIT (valeoai/Halton-MaskGIT) and the image PGM.
+
+Sizes come from the shapes: registers from reg_tokens, the grid from pos_emb, codes from the rows of the embedding, layers from the keys.
+V counts what the reference has beyond codes: MaskGIT a mask row (K), the PGM a mask (K) and BOS (K + 1), which is site 0, an anchor.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskless.checkpoints.reference.importer import QUERIES, check_shapes, heads_of, layers_of
+from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name
+from maskless.models import Denoiser, MaskGITConfig, PartitionConfig, build
+
+HEADS = {384: 6, 512: 12, 768: 12, 1024: 16, 1152: 16}  # of MaskGIT by width: tiny, small, base, large, xlarge
+Settings = Mapping[str, Any]
+
+
+def clean_images(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with bare reference keys: without leading `module.` and `_orig_mod.`, in file order.
+
+    Raises:
+        ValueError: two keys become one, or these are not the weights of a released image model.
+    """
+    found = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state.items()}
+    if len(found) < len(state):
+        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
+    if not is_images(found):
+        raise ValueError("there is neither tok_emb.weight nor cls_embed among the weights: not a released image model")
+    return found
+
+
+def is_images(state: Mapping[str, Tensor]) -> bool:
+    """Whether bare reference keys are those of an image model."""
+    return "tok_emb.weight" in state or "cls_embed.embedding_table.weight" in state
+
+
+def import_images(
+    state: Mapping[str, Tensor], settings: Settings | None = None, *, heads: int | None = None,
+) -> Denoiser:
+    """A native model with the weights of a reference state dict; which of the two it is follows from the keys.
+
+    Args:
+        state: keys of the released code, in any wrapper.
+        settings: what no shape tells, as in the released configuration: `dropout`; of MaskGIT `heads`; of the PGM
+            `model.length` (1 + cells), `model.swap.pre_query_mode`. Assumed as published where absent (query
+            learn+freqs, 32 x 32 cells, dropout 0.1).
+        heads: of MaskGIT, where neither the settings nor a known width say how many.
+
+    Raises:
+        ValueError: unknown, missing or misshapen parameters, an untied head, settings that contradict the shapes.
+    """
+    weights, settings = clean_images(state), settings or {}
+    if "tok_emb.weight" in weights:
+        config: MaskGITConfig | PartitionConfig = _maskgit(weights, settings, heads)
+        tied = weights.pop("head.weight", None)
+        if tied is not None and not torch.equal(tied, weights["tok_emb.weight"]):
+            raise ValueError("head.weight is not tok_emb.weight: these weights are not tied, and the model's head is")
+    else:
+        config = _partition(weights, settings)
+        weights.pop(BUFFER, None)
+    named = {image_name(key): value for key, value in weights.items()}
+    model = build(config)
+    check_shapes(named, model.state_dict())
+    model.load_state_dict(named)
+    return model.eval()
+
+
+def image_name(key: str) -> str:
+    """The native name of a reference parameter of an image model (head.weight is the embedding's)."""
+    if key in MASKGIT_WHOLE:
+        return MASKGIT_WHOLE[key]
+    return native_name(key, {**PARTITION, **MASKGIT})
+
+
+def _maskgit(weights: Mapping[str, Tensor], settings: Settings, heads: int | None) -> MaskGITConfig:
+    rows, width = weights["tok_emb.weight"].shape
+    sites = len(weights["pos_emb.weight"])
+    count = settings.get("heads", heads) or HEADS.get(width)
+    if count is None:
+        raise ValueError(f"a MaskGIT of width {width} is none of the published sizes; say how many heads it has")
+    inner = weights["transformer.layers.0.attn.wq.weight"].shape[0]
+    if count * (width // count) != inner:
+        raise ValueError(f"{count} heads of width {width // count} do not give the {inner} numbers of attn.wq; correct heads")
+    return MaskGITConfig(
+        vocab_size=rows, length=sites, width=width, heads=int(count), grid=_square(sites), mask_id=rows - 1,
+        layers=layers_of(weights, r"transformer\.layers\.(\d+)\."), registers=_rows(weights, "reg_tokens.weight"),
+        classes=len(weights["cls_emb.weight"]) - 1, forbidden=(rows - 1,), dropout=float(settings.get("dropout", 0.1)),
+    )
+
+
+def _partition(weights: Mapping[str, Tensor], settings: Settings) -> PartitionConfig:
+    rows, width = weights["vocab_embed.embedding"].shape
+    model = {**settings, **settings.get("model", {})}
+    length = int(model.get("length", 1025))
+    mode = model.get("swap", {}).get("pre_query_mode", "learn+freqs")
+    if mode not in QUERIES:
+        raise ValueError(f"pre_query_mode {mode!r} is unknown; the released code has {', '.join(QUERIES)}")
+    selves = {match[1] for key in weights if (match := re.match(r"decoder\.layers\.(\d+)\.attn_qkv", key))}
+    return PartitionConfig(
+        vocab_size=rows, length=length, width=width, heads=heads_of(weights, model, width), grid=_square(length - 1),
+        encoder_layers=layers_of(weights, r"encoder\.blocks\.(\d+)\."), self_layers=tuple(sorted(map(int, selves))),
+        decoder_layers=layers_of(weights, r"decoder\.layers\.(\d+)\."), query=QUERIES[mode],  # type: ignore[arg-type]
+        query_mlp="decoder.group_swap.query_processor.0.weight" in weights, forbidden=(rows - 2, rows - 1),
+        classes=len(weights["cls_embed.embedding_table.weight"]) - 1, registers=_rows(weights, "reg_tokens.weight"),
+        dropout=float(model.get("dropout", 0.1)),
+    )
+
+
+def _rows(weights: Mapping[str, Tensor], key: str) -> int:
+    return len(weights[key]) if key in weights else 0
+
+
+def _square(cells: int) -> tuple[int, int] | None:
+    side = math.isqrt(cells)
+    return (side, side) if side * side == cells else None
+
+
+def _numbers() -> list[Any]:
+    """What a NumPy number is pickled by: the learning rate, in files that were written while it fell."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [np.dtype, np.dtypes.Float64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
+
+
+def read_images(path: str | Path, settings: Settings | None = None, *, heads: int | None = None) -> Denoiser:
+    """The model of a .pth or .ckpt file of the released image code; its optimiser state is not looked at.
+
+    Raises:
+        ValueError: not a checkpoint, damaged, in need of unsafe unpickling, or not an image model.
+        OSError: the file cannot be read.
+    """
+    try:
+        with torch.serialization.safe_globals(_numbers()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds Python objects besides tensors and is not read without full trust") from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint or is damaged; fetch it again") from error
+    inside = next((content[key] for key in ("model_state_dict", "model") if isinstance(content, dict) and key in content), content)
+    if not isinstance(inside, Mapping):
+        raise ValueError(f"{path} has no weights under model_state_dict or model: not a checkpoint of the released code")
+    return import_images({key: value for key, value in inside.items() if isinstance(value, Tensor)}, settings, heads=heads)
