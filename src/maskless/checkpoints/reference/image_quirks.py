@@ -1,8 +1,9 @@
 """What the released samplers of images do differently, each by name, for parity only: `verify` uses it, and nothing else.
 
+What their predictors do differently is in `quirks`.
+
 | quirk | evidence (golden file that records it) |
 |---|---|
-| `RegisterUncounted` | key masks leave out the register, so that the newest known token is not seen (image_sample_pgm_halton_ref) |
 | `Redrawn` | every known cell is drawn anew at every step (image_sample_maskgit_halton_fork) |
 | `RedrawnConfidence` | the same by confidence, where a cell may become masked again (image_sample_maskgit_confidence) |
 | `Unrestricted` | mask and BOS may be drawn, and are fed back (both MaskGIT samplers, image_sample_pgm_confidence) |
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskless.checkpoints.reference.published import Looking
@@ -31,29 +32,6 @@ class Unrestricted:
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         return self.predictor(canvas, sites, step)
-
-
-class RegisterUncounted:
-    """A partition model that does not see as many of the newest known tokens as it has registers in group 0."""
-
-    def __init__(self, predictor: Predictor, registers: int) -> None:
-        self.predictor, self.head, self.allowed, self.hidden = predictor, predictor.head, predictor.allowed, registers // 2
-
-    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        return self.predictor(without_newest(canvas, self.hidden), sites, step)
-
-
-def without_newest(canvas: Canvas, n: int) -> Canvas:
-    """The canvas without the last `n` entries of its log, anchors too; the canvas itself stays as it is."""
-    older = object.__new__(Canvas)
-    older.__dict__.update(canvas.__dict__)
-    older.count = (canvas.count - n).clamp(min=0)
-    entry = torch.arange(canvas.length, device=canvas.count.device)
-    newest = (entry >= older.count[:, None]) & (entry < canvas.count[:, None])
-    hidden = torch.zeros_like(canvas._known).scatter_(1, torch.where(newest, canvas.log, canvas.length), True)
-    older._known = canvas._known & ~hidden
-    older.least, older.greatest = [max(0, k - n) for k in canvas.least], [max(0, k - n) for k in canvas.greatest]
-    return older
 
 
 def every_step(table: Sequence[int], rows: int) -> list[Step]:
@@ -130,7 +108,7 @@ class RedrawingConfidence:
     def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B L"]:
         known = self.canvas.known.clone()
         score = scored(draw.logp, self.order.gumbel[step.index], self.order.noise, step).masked_fill(known.cpu(), torch.inf)
-        place = score.argsort(1, descending=True, stable=True).argsort(1).to(known.device)
+        place = score.argsort(dim=1, descending=True, stable=True).argsort(1).to(known.device)
         self.canvas.forget(known)
         return (place < self.order.ends[step.index]) & (draw.token != self.order.mask_id)
 
@@ -148,9 +126,3 @@ class RecordedConfidence(Confidence):
 def scored(logp: Float[Tensor, "B Q"], gumbel: Float[Tensor, "B Q"], noise: float, step: Step) -> Float[Tensor, "B Q"]:
     """On the host, in the precision of the recorded numbers."""
     return logp.cpu() + noise * (1 - step.progress) * gumbel.cpu()
-
-
-def codes_of(canvas: Canvas, mask_id: int, side: int) -> Int[Tensor, "B G G"]:
-    """The last cells as an image of codes, `mask_id` where unknown."""
-    tokens = torch.where(canvas.known, canvas.tokens, mask_id)[:, canvas.length - side * side:]
-    return tokens.reshape(-1, side, side)
