@@ -38,6 +38,8 @@ CONFIGS = {
 LABELLED = [name for name, config in CONFIGS.items() if getattr(config, "classes", 0)]
 ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
 CAUSAL = [name for name in CONFIGS if name.startswith("causal")]
+FOLDED = [name for name, config in CONFIGS.items() if getattr(config, "cond_dim", 0) and not config.time_conditioned
+          and not getattr(config, "classes", 0)]
 PARTITION = [name for name in CONFIGS if name.startswith("partition")]
 
 
@@ -48,6 +50,19 @@ def tiny(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Denois
         for parameter in model.parameters():
             parameter.normal_(0, 0.3)
     return model.to(dtype).eval()
+
+
+def labels_of(name: str, rows: int) -> torch.Tensor | None:
+    """A label for each row, one of them "no class"; None for a model without any."""
+    return torch.arange(3, 3 - rows, -1) % 4 if name in LABELLED else None
+
+
+def embed_as(model: Denoiser, embedded: torch.Tensor) -> None:
+    """Let the model read (B, L, D) in place of its embedding's rows; what stands in front of the sites (registers) has rows of its own."""
+    def forward(ids):
+        return torch.nn.functional.pad(embedded, (0, 0, ids.shape[1] - embedded.shape[1], 0))
+
+    model.embedding.forward = forward
 
 
 def ragged_canvas(seed: int = 0) -> Canvas:

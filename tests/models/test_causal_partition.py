@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.models.test_identities import EXACT, SAMPLERS, STEP, Both
-from tests.tiny import CAUSAL, CONFIGS, L, V, ragged_canvas, tiny
+from tests.tiny import CAUSAL, CONFIGS, L, V, embed_as, labels_of, ragged_canvas, tiny
 
 from maskless.decoding import (
     Adaptive,
@@ -40,7 +40,7 @@ def random_log(rows: int, seed: int = 0) -> torch.Tensor:
 def test_rows_that_agree_are_cached_exactly(name, steps, known):
     canvas = blank(known=known)
     with torch.no_grad():
-        Sampler(Scheduled(steps), Random())(Both(tiny(name)), canvas, Noise.of(1, 3))
+        Sampler(Scheduled(steps), Random())(Both(tiny(name), labels_of(name, 3)), canvas, Noise.of(1, 3))
     assert canvas.known.all()
 
 
@@ -71,7 +71,8 @@ def test_a_token_passes_the_encoder_once(name):
     model.embedding.register_forward_pre_hook(lambda _, args: passed.append(args[0].shape[1]))
     with torch.no_grad():
         Sampler(Scheduled(4), Confidence())(model, canvas, Noise.of(0, 3))
-    assert passed == [1, 2, 3, 3]                                   # BOS, then commit after commit; what the last step revealed is never encoded
+    first = 1 + model.config.registers // 2
+    assert passed == [first, 2, 3, 3]                               # registers and BOS, then commit after commit; what the last step revealed is never encoded
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
@@ -81,8 +82,8 @@ def test_no_gradient_flows_from_an_entry_to_its_own_or_earlier_predictions(name,
     commits = None if size == 1 else (torch.arange(L) // size)[None]
     tokens = torch.randint(V, (2, L))
     embedded = model.embedding.weight.detach()[tokens.gather(1, log)].requires_grad_()          # by log entry
-    model.embedding.forward = lambda _: embedded
-    logits = model.head(model.hidden_in_order(tokens, log, commits))
+    embed_as(model, embedded)
+    logits = model.head(model.hidden_in_order(tokens, log, commits, cond=labels_of(name, 2)))
     for entry in range(L):
         grad = torch.autograd.grad(logits[0, entry].sum(), embedded, retain_graph=True)[0]
         earlier = entry // size * size
@@ -107,8 +108,9 @@ def test_single_commits_need_no_mask_and_equal_the_masked_form(name):
 def test_reencoding_is_the_bidirectional_model(name, every):
     """At every refresh the states are those of the parent's predictor, which knows nothing of an order."""
     model, canvas = tiny(name), ragged_canvas()
-    parent = super(type(model), model).predictor()
-    refreshed = model.reencoding(every).predictor()
+    labels = labels_of(name, 4)
+    parent = super(type(model), model).predictor(labels)
+    refreshed = model.reencoding(every).predictor(labels)
     calls = []
 
     def predict(canvas, sites, step):
@@ -131,14 +133,14 @@ class _Model:
     null_label = None
 
     def __init__(self, predictor):
-        self.predictor = lambda: predictor
+        self.predictor = lambda cond=None: predictor
 
 
 @pytest.mark.parametrize("sampler", ["random", "confidence"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_forgotten_sites_are_cut_out_of_the_cache(name, sampler):
     """Remask between two decodes under one predictor; the cache is cut back, and equals recomputation again."""
-    canvas, model = ragged_canvas(), Both(tiny(name))
+    canvas, model = ragged_canvas(), Both(tiny(name), labels_of(name, 4))
     predictor = model.predictor()
     with torch.no_grad():
         for round in range(3):

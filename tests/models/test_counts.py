@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskless.models import AutoregressiveConfig, MaskedConfig, PartitionConfig, build
+from maskless.models import AutoregressiveConfig, MaskedConfig, MaskGITConfig, PartitionConfig, build
 
 GPT2, BERT = 50_258, 30_522                                         # as imported: with a [MASK] row
 WIDE = {"width": 1024, "heads": 16}
@@ -29,8 +29,39 @@ NATIVE = [
     (AutoregressiveConfig(50_257), 162_244_945, 100),
 ]
 
+CODES, CLASSES = 16_384, {"classes": 1000}
+IMAGE = {"length": 1025, **WIDE, **CLASSES, "registers": 2, "grid": (32, 32)}
+TINY, SMALL, BASE, LARGE, XLARGE = ((384, 6, 6), (512, 12, 6), (768, 12, 12), (1024, 24, 16), (1152, 28, 16))
 
-@pytest.mark.parametrize("config, parameters, tensors", PUBLISHED + NATIVE)
+
+def maskgit(size: tuple[int, int, int], side: int, registers: int = 1, imported: bool = True) -> MaskGITConfig:
+    width, layers, heads = size
+    more = {"mask_id": CODES, "forbidden": (CODES,)} if imported else {}
+    return MaskGITConfig(CODES + imported, side * side, width, heads, layers, registers, **CLASSES, **more, grid=(side, side))
+
+
+IMAGES = [                                                          # as imported: MaskGIT with a mask row, PGM with one of BOS too
+    (maskgit(LARGE, 32), 480_443_393, 273),
+    (maskgit(LARGE, 32, registers=0), 480_442_369, 272),
+    (maskgit(LARGE, 16), 479_656_961, 273),
+    (maskgit(LARGE, 24), 479_984_641, 273),
+    (maskgit(TINY, 16), 23_031_425, 75),
+    (maskgit(SMALL, 16), 69_344_769, 141),
+    (maskgit(SMALL, 24), 69_508_609, 141),
+    (maskgit(BASE, 16), 142_224_641, 141),
+    (maskgit(BASE, 24), 142_470_401, 141),
+    (maskgit(XLARGE, 32), 693_003_137, 317),
+    (PartitionConfig(CODES + 2, **IMAGE, encoder_layers=12, decoder_layers=12), 494_220_290, 281),
+    (PartitionConfig(CODES + 2, **IMAGE, encoder_layers=14, decoder_layers=10), 494_218_242, 277),
+]
+NATIVE_IMAGES = [                                                   # of codes alone: one input vector for the mask, or none at all
+    (maskgit(LARGE, 32, imported=False), 480_443_392, 274),
+    (PartitionConfig(CODES, **{**IMAGE, "length": 1024}, encoder_layers=12, decoder_layers=12), 494_216_192, 281),
+    (PartitionConfig(CODES, **{**IMAGE, "length": 1024}, encoder_layers=14, decoder_layers=10), 494_214_144, 277),
+]
+
+
+@pytest.mark.parametrize("config, parameters, tensors", PUBLISHED + NATIVE + IMAGES + NATIVE_IMAGES)
 def test_parameters_are_those_of_the_published_models(config, parameters, tensors):
     with torch.device("meta"):
         model = build(config)

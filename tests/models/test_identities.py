@@ -3,7 +3,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, PARTITION, L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import (
+    ANY_ORDER,
+    CAUSAL,
+    CONFIGS,
+    FOLDED,
+    LABELLED,
+    PARTITION,
+    L,
+    V,
+    embed_as,
+    labels_of,
+    prefix_canvas,
+    ragged_canvas,
+    tiny,
+)
 
 from maskless.decoding import (
     Adaptive,
@@ -30,12 +44,12 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 @pytest.mark.parametrize("name", PARTITION)
 def test_packed_inference_equals_the_training_forward(name):
-    model, canvas = tiny(name), ragged_canvas()
+    model, canvas, labels = tiny(name), ragged_canvas(), labels_of(name, 4)
     sites = Sites.of(canvas.unknown, L)
     with torch.no_grad():
-        packed = model.predictor()(canvas, sites, STEP)
-        full = model.full_predictor()(canvas, sites, STEP)
-        plain = sites.take(model(canvas.tokens, canvas.known, present=canvas.present))
+        packed = model.predictor(labels)(canvas, sites, STEP)
+        full = model.full_predictor(labels)(canvas, sites, STEP)
+        plain = sites.take(model(canvas.tokens, canvas.known, cond=labels, present=canvas.present))
     torch.testing.assert_close(packed[sites.valid], full[sites.valid], **EXACT)
     torch.testing.assert_close(model.head(packed)[sites.valid], plain[sites.valid], **EXACT)
 
@@ -47,8 +61,8 @@ def test_no_gradient_flows_from_a_token_to_its_own_group(name):
     tokens = torch.randint(V, (3, L))
     grads, table = {}, model.embedding.weight
     embedded = table.detach()[tokens].requires_grad_()
-    model.embedding.forward = lambda _: embedded
-    logits = model(tokens, known)
+    embed_as(model, embedded)
+    logits = model(tokens, known, cond=labels_of(name, 3))
     for row, site in [(0, 2), (1, 5), (2, 0)]:
         grads[row] = torch.autograd.grad(logits[row, site].sum(), embedded, retain_graph=True)[0]
         own = known[row] == known[row, site]
@@ -92,7 +106,7 @@ def test_padding_and_batch_change_nothing(name):
         torch.testing.assert_close(hidden[mine.valid], together[one][sites.valid[one]], **EXACT)
 
 
-@pytest.mark.parametrize("name", [n for n in CONFIGS if "timed" not in n and n not in ("autoregressive", "partition, learned")])
+@pytest.mark.parametrize("name", FOLDED)
 def test_folding_changes_nothing(name):
     model, canvas = tiny(name), ragged_canvas()
     folded = fold(model)
@@ -101,6 +115,54 @@ def test_folding_changes_nothing(name):
     with torch.no_grad():
         want, got = (m(canvas.tokens, canvas.known, present=canvas.present) for m in (model, folded))
     torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n not in FOLDED])
+def test_what_cannot_be_folded_stays_as_it_is(name):
+    model = tiny(name)
+    assert fold(model) is model
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_no_labels_is_the_null_label(name):
+    model, canvas = tiny(name), ragged_canvas()
+    null = torch.full((4,), model.null_label)
+    with torch.no_grad():
+        without, nulls, labelled = (model(canvas.tokens, canvas.known, cond=cond, present=canvas.present) for cond in (None, null, null - 1))
+    torch.testing.assert_close(without, nulls, **EXACT)
+    assert (labelled - nulls).abs().amax((1, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_each_row_has_its_own_label(name):
+    """Together and alone, of all rows or of some: labels follow their rows."""
+    model, canvas, labels = tiny(name), ragged_canvas(), labels_of(name, 4)
+    sites, some = Sites.of(canvas.unknown, L), torch.tensor([3, 1])
+    with torch.no_grad():
+        together = model.predictor(labels)(canvas, sites, STEP)
+        few = model.predictor(labels)(canvas, sites, Step(0, 1, rows=some))
+    torch.testing.assert_close(few[some][sites.valid[some]], together[some][sites.valid[some]], **EXACT)
+    for row in range(canvas.rows):
+        one = slice(row, row + 1)
+        alone = Canvas(canvas.tokens[one], canvas.known[one], present=canvas.present[one], anchor=canvas.anchor[one])
+        mine = Sites.of(alone.unknown, L)
+        with torch.no_grad():
+            hidden = model.predictor(labels[one])(alone, mine, STEP)
+        torch.testing.assert_close(hidden[mine.valid], together[one][sites.valid[one]], **EXACT)
+
+
+@pytest.mark.parametrize("name", [name for name in PARTITION if CONFIGS[name].registers])
+def test_registers_of_either_group_are_read(name):
+    """And by the right side alone: those of group 1 by what predicts group 0, and the reverse."""
+    model, half = tiny(name), CONFIGS[name].registers // 2
+    tokens, known = torch.randint(V, (2, L)), torch.arange(L) % 3 == 0
+    logits = model(tokens, known.expand(2, -1))
+    for site, other in [(0, slice(0, half)), (1, slice(half, None))]:
+        grad = torch.autograd.grad(logits[0, site].sum(), model.registers.weight, retain_graph=True)[0]
+        assert (grad[other].abs().sum(1) > 0).all()
+        silent = torch.ones(2 * half, dtype=torch.bool)
+        silent[other] = False
+        assert CONFIGS[name].self_layers or grad[silent].abs().max() == 0
 
 
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n != "autoregressive"])
@@ -138,15 +200,20 @@ SAMPLERS = {
 class Both:
     """The fast predictor and the full one side by side; they must agree at every step."""
 
-    def __init__(self, model):
-        self.model, self.left_to_right, self.shuffle_prompt, self.null_label = model, model.left_to_right, model.shuffle_prompt, None
-        self.head, self.allowed = model.head, model.allowed
+    def __init__(self, model, labels=None):
+        self.model, self.left_to_right, self.shuffle_prompt = model, model.left_to_right, model.shuffle_prompt
+        self.head, self.allowed, self.labels, self.null_label = model.head, model.allowed, labels, model.null_label
 
     def predictor(self, cond=None):
-        fast, full = self.model.predictor(), self.model.full_predictor()
+        opened = []
 
         def predict(canvas, sites, step):
-            a, b = fast(canvas, sites, step), full(canvas, sites, step)
+            if not opened:
+                labels = cond if cond is not None or self.labels is None else self.labels
+                if labels is not None and len(labels) < canvas.rows:            # guided: the second half has no class
+                    labels = torch.cat([labels, torch.full_like(labels, self.model.null_label)])
+                opened.extend([self.model.predictor(labels), self.model.full_predictor(labels)])
+            a, b = (predictor(canvas, sites, step) for predictor in opened)
             asked = sites.valid if step.rows is None else sites.valid & torch.zeros_like(sites.valid).index_fill(0, step.rows, True)
             torch.testing.assert_close(a[asked], b[asked], **EXACT)
             return a
@@ -156,13 +223,13 @@ class Both:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", ["partition", "partition, logsumexp", *CAUSAL])
+@pytest.mark.parametrize("name", ["partition", "partition, logsumexp", "partition, self", *CAUSAL])
 def test_every_sampler_fast_equals_full(name, sampler):
     canvas = ragged_canvas()
     before = canvas.tokens.clone()
     prompt = canvas.known.clone()
     with torch.no_grad():
-        SAMPLERS[sampler](Both(tiny(name)), canvas, Noise.of(3, canvas.rows))
+        SAMPLERS[sampler](Both(tiny(name), labels_of(name, 4)), canvas, Noise.of(3, canvas.rows))
     assert torch.equal(canvas.known, canvas.present)
     assert torch.equal(canvas.tokens[prompt | ~canvas.present], before[prompt | ~canvas.present])
     assert canvas.count.tolist() == canvas.present.sum(1).tolist()
@@ -195,3 +262,29 @@ def test_impossible_sizes_are_refused():
 
     with pytest.raises(ValueError, match="heads"):
         build(replace(CONFIGS["masked"], heads=5))
+    image = CONFIGS["partition, axial"]
+    for field, value in [("registers", 3), ("registers", -2), ("self_layers", (2,)), ("self_layers", (0, 0)), ("time_conditioned", True),
+                         ("grid", (3, 5)), ("grid", None), ("grid", (-3, -4)), ("heads", 16)]:
+        with pytest.raises(ValueError, match=field):
+            replace(image, **{field: value})
+    for field, value in [("registers", -1), ("heads", 33), ("classes", -1), ("grid", (2, 2))]:
+        with pytest.raises(ValueError, match=field):
+            replace(CONFIGS["maskgit"], **{field: value})
+    with pytest.raises(ValueError, match="self_layers"):
+        replace(CONFIGS["causal, image"], self_layers=(0,))
+
+
+@pytest.mark.parametrize("name", ["masked", "partition", "causal, token", "causal, registers", "maskgit, axial", "autoregressive"])
+def test_labels_are_refused_by_models_without_any(name):
+    model, labels = tiny(name), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="labels were given"):
+        model.predictor(labels)
+    with pytest.raises(ValueError, match="labels were given"):
+        model(torch.zeros(2, L, dtype=torch.int64), torch.ones(2, L, dtype=torch.bool), cond=labels)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("label", [-1, 4])
+def test_labels_that_do_not_exist_are_refused(name, label):
+    with pytest.raises(ValueError, match="0..3"):
+        tiny(name).predictor(torch.tensor([0, label]))

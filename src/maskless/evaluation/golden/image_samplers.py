@@ -139,7 +139,8 @@ class Run:
     @property
     def counted(self) -> bool:
         """Whether the lengths count the register; the released code does not."""
-        return "register counted" in self.settings.get("lengths", ("fixed" in self.case.path.stem and "register counted") or "")
+        said = self.settings.get("lengths")
+        return "fixed" in self.case.path.stem if said is None else "register counted" in said
 
     def guided(self, open: Callable[[Tensor], Predictor], *, ramp: bool) -> Predictor:
         """The predictor, guided unless w is 0; w is constant or grows linearly, as the file says or as published."""
@@ -149,10 +150,10 @@ class Run:
         scale = ramped if str(self.settings.get("cfg", "linear" if ramp else "constant")).startswith("linear") else constant
         return Asking(open(halves(labels, self.case.model.null_label or 0)), scale(w))
 
-    def ends(self, of_none: Callable[[list[int], int], list[int]]) -> list[int]:
+    def ends(self, rule: Callable[[list[int], int], list[int]]) -> list[int]:
         """The table of a confidence sampler."""
         cells = self.side**2
-        return of_none(from_none(SHARES[self.settings.get("sched_mode", "arccos")], cells, self.steps), cells)
+        return rule(from_none(SHARES[self.settings.get("sched_mode", "arccos")], cells, self.steps), cells)
 
     def decode(self, predictor: Predictor, canvas: Canvas, steps: Sequence[Step], order: Order) -> list[tuple[Seen, Record]]:
         """Greedy: the most probable token. What was known before each step, and what the step did."""
