@@ -6,12 +6,14 @@ What their predictors do differently is in `quirks`.
 |---|---|
 | `Redrawn` | every known cell is drawn anew at every step (image_sample_maskgit_halton_fork) |
 | `RedrawnConfidence` | the same by confidence, where a cell may become masked again (image_sample_maskgit_confidence) |
+| `released_rate` | the first update has learning rate 0, and a run that ends before 90 % of `max_iter` never decays (image_schedules) |
 | `Unrestricted` | mask and BOS may be drawn, and are fed back (both MaskGIT samplers, image_sample_pgm_confidence) |
 
 B rows, L sites, Q queried sites, N cells, S steps.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,6 +34,17 @@ class Unrestricted:
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         return self.predictor(canvas, sites, step)
+
+
+def released_rate(
+    step: int, *, base: float = 1e-4, warmup: int = 2500, max_iter: int = 1_000_000, final_fraction: float = 0.1,
+    floor: float = 0.01,
+) -> float:
+    """The learning rate of update `step` of the released image training."""
+    if step < warmup:
+        return base * step / warmup
+    decay = (step - (1 - final_fraction) * max_iter) / (final_fraction * max_iter)
+    return base if decay <= 0 else max(base * (1 + math.cos(math.pi * min(decay, 1.0))) / 2, base * floor)
 
 
 def every_step(table: Sequence[int], rows: int) -> list[Step]:

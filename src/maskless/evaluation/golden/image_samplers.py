@@ -17,6 +17,7 @@ from maskless.checkpoints.reference.image_quirks import (
     RedrawnConfidence,
     Unrestricted,
     every_step,
+    released_rate,
 )
 from maskless.checkpoints.reference.published import Everywhere
 from maskless.checkpoints.reference.quirks import released_predictor
@@ -51,10 +52,7 @@ TABLES: dict[str, Ends] = {"halton_steps": arccos, "conf_maskgit": arccos_maskgi
 
 
 def check_schedules(case: Case) -> None:
-    """image_schedules*: Halton orders, tables of counts, masking rates, guidance ramps, inverse temperatures.
-
-    The learning rates, `lr/*`, belong to training, which is above this package.
-    """
+    """image_schedules*: Halton orders, tables of counts, masking rates, guidance ramps, inverse temperatures, learning rates."""
     for name in case.names(""):
         part, *rest = name.split("/")
         if part == "halton":
@@ -72,6 +70,11 @@ def check_schedules(case: Case) -> None:
         drawn = case.input("mask_rate/r").double().clamp(0, 1).tolist()
         for mode, share in SHARES.items():
             case.expect(f"mask_rate/{mode}", torch.tensor([1 - share(r) for r in drawn]))
+    if case.has("lr/iter"):
+        config = case.meta.get("config")
+        said = config.get("lr", {}) if isinstance(config, dict) else {}
+        rates = [released_rate(step, **said) for step in case.input("lr/iter").tolist()]
+        case.expect("lr/value", torch.tensor(rates, dtype=torch.float64))
 
 
 def _cells(side: int, want: Tensor) -> Tensor:
