@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.oracle import Oracle
-from tests.tiny import CAUSAL, L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import CAUSAL, L, V, labels_of, prefix_canvas, ragged_canvas, tiny
 
 from maskless.decoding import (
     Adaptive,
@@ -12,8 +12,10 @@ from maskless.decoding import (
     Blockwise,
     Canvas,
     Choice,
+    Choices,
     Confidence,
     EntropyBound,
+    Halton,
     LeftToRight,
     Margin,
     Noise,
@@ -24,13 +26,19 @@ from maskless.decoding import (
     Scheduled,
     Spaced,
     arccos,
+    arccos_pgm,
     cosine,
     even,
+    inverse_linear,
+    linear_top_k,
+    ramped,
     remask,
     slide,
+    square,
     text_of,
 )
 
+VARYING = Choices(Choice(), inverse_linear(0.8, 1.2, warmup=1), linear_top_k(4, 8))
 ORDERS = {
     "random": Sampler(Scheduled(5), Random(), Choice(0.9, 8, 0.95)),
     "spaced": Sampler(Scheduled(5), Spaced()),
@@ -41,6 +49,11 @@ ORDERS = {
     "blocks": Sampler(Blockwise(5, lambda window: Scheduled(3, window=window)), Confidence()),
     "guided": Sampler(Scheduled(5), Random(), guidance=lambda step: 1.5),
 }
+IMAGES = {
+    "halton": Sampler(Scheduled(5, arccos), Halton((3, 4)), guidance=ramped(2.0)),
+    "rolled halton": Sampler(Scheduled(5, square), Halton((1, 11), roll=True), VARYING),
+    "published confidence": Sampler(Scheduled(5, arccos_pgm), Confidence(5.0), guidance=ramped(1.0)),
+}
 ADAPTIVE = {
     "entropy bound": Sampler(Adaptive(6), EntropyBound(3.0)),
     "stop": Sampler(Scheduled(6), Random(), stop_at=4),
@@ -50,16 +63,28 @@ ADAPTIVE = {
 @pytest.mark.parametrize("sampler", [*ORDERS, *ADAPTIVE])
 @pytest.mark.parametrize("name", ["masked", "partition, mean"])
 def test_a_row_is_the_same_alone_and_beside_longer_neighbours(name, sampler):
-    model, many = tiny(name), ragged_canvas()
-    run = (ORDERS | ADAPTIVE)[sampler]
-    run(model, many, Noise.of(9, many.rows))
+    _alone_and_together(tiny(name), (ORDERS | ADAPTIVE)[sampler])
+
+
+@pytest.mark.parametrize("sampler", IMAGES)
+def test_an_image_model_infills_a_row_the_same_alone_and_beside_others(sampler):
+    """Gaps, absent cells and labels; what was known stays."""
+    canvas = _alone_and_together(tiny("partition, image"), IMAGES[sampler], labels_of("partition, image", 4))
+    given = ragged_canvas()
+    assert torch.equal(canvas.tokens[given.known], given.tokens[given.known]) and torch.equal(canvas.known, canvas.present)
+
+
+def _alone_and_together(model, run, labels=None):
+    many = ragged_canvas()
+    run(model, many, Noise.of(9, many.rows), cond=labels)
     for row in range(many.rows):
         fresh, one = ragged_canvas(), slice(row, row + 1)
         alone = Canvas(fresh.tokens[one], fresh.known[one], present=fresh.present[one], anchor=fresh.anchor[one])
-        run(model, alone, Noise([(9 << 20) + row]))
+        run(model, alone, Noise([(9 << 20) + row]), cond=None if labels is None else labels[one])
         known = many.known[one] & many.present[one]
         assert torch.equal(alone.present[one if row == 0 else slice(0, 1)], many.present[one])
         assert torch.equal(alone.tokens[known], many.tokens[one][known])
+    return many
 
 
 @pytest.mark.parametrize("rows", [64])
@@ -74,6 +99,22 @@ def test_noise_and_text_in_a_batch_of_64(rows):
         assert torch.equal(alone.tokens[0], batch.tokens[row])
     sites = torch.arange(L).expand(rows, -1)
     assert torch.equal(Noise.of(4, rows).at(1, 3, sites)[13], Noise([(4 << 20) + 13]).at(1, 3, sites[:1])[0])
+
+
+@pytest.mark.parametrize("name", ["maskgit, imported", "partition, image"])
+def test_an_image_is_the_same_alone_and_in_a_batch_of_64(name):
+    model, labels = tiny(name), torch.arange(64) % 4
+    sampler = Sampler(Scheduled(4, arccos), Halton((3, 4), roll=True), guidance=ramped(1.5))
+    blank = lambda rows: Canvas(torch.zeros(rows, L, dtype=torch.int64), torch.zeros(rows, L, dtype=torch.bool))
+    batch = blank(64)
+    assert sampler(model, batch, Noise.of(4, 64), cond=labels) == 4
+    for row in (0, 13, 63):
+        alone = blank(1)
+        sampler(model, alone, Noise([(4 << 20) + row]), cond=labels[row:row + 1])
+        assert torch.equal(alone.tokens[0], batch.tokens[row])
+    other = blank(64)
+    sampler(model, other, Noise.of(4, 64), cond=(labels + 1) % 4)
+    assert not torch.equal(other.tokens, batch.tokens)
 
 
 def test_steps_need_not_divide_and_idle_steps_vanish():
@@ -189,6 +230,12 @@ def test_the_loop_never_waits_for_the_device(name, model):
     _run_without_data(ORDERS[name], tiny(model, torch.float32))
 
 
+@pytest.mark.parametrize("model", ["maskgit", "partition, image"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_labels_make_nobody_wait(name, model):
+    _run_without_data(IMAGES[name], tiny(model, torch.float32), labels=labels_of(model, 4))
+
+
 def test_masked_and_autoregressive_predictors_never_wait_either():
     _run_without_data(Sampler(Ancestral(7), Random()), tiny("masked", torch.float32))
     _run_without_data(Sampler(Scheduled(L), LeftToRight()), tiny("autoregressive", torch.float32), prefix_canvas((1, 1, 1)))
@@ -200,18 +247,15 @@ def test_the_test_above_can_fail(name):
         _run_without_data(ADAPTIVE[name], tiny("partition", torch.float32))
 
 
-def _run_without_data(sampler, model, canvas=None):
+def _run_without_data(sampler, model, canvas=None, labels=None):
     from maskless.decoding import decode
-    from maskless.decoding.guidance import Guided
 
     canvas = ragged_canvas() if canvas is None else canvas
     noise = Noise.of(0, canvas.rows)
     steps = sampler.plan(canvas, noise)
     canvas.to("meta")
     noise.seeds = noise.seeds.to("meta")
-    predictor = model.to("meta").predictor()
-    if sampler.guidance is not None:
-        predictor = Guided(predictor, sampler.guidance, forget_prompt=True)
+    predictor = sampler.predictor(model.to("meta"), None if labels is None else labels.to("meta"))
     count = sum(1 for _ in decode(predictor, canvas, steps, order=sampler.order, choice=sampler.choice, noise=noise, stop_at=sampler.stop_at))
     assert count == len(steps)
 

@@ -201,8 +201,8 @@ class Both:
     """The fast predictor and the full one side by side; they must agree at every step."""
 
     def __init__(self, model, labels=None):
-        self.model, self.left_to_right, self.shuffle_prompt, self.null_label = model, model.left_to_right, model.shuffle_prompt, None
-        self.head, self.allowed, self.labels = model.head, model.allowed, labels
+        self.model, self.left_to_right, self.shuffle_prompt = model, model.left_to_right, model.shuffle_prompt
+        self.head, self.allowed, self.labels, self.null_label = model.head, model.allowed, labels, model.null_label
 
     def predictor(self, cond=None):
         opened = []

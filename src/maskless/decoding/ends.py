@@ -63,7 +63,7 @@ def square(sites: int, steps: int) -> list[int]:
 
 
 def _rising(share: Share, sites: int, steps: int) -> list[int]:
-    return [min(sites, max(i + 1, _whole(share((i + 1) / steps) * sites))) for i in range(steps)]
+    return one_a_step([_whole(share((i + 1) / steps) * sites) for i in range(steps)], sites)
 
 
 def from_none(share: Share, sites: int, steps: int) -> list[int]:
@@ -71,15 +71,24 @@ def from_none(share: Share, sites: int, steps: int) -> list[int]:
     return [_whole(share(i / (steps - 1)) * sites) for i in range(steps)] if steps > 1 else [sites]
 
 
+def one_a_step(table: list[int], sites: int) -> list[int]:
+    """The table, but at least one more at every step while any is left."""
+    return [min(sites, max(i + 1, known)) for i, known in enumerate(table)]
+
+
+def one_ahead(table: list[int], sites: int) -> list[int]:
+    """The table with one more at every step but the last, which has them all."""
+    return [*(min(sites, known + 1) for known in table[:-1]), sites]
+
+
 def arccos_maskgit(sites: int, steps: int) -> list[int]:
-    """MaskGIT's confidence sampler (Besnier et al. 2025): as `from_none`, at least one a step; so the first step reveals one."""
-    return [min(sites, max(i + 1, known)) for i, known in enumerate(from_none(SHARES["arccos"], sites, steps))]
+    """MaskGIT's confidence sampler (Besnier et al. 2025): nothing at first, but one a step."""
+    return one_a_step(from_none(SHARES["arccos"], sites, steps), sites)
 
 
 def arccos_pgm(sites: int, steps: int) -> list[int]:
-    """PGM's confidence sampler for images: as `from_none`, with one more at every step but the last.
+    """PGM's confidence sampler for images: nothing at first, but one ahead.
 
-    The steps that reveal nothing where there are more steps than sites, on which the released code fails, are left out by every plan.
+    Some steps reveal nothing where there are more steps than sites, and the released code fails on them; every plan leaves them out.
     """
-    known = [min(sites, n + 1) for n in from_none(SHARES["arccos"], sites, steps)]
-    return [*known[:-1], sites]
+    return one_ahead(from_none(SHARES["arccos"], sites, steps), sites)

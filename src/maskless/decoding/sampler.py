@@ -75,7 +75,7 @@ class Sampler:
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
         log_prompt(model, canvas, noise)
-        predictor = self._predictor(model, labels_of(model, canvas, cond))
+        predictor = self.predictor(model, labels_of(model, canvas, cond))
         return decode(predictor, canvas, steps, order=self.order, choice=self.choice, noise=noise, stop_at=self.stop_at)
 
     def __call__(self, model: Model, canvas: Canvas, noise: Noise, callback: Callback | None = None,
@@ -97,7 +97,8 @@ class Sampler:
         check(canvas)
         return calls
 
-    def _predictor(self, model: Model, labels: Int[Tensor, " B"] | None) -> Predictor:
+    def predictor(self, model: Model, labels: Int[Tensor, " B"] | None) -> Predictor:
+        """The model opened on one decode, guided where this sampler says so."""
         if self.guidance is None:
             return model.predictor(cond=labels)
         if labels is None or model.null_label is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_losses, image_metrics, image_networks, image_vq, losses, networks, samplers, small
+from maskless.evaluation.golden import image_losses, image_metrics, image_networks, image_samplers, image_vq, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
@@ -24,6 +24,11 @@ KINDS: dict[str, Check] = {
     "image_pgm_sample": image_networks.check_sampling,
     "image_pgm_train": image_networks.check_training,
     "image_pgm_variant": image_networks.check_variant,
+    "image_sample_maskgit_confidence": image_samplers.check_maskgit_confidence,
+    "image_sample_maskgit_halton": image_samplers.check_maskgit_halton,
+    "image_sample_pgm_confidence": image_samplers.check_pgm_confidence,
+    "image_sample_pgm_halton": image_samplers.check_pgm_halton,
+    "image_schedules": image_samplers.check_schedules,
     "image_vq_a": image_vq.check_vq,
     "image_vq_b_decode": image_vq.check_vq,
     "image_vq_b_encode": image_vq.check_vq,
