@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,18 @@ from maskless.models import Denoiser
 USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
 
 Label = int | str | None
+Labels = Label | Sequence[Label]
+
+
+class _How(NamedTuple):
+    """How a canvas is filled, as `generate` is told."""
+
+    seed: int | Sequence[int]
+    sampler: Sampler | Speculative | None
+    watch: Callback | None
+    refresh: int
+    batch: int
+    options: dict[str, Any]
 
 
 class ImageModel(LoadedModel):
@@ -49,9 +61,10 @@ class ImageModel(LoadedModel):
         from maskless.checkpoints.native import check_vocabulary
 
         config: Any = model.config
-        self.codes, self.codec, self.grid = codes, codes.codec, codes.grid
+        self.codes, self.codec = codes, codes.codec
+        self.grid: tuple[int, int] = codes.grid
         self.opening = config.length - codes.length                 # sites before the first cell: the BOS of imported models
-        if tuple(getattr(config, "grid", None) or self.grid) != self.grid or self.opening not in (0, 1):
+        if (getattr(config, "grid", None) or self.grid) != self.grid or self.opening not in (0, 1):
             raise ValueError(f"the model has {config.length} sites and the codec's images {self.grid[0]} x {self.grid[1]} cells; "
                              "use the codec the model was trained with")
         check_vocabulary(codes.vocabulary.size, config, "the codec")
@@ -59,7 +72,7 @@ class ImageModel(LoadedModel):
             raise ValueError(f"the codec names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
         super().__init__(model, device=device, dtype=dtype)
 
-    def generate(self, n: int = 1, *, labels: Label | Sequence[Label] = None, seed: int | Sequence[int] = 0,
+    def generate(self, n: int = 1, *, labels: Labels = None, seed: int | Sequence[int] = 0,
                  sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
                  **options: Any) -> GeneratedImages:
         """Images, in parallel and in any order.
@@ -79,11 +92,10 @@ class ImageModel(LoadedModel):
         """
         if n < 1:
             raise ValueError(f"n is {n}; ask for at least 1 image")
-        height, width = self.grid
-        codes, known = torch.zeros(n, height, width, dtype=torch.int64), torch.zeros(n, height, width, dtype=torch.bool)
-        return self._made(codes, known, labels, seed, sampler, watch, refresh, batch, options)
+        codes, known = torch.zeros(n, *self.grid, dtype=torch.int64), torch.zeros(n, *self.grid, dtype=torch.bool)
+        return self._made(codes, known, labels, _How(seed, sampler, watch, refresh, batch, options))
 
-    def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Label | Sequence[Label] = None,
+    def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Labels = None,
                n: int = 1, seed: int | Sequence[int] = 0, sampler: Sampler | Speculative | None = None, watch: Callback | None = None,
                refresh: int = 0, batch: int = 64, **options: Any) -> GeneratedImages:
         """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
@@ -103,9 +115,8 @@ class ImageModel(LoadedModel):
         open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor))
         with torch.inference_mode():
             codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
-        known = ~open_cells
-        repeated = (each.expand(n, *self.grid) for each in (codes.masked_fill(open_cells, 0), known))
-        made = self._made(*repeated, labels, seed, sampler, watch, refresh, batch, options)
+        given = codes.masked_fill(open_cells, 0).expand(n, *self.grid)
+        made = self._made(given, ~open_cells.expand(n, *self.grid), labels, _How(seed, sampler, watch, refresh, batch, options))
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
         return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
@@ -128,19 +139,17 @@ class ImageModel(LoadedModel):
 
     # -- parts --------------------------------------------------------------------------------------------------------------------------------
 
-    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"], labels: Label | Sequence[Label], seed: int | Sequence[int],
-              sampler: Sampler | Speculative | None, watch: Callback | None, refresh: int, batch: int, options: dict[str, Any]) -> GeneratedImages:
+    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"], labels: Labels, how: _How) -> GeneratedImages:
         n, sites = len(codes), int((~known[0]).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
-        chosen = {**USUAL, "steps": min(32, sites), **options}
-        sampler = sampler or self._sampler(chosen, sites, grid=self.grid)
-        seeds, classes = seeds_of(seed, n), self._labels(labels, n)
+        sampler = how.sampler or self._sampler({**USUAL, "steps": min(32, sites), **how.options}, sites, grid=self.grid)
+        seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
         found, nfe = [], 0
-        for rows in torch.arange(n).split(batch):
+        for rows in torch.arange(n).split(how.batch):
             canvas = self._canvas(codes[rows], known[rows])
             noise = Noise([seeds[row] for row in rows.tolist()], self.device)
-            nfe = self._fill(canvas, noise, sampler, watch, refresh, None if classes is None else classes[rows].to(self.device))
+            nfe = self._fill(canvas, noise, sampler, how.watch, how.refresh, None if classes is None else classes[rows].to(self.device))
             found.append(self.cells(canvas.tokens).cpu())
         drawn = torch.cat(found)
         return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
@@ -152,10 +161,10 @@ class ImageModel(LoadedModel):
         seen = torch.cat([torch.ones_like(opening, dtype=torch.bool), known.flatten(1)], 1)
         return Canvas(tokens, seen, anchor=at_start).to(self.device)
 
-    def _labels(self, labels: Label | Sequence[Label], n: int) -> Int[Tensor, " n"] | None:
+    def _labels(self, labels: Labels, n: int) -> Int[Tensor, " n"] | None:
         """(n,) numbers, None for an unlabelled model."""
         count = self.model.null_label
-        each = list(labels) if isinstance(labels, (list, tuple, range)) else [labels] * n
+        each: list[Label] = [labels] * n if labels is None or isinstance(labels, int | str) else list(labels)
         if len(each) != n:
             raise ValueError(f"{len(each)} labels were given for {n} images; give one for each, or one for all")
         if count is None:
@@ -177,7 +186,7 @@ class ImageModel(LoadedModel):
 
     def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
-        image = image[..., None] if image.ndim == 2 else image
+        image = np.atleast_3d(image)
         inside = np.zeros(image.shape[:2], bool) if mask is None else np.asarray(mask, bool)
         (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
         if inside.shape != image.shape[:2]:
@@ -196,4 +205,4 @@ class ImageModel(LoadedModel):
 
 def _any_in_cell(mask: np.ndarray, factor: int) -> np.ndarray:
     height, width = mask.shape
-    return mask.reshape(height // factor, factor, width // factor, factor).any((1, 3))
+    return np.asarray(mask.reshape(height // factor, factor, width // factor, factor).any((1, 3)))

@@ -95,8 +95,8 @@ class GeneratedImages:
         if path.suffix == ".png":
             picture(grid_of(self.pixels, columns)).save(path)
         elif path.suffix == ".npz":
-            more = {} if self.labels is None else {"labels": np.array(self.labels)}
-            np.savez_compressed(path, pixels=self.pixels, codes=self.codes.numpy(), **more)
+            arrays: dict[str, Any] = {"pixels": self.pixels, "codes": self.codes.numpy()}
+            np.savez_compressed(path, **arrays if self.labels is None else {**arrays, "labels": np.array(self.labels)})
         else:
             self._save_each(path)
         return path

@@ -51,8 +51,9 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     speaks = own if tokenizer is None else load_tokenizer(tokenizer)
     if speaks is None:
         raise ValueError(f"{place.path} has no tokenizer.json and no codec.json; a model needs its own: copy it into the folder")
-    kind = ImageModel if isinstance(speaks, ImageCodes) else TextModel
-    return kind(model, speaks, device=device, dtype=dtype)
+    if isinstance(speaks, ImageCodes):
+        return ImageModel(model, speaks, device=device, dtype=dtype)
+    return TextModel(model, speaks, device=device, dtype=dtype)
 
 
 def _released(place: Any, average: bool, tokenizer: str | Path | None, overrides: Mapping[str, Any] | None) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ class TorchFile:
 
     @cached_property
     def _mapped(self) -> torch.UntypedStorage:
-        return torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
+        mapped: Any = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
+        return mapped
 
     def tensor(self, stored: Stored) -> Tensor:
         """The tensor, as a view of the file."""
@@ -85,7 +86,7 @@ def read_torch(path: str | Path) -> TorchFile:
 # ---------------------------------------------------------------------------------------------------------------- zip
 
 
-def _read_zip(path: Path, file: io.BufferedIOBase) -> TorchFile:
+def _read_zip(path: Path, file: IO[bytes]) -> TorchFile:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -148,7 +149,7 @@ def _declared(given: Any, extra: int) -> Storage:
 # ------------------------------------------------------------------------------------------------------------- legacy
 
 
-def _read_legacy(path: Path, file: io.BufferedIOBase) -> TorchFile:
+def _read_legacy(path: Path, file: IO[bytes]) -> TorchFile:
     declared: dict[str, Storage] = {}
 
     def persistent(given: Any) -> Storage:

@@ -29,7 +29,7 @@ def verify(
     compared, wrong, refused = 0, 0, 0
     for path in files:
         try:
-            report = check(path, device=device, dtype=getattr(torch, dtype), more={"text_ema": check_ema})
+            report = check(path, device=device, dtype=getattr(torch, dtype), more={"text_ema": check_ema, "image_schedules": check_schedules})
         except (ValueError, OSError) as error:
             typer.echo(f"{path.name}: cannot be checked: {error}", err=True)
             refused += 1
@@ -75,6 +75,15 @@ def check_ema(case: Case) -> None:
         update(average, module(f"{step}/param"), effective_decay(decay, n))
         for i, shadow in enumerate(average):
             case.expect(f"{step}/shadow{i}", torch.as_tensor(shadow))
+
+
+def check_schedules(case: Case) -> None:
+    """image_schedules*: what decoding knows of them, and the learning rates."""
+    from maskless.evaluation.golden.image_samplers import check_schedules as check_tables
+
+    check_tables(case)
+    if case.has("lr/iter"):
+        check_rates(case)
 
 
 def check_rates(case: Case) -> None:

@@ -51,14 +51,19 @@ class Unlabelled:
         return self.rows.read(rows).labelled(None)
 
 
+def told_apart(recipe: Recipe | CodecRecipe) -> int:
+    """How many classes the model of a recipe tells apart; a codec none."""
+    return classes_of(recipe.model) if isinstance(recipe, Recipe) else 0
+
+
 def fitted(rows: Rows, recipe: Recipe | CodecRecipe) -> Rows:
     """The rows as the model takes them: with classes only if it tells them apart."""
-    return rows if classes_of(recipe.model) else Unlabelled(rows)
+    return rows if told_apart(recipe) else Unlabelled(rows)
 
 
 def check_classes(recipe: Recipe | CodecRecipe, tokenizer: Any) -> None:
     """Raise ValueError unless a labelled model has as many classes as the data."""
-    wanted, found = classes_of(recipe.model), len(getattr(tokenizer, "classes", ()))
+    wanted, found = told_apart(recipe), len(getattr(tokenizer, "classes", ()))
     if wanted not in (0, found):
         remedy = f"{found}, or 0 to train without labels" if found else "0"
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import image_losses, image_metrics, image_networks, image_samplers, image_vq, losses, networks, samplers, small
+from maskless.evaluation.golden import (
+    image_losses,
+    image_metrics,
+    image_networks,
+    image_samplers,
+    image_vq,
+    losses,
+    networks,
+    samplers,
+    small,
+)
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
