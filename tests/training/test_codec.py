@@ -77,7 +77,7 @@ def test_a_run_ends_in_a_codec(recipe, tmp_path):
     with pytest.raises(ValueError, match="holds a codec of images, not a model"):
         load_model(out)
     again = train(recipe, "training.steps=1", f"training.start={out}", out=tmp_path / "again")
-    assert [record for record in again.metrics if "loss" in record][0]["loss"] < losses(out)[0][1]
+    assert next(record for record in again.metrics if "loss" in record)["loss"] < losses(out)[0][1]
 
 
 def tensors(step):
@@ -218,5 +218,5 @@ def test_what_does_not_fit_the_images(recipe, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             made(*changes)
-    with pytest.raises(ValueError, match="model.classes is 2 and the images have none"):
+    with pytest.raises(ValueError, match=r"model\.classes is 2 and the images have none"):
         made("model.classes=2", images=ImageCodes(PixelCodec(4), (8, 8)))
