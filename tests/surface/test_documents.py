@@ -93,4 +93,5 @@ def test_every_bench_has_help(verb, call):
 def test_every_verb_is_listed(call):
     ended = call("--help")
     assert ended.code == 0 and all(verb in ended.out for verb in VERBS)
-    assert {*(command.callback.__name__.replace("_", "-") for command in app.registered_commands), *(group.name for group in app.registered_groups)} == set(VERBS)
+    names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    assert {*names, *(group.name for group in app.registered_groups)} == set(VERBS)
