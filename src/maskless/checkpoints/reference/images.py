@@ -83,6 +83,7 @@ def image_name(key: str) -> str:
 
 
 def _maskgit(weights: Mapping[str, Tensor], settings: Settings, heads: int | None) -> MaskGITConfig:
+    _need(weights, "pos_emb.weight", "cls_emb.weight", "transformer.layers.0.attn.wq.weight")
     rows, width = weights["tok_emb.weight"].shape
     sites = len(weights["pos_emb.weight"])
     count = settings.get("heads", heads) or HEADS.get(width)
@@ -99,6 +100,7 @@ def _maskgit(weights: Mapping[str, Tensor], settings: Settings, heads: int | Non
 
 
 def _partition(weights: Mapping[str, Tensor], settings: Settings) -> PartitionConfig:
+    _need(weights, "vocab_embed.embedding", "decoder.group_swap.base_embedding")
     rows, width = weights["vocab_embed.embedding"].shape
     model = {**settings, **settings.get("model", {})}
     length = int(model.get("length", 1025))
@@ -116,6 +118,12 @@ def _partition(weights: Mapping[str, Tensor], settings: Settings) -> PartitionCo
     )
 
 
+def _need(weights: Mapping[str, Tensor], *keys: str) -> None:
+    missing = [key for key in keys if key not in weights]
+    if missing:
+        raise ValueError(f"the weights do not fill the model: missing {', '.join(missing)}; the file is incomplete")
+
+
 def _rows(weights: Mapping[str, Tensor], key: str) -> int:
     return len(weights[key]) if key in weights else 0
 
@@ -127,8 +135,9 @@ def _square(cells: int) -> tuple[int, int] | None:
 
 def _numbers() -> list[Any]:
     """What a NumPy number is pickled by: the learning rate, in files that were written while it fell."""
-    scalar = np.float64(0).__reduce__()[0]
-    return [np.dtype, np.dtypes.Float64DType, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    scalars = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # as NumPy 1 and 2 write it
+    return [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, *scalars]
 
 
 def read_images(path: str | Path, settings: Settings | None = None, *, heads: int | None = None) -> Denoiser:
