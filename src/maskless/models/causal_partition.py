@@ -436,5 +436,9 @@ class Reencoding:
     def shuffle_prompt(self) -> bool:
         return False
 
+    @property
+    def null_label(self) -> int | None:
+        return self.model.null_label
+
     def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         return CachedPredictor(self.model, cond, refresh=self.every)
