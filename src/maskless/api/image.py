@@ -62,7 +62,8 @@ class ImageModel(LoadedModel):
 
         config: Any = model.config
         self.codes, self.codec = codes, codes.codec
-        self.grid: tuple[int, int] = codes.grid
+        rows, columns = codes.grid
+        self.grid = rows, columns
         self.opening = config.length - codes.length                 # sites before the first cell: the BOS of imported models
         if (getattr(config, "grid", None) or self.grid) != self.grid or self.opening not in (0, 1):
             raise ValueError(f"the model has {config.length} sites and the codec's images {self.grid[0]} x {self.grid[1]} cells; "
@@ -186,20 +187,20 @@ class ImageModel(LoadedModel):
 
     def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
-        image = np.atleast_3d(image)
-        inside = np.zeros(image.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        picture: Any = np.atleast_3d(image)
+        inside = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
         (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
-        if inside.shape != image.shape[:2]:
-            raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {image.shape[0]} x {image.shape[1]}; "
+        if inside.shape != picture.shape[:2]:
+            raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {picture.shape[0]} x {picture.shape[1]}; "
                              "make them equal")
-        if image.shape[2] != self.codec.channels:
-            raise ValueError(f"the image has {image.shape[2]} channels and the model {self.codec.channels}; convert it")
-        if top < 0 or left < 0 or top + image.shape[0] > height or left + image.shape[1] > width:
-            raise ValueError(f"an image of {image.shape[0]} x {image.shape[1]} pixels at ({top}, {left}) does not fit into the {height} x {width} "
+        if picture.shape[2] != self.codec.channels:
+            raise ValueError(f"the image has {picture.shape[2]} channels and the model {self.codec.channels}; convert it")
+        if top < 0 or left < 0 or top + picture.shape[0] > height or left + picture.shape[1] > width:
+            raise ValueError(f"an image of {picture.shape[0]} x {picture.shape[1]} pixels at ({top}, {left}) does not fit into the {height} x {width} "
                              "of the model; resize it")
-        pixels, wanted = np.zeros((height, width, image.shape[2]), np.uint8), np.ones((height, width), bool)
-        here = (slice(top, top + image.shape[0]), slice(left, left + image.shape[1]))
-        pixels[here], wanted[here] = image, inside
+        pixels, wanted = np.zeros((height, width, picture.shape[2]), np.uint8), np.ones((height, width), bool)
+        here = (slice(top, top + picture.shape[0]), slice(left, left + picture.shape[1]))
+        pixels[here], wanted[here] = picture, inside
         return pixels, wanted
 
 
