@@ -213,7 +213,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         for name in names:
             numbers = tensors[name].detach().cpu().contiguous()
             if numbers.numel():
-                file.write(memoryview(numbers.reshape(-1).view(torch.uint8).numpy()))
+                file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path, crc32: str | None = None) -> dict[str, Tensor]:

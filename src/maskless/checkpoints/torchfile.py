@@ -48,7 +48,7 @@ class TorchFile:
     place: Place
 
     @cached_property
-    def _mapped(self) -> torch.UntypedStorage:
+    def _mapped(self) -> Any:
         return torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
 
     def tensor(self, stored: Stored) -> Tensor:

@@ -48,7 +48,7 @@ def load(stream: BufferedIOBase, persistent: Persistent | None = None) -> Any:
     return Machine(persistent).run(stream)
 
 
-def operations(stream: BufferedIOBase) -> Iterator[tuple[str, Any]]:
+def operations(stream: Any) -> Iterator[tuple[str, Any]]:
     """(opcode, argument) up to STOP. Raises Refused where the bytes are no pickle."""
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
