@@ -4,7 +4,15 @@ from __future__ import annotations
 import torch
 
 from maskless.decoding import Canvas
-from maskless.models import AutoregressiveConfig, CausalPartitionConfig, Denoiser, MaskedConfig, MaskGITConfig, PartitionConfig, build
+from maskless.models import (
+    AutoregressiveConfig,
+    CausalPartitionConfig,
+    Denoiser,
+    MaskedConfig,
+    MaskGITConfig,
+    PartitionConfig,
+    build,
+)
 
 V, L = 11, 12
 SIZES = {"vocab_size": V, "length": L, "width": 32, "heads": 2, "dropout": 0.0}
@@ -32,7 +40,6 @@ CONFIGS = {
     "causal, image": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, classes=3, registers=4, query="mean", **GRID),
     "causal, axial": CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, classes=3, registers=4, causal="set",
                                            query="logsumexp", positions="axial", **GRID),
-    "causal, registers": CausalPartitionConfig(**SIZES, encoder_layers=2, decoder_layers=1, cond_dim=0, registers=2, prompt="reading"),
     "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
 }
 LABELLED = [name for name, config in CONFIGS.items() if getattr(config, "classes", 0)]

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
         Scheduled,
         Spaced,
     )
-    from maskless.models import AutoregressiveConfig, CausalPartitionConfig, MaskedConfig, MaskGITConfig, PartitionConfig, build
+    from maskless.models import (
+        AutoregressiveConfig,
+        CausalPartitionConfig,
+        MaskedConfig,
+        MaskGITConfig,
+        PartitionConfig,
+        build,
+    )
     from maskless.training.run import train
 
 _HOMES = {

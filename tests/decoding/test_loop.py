@@ -182,7 +182,7 @@ def test_guidance_without_the_prompt_keeps_anchors_and_later_commits():
     assert two.least[n:] == two.count[n:].tolist()
 
 
-@pytest.mark.parametrize("model", ["partition", *CAUSAL])
+@pytest.mark.parametrize("model", ["partition", "partition, self", "maskgit", *CAUSAL])
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_loop_never_waits_for_the_device(name, model):
     """Tensors without data (the meta device) raise wherever the host wants a value; the adaptive orders are the ones that must."""

@@ -209,7 +209,7 @@ class CheckedPredictor:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
-@pytest.mark.parametrize("name", ["causal, token", "causal, mean"])
+@pytest.mark.parametrize("name", ["causal, token", "causal, mean", "causal, image"])
 def test_the_cache_verifies_what_recomputation_says(name, guidance):
     canvas = ragged_canvas()
     with torch.no_grad():

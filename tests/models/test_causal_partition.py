@@ -72,7 +72,8 @@ def test_a_token_passes_the_encoder_once(name):
     with torch.no_grad():
         Sampler(Scheduled(4), Confidence())(model, canvas, Noise.of(0, 3))
     first = 1 + model.config.registers // 2
-    assert passed == [first, 2, 3, 3]                               # registers and BOS, then commit after commit; what the last step revealed is never encoded
+    # registers and BOS, then commit after commit; what the last step revealed is never encoded
+    assert passed == [first, 2, 3, 3]
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])

@@ -41,4 +41,5 @@ def build(config: ModelConfig) -> Denoiser:
 
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
-           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer", "build", "fold", "kind_of"]
+           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
+           "PartitionTransformer", "build", "fold", "kind_of"]

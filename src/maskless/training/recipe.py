@@ -324,7 +324,8 @@ def _check_sizes(model: Any) -> None:
     """Sizes no model can have, said before any data is read: the numbers one by one, then together, on the meta device."""
     given = {f"model.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model)}
     at_least(1, **{key: given[key] for key in ("model.width", "model.heads", "model.length")})
-    at_least(0, **{key: value for key, value in given.items() if key.endswith("layers")})
+    counts = ("model.layers", "model.encoder_layers", "model.decoder_layers", "model.classes")
+    at_least(0, **{key: given[key] for key in counts if key in given})
     below_one(**{"model.dropout": given["model.dropout"]})
     with torch.device("meta"):
         construct(dataclasses.replace(model, vocab_size=model.vocab_size or max(model.forbidden, default=0) + 2))

@@ -92,6 +92,7 @@ def image_name(key: str) -> str:
 
 
 def _maskgit(weights: Mapping[str, Tensor], facts: Facts) -> MaskGITConfig:
+    _need(weights, "pos_emb.weight", "cls_emb.weight", "transformer.layers.0.attn.wq.weight")
     rows, width = weights["tok_emb.weight"].shape
     sites = len(weights["pos_emb.weight"])
     count = facts.choose("heads", facts.settings.get("heads"), HEADS.get(width))
@@ -108,6 +109,7 @@ def _maskgit(weights: Mapping[str, Tensor], facts: Facts) -> MaskGITConfig:
 
 
 def _partition(weights: Mapping[str, Tensor], facts: Facts) -> PartitionConfig:
+    _need(weights, "vocab_embed.embedding", "decoder.group_swap.base_embedding")
     rows, width = weights["vocab_embed.embedding"].shape
     model = {**facts.settings, **facts.settings.get("model", {})}
     length = int(facts.choose("length", model.get("length"), 1025))
@@ -120,6 +122,12 @@ def _partition(weights: Mapping[str, Tensor], facts: Facts) -> PartitionConfig:
         classes=len(weights["cls_embed.embedding_table.weight"]) - 1, registers=_rows(weights, "reg_tokens.weight"),
         dropout=float(facts.choose("dropout", model.get("dropout"), 0.1)),
     )
+
+
+def _need(weights: Mapping[str, Tensor], *keys: str) -> None:
+    missing = [key for key in keys if key not in weights]
+    if missing:
+        raise ValueError(f"the weights do not fill the model: missing {', '.join(missing)}; the file is incomplete")
 
 
 def _rows(weights: Mapping[str, Tensor], key: str) -> int:

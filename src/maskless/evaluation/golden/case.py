@@ -199,10 +199,11 @@ class Case:
 
     def labels(self, y: str = "in/y", dropped: str = "in/drop_label") -> Tensor | None:
         """The recorded labels, those that were dropped as no class; None where the file has none."""
-        if not self.has(y):
+        null = self.model.null_label
+        if null is None or not self.has(y):
             return None
         labels = self.input(y)
-        return torch.where(self.input(dropped), self.model.null_label, labels) if self.has(dropped) else labels
+        return labels.masked_fill(self.input(dropped), null) if self.has(dropped) else labels
 
     def model_of(self, kind: type[M]) -> M:
         """The model, if it is one of the right kind."""
