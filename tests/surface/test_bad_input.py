@@ -25,6 +25,7 @@ def places(tmp_path, model, left_to_right):
 
     symbol_tokenizer("abc").save(other)
     (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "garbage.yaml").write_text("model: [")
     (tmp_path / "text_pgm_loss.safetensors").write_bytes(b"garbage")
     (tmp_path / "unknown_kind.safetensors").write_bytes(b"garbage")
@@ -114,6 +115,13 @@ MISTAKES = {
     "bench: no tokens a call": ("bench scaling --preset toy --sizes 0", "--sizes 0"),
     "bench: unknown contender of training": ("bench training --preset toy --models rnn", "rnn"),
     "bench: unknown contender of memory": ("bench memory --preset toy --models rnn", "rnn"),
+    "encode: no codec there": ("encode-images {tmp} {tmp}/codes --codec {tmp}/none", "none does not exist"),
+    "encode: no images": ("encode-images {tmp}/other {tmp}/codes --codec pixels:4 --size 8", "holds no data"),
+    "encode: levels that are none": ("encode-images {tmp} {tmp}/codes --codec pixels:x", "pixels:LEVELS"),
+    "encode: unknown fit": ("encode-images {tmp} {tmp}/codes --codec pixels:4 --fit stretch", "stretch"),
+    "encode: no size": ("encode-images {tmp} {tmp}/codes --codec pixels:4 --size 0", "size is 0"),
+    "encode: not a released tokenizer": ("encode-images {tmp} {tmp}/codes --codec {tmp}/empty.pt", "empty.pt"),
+    "codec: cells that do not fit": ("train image/vq_fashion data.size=30 --out {tmp}/run", "data.size is 30"),
     "demo into a folder that exists": ("demo --quick --out {tmp}", "exists already"),
     "convert: no such file": ("convert {tmp}/none.ckpt {tmp}/m", "none.ckpt"),
     "convert: not a checkpoint": ("convert {tmp}/empty.txt {tmp}/m", "empty.txt"),

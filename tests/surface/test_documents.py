@@ -18,7 +18,7 @@ from tests.training.runs import REPOSITORY
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n+)?```python\n(.*?)```", re.DOTALL)
 QUICKER = {'"training.steps=100"': '"training.steps=2", "model.width=16", "model.heads=2", "validation.rows=16", "training.device=cpu"'}
-VERBS = ("demo", "train", "sample", "infill", "convert", "inspect", "verify", "bench", "doctor")
+VERBS = ("demo", "train", "encode-images", "sample", "infill", "convert", "inspect", "verify", "bench", "doctor")
 MODULES = ["maskless", *(module.name for module in pkgutil.walk_packages(maskless.__path__, "maskless."))]
 
 
@@ -93,4 +93,5 @@ def test_every_bench_has_help(verb, call):
 def test_every_verb_is_listed(call):
     ended = call("--help")
     assert ended.code == 0 and all(verb in ended.out for verb in VERBS)
-    assert {*(command.callback.__name__ for command in app.registered_commands), *(group.name for group in app.registered_groups)} == set(VERBS)
+    names = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    assert {*names, *(group.name for group in app.registered_groups)} == set(VERBS)

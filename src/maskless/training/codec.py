@@ -158,6 +158,7 @@ def new_codec(recipe: CodecRecipe, source: str | None) -> VQ:
     return model
 
 
+@torch.no_grad()
 def measure_codec(model: VQ, rows: Rows, how: Validation) -> dict[str, Any]:
     """How well held-out images come back, and how much of the codebook they use.
 

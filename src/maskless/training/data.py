@@ -11,6 +11,7 @@ from maskless.data.tokenizer import Coding
 from maskless.training.distributed import Machine
 
 if TYPE_CHECKING:
+    from maskless.training.codec import CodecRecipe
     from maskless.training.recipe import Recipe
 
 
@@ -29,7 +30,7 @@ class Data:
     validation: Rows | None
 
 
-def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
+def open_tokenizer(recipe: Recipe | CodecRecipe, machine: Machine) -> Coding:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
         tokenizer_of(recipe.data)
@@ -37,7 +38,7 @@ def open_tokenizer(recipe: Recipe, machine: Machine) -> Coding:
     return tokenizer_of(recipe.data)
 
 
-def open_rows(recipe: Recipe, tokenizer: Coding, machine: Machine) -> Data:
+def open_rows(recipe: Recipe | CodecRecipe, tokenizer: Coding, machine: Machine) -> Data:
     """Both splits, packed to the recipe's length; one process builds the stores, the others map them."""
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)
     if machine.main:

@@ -204,7 +204,7 @@ def load_recipe(source: str | Path | Mapping, *overrides: str) -> Recipe:
     return recipe
 
 
-def recipe_tree(recipe: Recipe) -> dict:
+def recipe_tree(recipe: Any) -> dict:
     """The recipe as plain data with every default filled in: `load_recipe(recipe_tree(recipe)) == recipe`."""
     return tree_of(recipe)
 

@@ -17,7 +17,15 @@ from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.training.attention import Chosen, choose
-from maskless.training.codec import Revive, codec_of, load_codec_recipe, measure_codec, new_codec, trains_codec
+from maskless.training.codec import (
+    CodecRecipe,
+    Revive,
+    codec_of,
+    load_codec_recipe,
+    measure_codec,
+    new_codec,
+    trains_codec,
+)
 from maskless.training.data import Data, open_rows, open_tokenizer
 from maskless.training.distributed import Machine, attention_kernels, numerics, start
 from maskless.training.evaluate import hooks_of
@@ -44,7 +52,7 @@ class Run:
     """
 
     folder: Path
-    recipe: Recipe
+    recipe: Recipe | CodecRecipe
     metrics: list[dict[str, Any]]
     state: TrainState
     tokenizer: Any
@@ -120,7 +128,7 @@ class _Work:
     """One session of a run, everything decided."""
 
     folder: Path
-    recipe: Recipe
+    recipe: Any  # a Recipe; of a codec, a CodecRecipe
     machine: Machine
     data: Data
     chosen: Chosen
@@ -236,8 +244,6 @@ class _Work:
 
 class _CodecWork(_Work):
     """A run that trains a codec: the same, but for the network, its loss and what is measured."""
-
-    recipe: Any
 
     def initial(self, source: str | None) -> TrainState:
         training = self.recipe.training
