@@ -1,7 +1,6 @@
 """Released files into folders: the same numbers, complete or absent, everything said that was inferred."""
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import maskless
-from maskless.checkpoints import convert as conversion
 from maskless.checkpoints.convert import convert
 from maskless.checkpoints.native import load_checkpoint, load_model, write_model
 from maskless.checkpoints.reference.foreign import open_foreign
@@ -23,12 +21,6 @@ from maskless.models import MaskedConfig, PartitionConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PGM, OMEGACONF, SDTT = (GOLDEN / f"{name}.ckpt" for name in ("text_pgm_tiny", "text_pgm_tiny_omegaconf", "text_sdtt_pgm_tiny"))
-
-
-@pytest.fixture(autouse=True)
-def away(monkeypatch):
-    """Nothing is looked for on the network."""
-    monkeypatch.setattr("maskless.data.tokenizer.offline", lambda: True)
 
 
 @pytest.fixture(scope="session")
@@ -182,106 +174,6 @@ def test_a_tokenizer_beside_the_file(tmp_path, capsys):
     assert model.tokenizer.vocabulary.size in (27, 28) and "beside the file" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------------------- mistakes
-
-
-def damaged(folder: Path) -> dict[str, tuple[Path, str]]:
-    """name -> (a file that cannot be used, what the sentence says)."""
-    content = torch.load(PGM, weights_only=True)
-    whole = PGM.read_bytes()
-
-    def file(name: str, value: object) -> Path:
-        path = folder / name
-        path.write_bytes(value) if isinstance(value, bytes) else torch.save(value, path)
-        return path
-
-    short = torch.load(PGM, weights_only=True)
-    short["ema"]["shadow_params"].pop()
-    swapped = torch.load(PGM, weights_only=True)
-    swapped["ema"]["shadow_params"][0] = torch.zeros(3)
-    misshapen = {key: torch.zeros(3) if key.endswith("encoder.blocks.0.norm1.weight") else value for key, value in content["state_dict"].items()}
-    missing = {key: value for key, value in content["state_dict"].items() if not key.endswith("output_layer.linear.bias")}
-    return {
-        "empty": (file("empty.ckpt", b""), "is empty"),
-        "half a zip": (file("half.ckpt", whole[: len(whole) // 2]), "truncated or corrupt"),
-        "all but the end": (file("most.ckpt", whole[:-10]), "truncated or corrupt"),
-        "half a legacy file": (file("old.pt", legacy(content, folder)[:-5000]), "truncated or corrupt"),
-        "half a safetensors": (file("half.safetensors", (GOLDEN / "text_ar.safetensors").read_bytes()[:9000]), "truncated, corrupt"),
-        "garbage in safetensors": (file("x.safetensors", b"garbage"), "truncated, corrupt"),
-        "Git LFS": (file("lfs.ckpt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "Git LFS pointer"),
-        "a page": (file("page.ckpt", b"<!DOCTYPE html><html>404</html>"), "web server"),
-        "a tar archive": (file("old.pth", bytes(257) + b"ustar" + bytes(300)), "tar archive"),
-        "text": (file("text.ckpt", b"hello"), "no file of torch.save"),
-        "a list": (file("list.ckpt", [1]), "no weights by name"),
-        "no weights": (file("none.ckpt", {"epoch": 3}), "it has epoch"),
-        "another model": (file("other.pt", {"conv1.weight": torch.zeros(3)}), "no model known here"),
-        "misshapen": (file("shape.ckpt", {"state_dict": misshapen}), "has shape (3,)"),
-        "missing": (file("missing.ckpt", {"state_dict": missing}), "missing ['head.bias']"),
-        "a short average": (file("short.ckpt", short), "40 EMA tensors do not match 41 parameters in number"),
-        "an average of another shape": (file("swapped.ckpt", swapped), "vocab_embed.embedding has shape (3,)"),
-    }
-
-
-def legacy(content: object, folder: Path) -> bytes:
-    torch.save(content, folder / "legacy", _use_new_zipfile_serialization=False)
-    return (folder / "legacy").read_bytes()
-
-
-def test_files_that_cannot_be_used(tmp_path, call):
-    for name, (path, said) in damaged(tmp_path).items():
-        before = sorted(tmp_path.rglob("*"))
-        for verb in (["convert", path, tmp_path / "out" / "m"], *([["inspect", path]] if name in ("half a zip", "misshapen", "missing") else [])):
-            ended = call(*verb)
-            assert ended.code == 2 and said in ended.err + ended.out and "Traceback" not in ended.err, (name, ended)
-            if verb[0] == "convert":
-                assert len(ended.err.strip().splitlines()) == 1 and ended.err.startswith("maskless: ") and str(path) in ended.err, ended.err
-        assert sorted(tmp_path.rglob("*")) == before, name
-
-
-@pytest.mark.parametrize(("options", "said"), [
-    (["--set", "lenght=64"], "lenght cannot be set for a text PGM"), (["--set", "query=guess"], "query 'guess' is unknown"),
-    (["--set", "heads=3"], "contradicts"), (["--set", "mask_id=99"], "mask_id 99 is outside"), (["--set", "length"], "key=value"),
-    (["--weights", "heavy"], "heavy"), (["--tokenizer", "bytes"], "259 ids"), (["--codec", "nowhere"], "nowhere"),
-    (["--tokenizer", "no/such/tokenizer.json"], "no tokenizer at"),
-])
-def test_options_that_do_not_fit(options, said, call, tmp_path):
-    ended = call("convert", PGM, tmp_path / "m", *options)
-    assert ended.code == 2 and said in ended.err and len(ended.err.strip().splitlines()) == 1, ended.err
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_that_exists_stays_as_it_is(call, tmp_path):
-    (tmp_path / "kept.txt").write_text("mine")
-    ended = call("convert", PGM, tmp_path)
-    assert ended.code == 2 and "exists already" in ended.err and (tmp_path / "kept.txt").read_text() == "mine"
-    partial = tmp_path / "m.tmp"
-    partial.mkdir()
-    (partial / "mine.txt").write_text("mine")
-    assert "in the way" in call("convert", PGM, tmp_path / "m").err and (partial / "mine.txt").exists()
-    (partial / "mine.txt").rename(partial / "model.safetensors")    # as a killed conversion leaves it
-    assert call("convert", PGM, tmp_path / "m").code == 0 and not partial.exists()
-    assert "needs no conversion" in call("convert", tmp_path / "m", tmp_path / "n").err
-
-
-@pytest.mark.parametrize("name", ["flush", "write_model"])
-def test_a_full_disk_leaves_nothing(name, call, tmp_path, monkeypatch):
-    def full(folder, *_, **__):
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(conversion, name, full)
-    ended = call("convert", PGM, tmp_path / "new" / "m")
-    assert ended.code == 2 and "No space left on device" in ended.err and "nothing was left behind" in ended.err
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "flush", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        convert(PGM, tmp_path / "m")
-    assert not list(tmp_path.iterdir())
-
-
 # ------------------------------------------------------------------------------------------------------------- images
 
 
@@ -312,30 +204,3 @@ def test_tokenizers_of_images(tmp_path, call):
     assert ended.code == 0, ended.err
     _, images = load_model(tmp_path / "m")
     assert images.grid == (8, 8) and images.codec.hash == codec.hash
-
-
-# ------------------------------------------------------------------------------------------------------------- the Hub
-
-
-def test_names_on_the_hub(tmp_path, monkeypatch):
-    asked = []
-    folder = tmp_path / "snapshot"
-    folder.mkdir()
-    shutil.copy(PGM, folder / "pgm_8_8.ckpt")
-    fetched = lambda repository, **settings: (asked.append((repository, settings["revision"])), str(folder))[1]
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    one = lambda repository, file, **settings: (fetched(repository, **settings), str(folder / file))[1]
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", one)
-    for source in ("jdeschena/pgm:pgm_8_8.ckpt", "jdeschena/pgm/pgm_8_8.ckpt", "jdeschena/pgm@main:pgm_8_8.ckpt", "jdeschena/pgm"):
-        place = find(source)
-        assert place.path == folder / "pgm_8_8.ckpt" and not place.native and place.source == source
-    assert set(asked) == {("jdeschena/pgm", None), ("jdeschena/pgm", "main")}
-
-
-def test_offline_is_one_sentence(tmp_path, monkeypatch, call):
-    monkeypatch.setattr("maskless.checkpoints.source.offline", lambda: True)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    ended = call("convert", "nobody/nothing:model.ckpt", tmp_path / "m")
-    assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1 and "go online" in ended.err
-    for missing in ("nowhere/model.ckpt", "nowhere.safetensors", "no/such/folder/at/all"):
-        assert "does not exist" in call("convert", missing, tmp_path / "m").err or "No such file" in call("convert", missing, tmp_path / "m").err

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.parity.test_golden import GOLDEN, metadata, perturbed
 
-from maskless.checkpoints.reference.images import image_name, import_images, read_images
+from maskless.checkpoints.reference.foreign import open_foreign
+from maskless.checkpoints.reference.images import image_name, import_images
 from maskless.checkpoints.reference.names import MASKGIT, MASKGIT_WHOLE, PARTITION, WHOLE
 from maskless.evaluation.golden import verify
 from maskless.models import Denoiser, MaskGITConfig, PartitionConfig, build
@@ -139,11 +140,11 @@ def test_partition_in_training_and_sampling(variant, tmp_path):
 @pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
 @pytest.mark.parametrize("place", ["model_state_dict", "model", None])
 def test_a_checkpoint_is_read_in_any_wrapper(wrapper, place, tmp_path):
-    model, settings = partition(self_layers=(1,), query="mean"), {"length": 10, "swap": {"pre_query_mode": "learn+freqs+mean"}, "dropout": 0.0}
+    model, said = partition(self_layers=(1,), query="mean"), {"length": 10, "query": "mean", "dropout": 0.0}
     state = {wrapper + key: value for key, value in exported(model).items()}
     rate = {"param_groups": [{"lr": np.float64(1e-4)}]}
     torch.save(state if place is None else {"iter": 3, place: state, "optimizer_state_dict": rate}, tmp_path / "last.pth")
-    again = read_images(tmp_path / "last.pth", settings)
+    again = open_foreign(tmp_path / "last.pth", overrides=said).model()
     assert again.config.self_layers == (1,) and again.config.registers == 4 and again.config.forbidden == (7, 8)
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
@@ -183,11 +184,11 @@ def test_files_that_are_none_are_refused(tmp_path):
     path = tmp_path / "last.pth"
     for content in ({"iter": 3}, [1, 2], {"model": 7}):
         torch.save(content, path)
-        with pytest.raises(ValueError, match="model"):
-            read_images(path)
-    torch.save({"model": {"x": Path("a")}}, path)
-    with pytest.raises(ValueError, match="Python objects"):
-        read_images(path)
+        with pytest.raises(ValueError, match="holds no weights by name"):
+            open_foreign(path)
+    torch.save({"model": {"x": print}}, path)
+    with pytest.raises(ValueError, match="print"):
+        open_foreign(path)
     path.write_bytes(b"garbage")
     with pytest.raises(ValueError):
-        read_images(path)
+        open_foreign(path)

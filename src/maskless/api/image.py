@@ -188,7 +188,7 @@ class ImageModel(LoadedModel):
     def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
         picture: Any = np.atleast_3d(image)
-        inside = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        inside: Any = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
         (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
         if inside.shape != picture.shape[:2]:
             raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {picture.shape[0]} x {picture.shape[1]}; "
@@ -196,7 +196,7 @@ class ImageModel(LoadedModel):
         if picture.shape[2] != self.codec.channels:
             raise ValueError(f"the image has {picture.shape[2]} channels and the model {self.codec.channels}; convert it")
         if top < 0 or left < 0 or top + picture.shape[0] > height or left + picture.shape[1] > width:
-            raise ValueError(f"an image of {picture.shape[0]} x {picture.shape[1]} pixels at ({top}, {left}) does not fit into the {height} x {width} "
+            raise ValueError(f"image: {picture.shape[0]} x {picture.shape[1]} pixels at ({top}, {left}) do not fit into the {height} x {width} "
                              "of the model; resize it")
         pixels, wanted = np.zeros((height, width, picture.shape[2]), np.uint8), np.ones((height, width), bool)
         here = (slice(top, top + picture.shape[0]), slice(left, left + picture.shape[1]))

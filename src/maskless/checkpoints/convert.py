@@ -54,6 +54,9 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
     if place.native:
         raise ValueError(f"{resolve(place.path)} was written by this library and needs no conversion; load it as it is")
     file = open_foreign(place.path, overrides=overrides, source=place.source)
+    if (stray := codec if file.importer.tokens or file.importer.codec else tokenizer) is not None:
+        raise ValueError(f"{stray} was given and {place.path} is a {file.importer.kind}: "
+                         "a tokenizer belongs to a text model, a codec to a model of images; leave it out")
     made = file.imported(average=average)
     weights = {name: single(tensor) for name, tensor in made.weights.items()}
     notes = [*file.facts.notes]

@@ -178,7 +178,7 @@ def numpy_scalar(kind: Any, data: Any = None) -> Any:
         data = latin1(data)
     if not isinstance(kind, NumpyType) or not isinstance(data, bytes):
         raise Refused("makes a numpy scalar of something else than the bytes of a number")
-    dtype = np.dtype(kind.code).newbyteorder(kind.order)
+    dtype = np.dtype(kind.order + kind.code)
     if len(data) != dtype.itemsize:
         raise Refused(f"makes a numpy {kind.code} of {len(data)} bytes")
     return np.frombuffer(data, dtype)[0].item()
