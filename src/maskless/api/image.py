@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from maskless.api.image_files import GeneratedImages, to_bytes, to_pixels
+from maskless.api.image_files import GeneratedImages
 from maskless.api.model import LoadedModel, seeds_of
 from maskless.data.images import ImageCodes
+from maskless.data.pictures import to_bytes, to_pixels
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser

@@ -10,47 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from maskless.data.pictures import grid_of, picture
 
+if TYPE_CHECKING:
     from maskless.api.image import ImageModel
     from maskless.decoding import Canvas, Record
 
 GREY = 96                                                           # of a cell that is not known yet
-
-
-def to_bytes(images: Float[Tensor, "n C H W"]) -> np.ndarray:
-    """Pixels in [-1, 1] as (n, H, W, C) uint8, rounded."""
-    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
-    """(n, H, W, C) uint8 as pixels in [-1, 1]."""
-    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def picture(array: np.ndarray) -> Image:
-    """(H, W, C) uint8 as a Pillow image."""
-    from maskless.data.pictures import pillow
-
-    return pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array)
-
-
-def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """(n, H, W, C) side by side on white, in `columns` columns (None: as square as possible)."""
-    n, height, width, channels = array.shape
-    columns = min(columns or int(np.ceil(n**0.5)), n)
-    rows = -(-n // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
-    for i, each in enumerate(array):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top:top + height, left:left + width] = each
-    return sheet
 
 
 def check_ending(path: Path) -> Path:

@@ -112,6 +112,8 @@ def describe(record: Mapping[str, Any]) -> str:
                 *(f"  | {line}" for sample in record["samples"] for line in str(sample)[:400].splitlines()),
             ]
         )
+    if "picture" in record:
+        return f"{step}samples in {record['picture']}"
     if "checkpoint" in record:
         return f"{step}saved {record['checkpoint']}"
     return f"{step}{record['note']}" if "note" in record else ""

@@ -1,4 +1,4 @@
-"""Images as files become arrays of one size. Pillow does it; it is imported when the first image is read.
+"""Images as files become arrays of one size, and arrays become images. Pillow does it; it is imported when the first image is read.
 
 C  channels (1 grey, 3 colour)        H, W  pixels
 """
@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,3 +102,34 @@ def _planes(image: Image) -> Pixels:
     """(C, H, W)."""
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+# -------------------------------------------------------------------------------------------------- arrays to files
+
+
+def to_bytes(images: Float[Tensor, "n C H W"]) -> np.ndarray:
+    """Pixels in [-1, 1] as (n, H, W, C) uint8, rounded."""
+    scaled = ((images.float().clamp(-1, 1) + 1) * 127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
+    """(n, H, W, C) uint8 as pixels in [-1, 1]."""
+    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def picture(array: np.ndarray) -> Image:
+    """(H, W, C) uint8 as a Pillow image."""
+    return pillow().fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def grid_of(array: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(n, H, W, C) side by side on white, in `columns` columns (None: as square as possible)."""
+    n, height, width, channels = array.shape
+    columns = min(columns or int(np.ceil(n**0.5)), n)
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, each in enumerate(array):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top:top + height, left:left + width] = each
+    return sheet

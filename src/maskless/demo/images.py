@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from maskless.api.image import ImageModel
-from maskless.api.image_files import Film, to_pixels
+from maskless.api.image_files import Film
 from maskless.api.load import load
 from maskless.data.image_sources import Digits
+from maskless.data.pictures import to_pixels
 from maskless.decoding import Canvas, Halton, Noise, Sampler, Scheduled, arccos
 from maskless.demo.run import Say, Scale, Watch
 from maskless.evaluation.features import ClassifierFeatures, classifier_features, extract, statistics_of

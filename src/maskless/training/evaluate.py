@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from maskless.data.batch import Batch
-from maskless.data.tokenizer import Tokenizer
+from maskless.data.images import ImageCodes
+from maskless.data.pictures import grid_of, picture, to_bytes
 from maskless.decoding.canvas import Canvas
 from maskless.decoding.noise import Noise
 from maskless.evaluation.likelihood import bound
@@ -24,19 +28,22 @@ if TYPE_CHECKING:
     from maskless.training.recipe import Recipe
 
 
-def hooks_of(recipe: Recipe, data: Data, journal: Journal, machine: Machine) -> list[Every]:
-    """The measuring hooks a recipe asks for."""
+def hooks_of(recipe: Recipe, data: Data, journal: Journal, machine: Machine, folder: Path) -> list[Every]:
+    """The measuring hooks a recipe asks for; pictures of samples go to `folder`."""
     hooks: list[Every] = []
 
-    def add(measure: Callable[[Any], dict[str, Any]], every: int) -> None:
+    def add(measure: Callable[[Any, int], dict[str, Any]], every: int) -> None:
         hooks.append(Every(journal, machine, measure, every=every, last=recipe.training.steps))
 
     if data.validation is not None:
-        add(lambda model: measure_bound(model, recipe, data.validation), recipe.validation.every)
+        add(lambda model, step: measure_bound(model, recipe, data.validation), recipe.validation.every)
         if recipe.validation.complete:
-            add(lambda model: measure_completion(model, recipe, data), recipe.validation.every)
-    if recipe.sampling.count and isinstance(data.tokenizer, Tokenizer):  # images: a picture of samples would be another hook here
-        add(lambda model: generate(model, recipe, data), recipe.sampling.every)
+            add(lambda model, step: measure_completion(model, recipe, data), recipe.validation.every)
+    if recipe.sampling.count and isinstance(data.tokenizer, ImageCodes):
+        codes = data.tokenizer
+        add(lambda model, step: paint(model, recipe, codes, folder / f"samples-{step:08d}.png"), recipe.sampling.every)
+    elif recipe.sampling.count:
+        add(lambda model, step: generate(model, recipe, data), recipe.sampling.every)
     return hooks
 
 
@@ -62,14 +69,26 @@ def measure_bound(model: Any, recipe: Recipe, rows: Any) -> dict[str, Any]:
     return {**record, "validation_seconds": round(time.perf_counter() - begin, 3)}
 
 
-def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary) -> None:
+def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary, *, grid: tuple[int, int] | None = None,
+         labels: Int[Tensor, " B"] | None = None) -> None:
     """Fill a canvas, on the model's device, as the recipe samples. BOS stands in front and is never drawn."""
     device = model.head.weight.device
     forbid = () if vocabulary.bos in (None, vocabulary.eos) else (vocabulary.bos,)
     sites = int(canvas.open.sum(1).max())
     options = recipe.sampling.sampler
-    sampler = options.sampler(sites, left_to_right=model.left_to_right, eos=vocabulary.eos, forbid=forbid)
-    sampler(model, canvas.to(device), Noise.of(recipe.sampling.seed, canvas.rows, device))
+    sampler = options.sampler(sites, grid, left_to_right=model.left_to_right, eos=vocabulary.eos, forbid=forbid)
+    cond = None if labels is None else labels.to(device)
+    sampler(model, canvas.to(device), Noise.of(recipe.sampling.seed, canvas.rows, device), cond=cond)
+
+
+def paint(model: Any, recipe: Recipe, codes: ImageCodes, path: Path) -> dict[str, Any]:
+    """Images of class after class, as one picture in the run's folder."""
+    count = recipe.sampling.count
+    canvas = Canvas(torch.zeros(count, codes.length, dtype=torch.int64), torch.zeros(count, codes.length, dtype=torch.bool))
+    labels = None if model.null_label is None else torch.arange(count) % model.null_label
+    fill(model, canvas, recipe, codes.vocabulary, grid=codes.grid, labels=labels)
+    picture(grid_of(to_bytes(codes.images(canvas.tokens.cpu())))).save(path)
+    return {"picture": path.name}
 
 
 def generate(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:

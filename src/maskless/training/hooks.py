@@ -73,18 +73,19 @@ class Saver:
 
 
 class Every:
-    """Every so many steps, and at the last one, evaluates `compute(model)` on the averaged weights and records what it
-    gives."""
+    """Every so many steps, and at the last one, evaluates `compute(model, step)` on the averaged weights and records
+    what it gives."""
 
     def __init__(
-        self, journal: Journal, machine: Machine, compute: Callable[[Any], Mapping[str, Any]], *, every: int, last: int
+        self, journal: Journal, machine: Machine, compute: Callable[[Any, int], Mapping[str, Any]], *, every: int, last: int
     ) -> None:
         self.journal, self.machine, self.compute, self.every, self.last = journal, machine, compute, every, last
 
     def __call__(self, state: TrainState, update: Update) -> None:
         if update.step == self.last or (self.every and update.step % self.every == 0):
             self.journal.flush()
-            self.journal.write({"step": update.step, **self.machine.evaluate(state.best, self.compute)})
+            found = self.machine.evaluate(state.best, lambda model: self.compute(model, update.step))
+            self.journal.write({"step": update.step, **found})
             self.journal.restart_clock()
 
 

@@ -176,7 +176,7 @@ class _Work:
     def hooks(self, journal: Journal) -> list[Hook]:
         """What is done after an update, before it may be saved."""
         measured = dataclasses.replace(self.recipe, objective=self.objective())
-        return [*hooks_of(measured, self.data, journal, self.machine)]
+        return [*hooks_of(measured, self.data, journal, self.machine, self.folder)]
 
     def coding(self, state: TrainState) -> Any:
         """What the rows are written in."""
@@ -258,7 +258,7 @@ class _CodecWork(_Work):
         whole = Loader(self.data.train, batch_size=recipe.training.batch_size, seed=recipe.training.seed)
         hooks: list[Hook] = [Revive(self.machine, recipe.objective, whole, last=last)]
         if (rows := self.data.validation) is not None:
-            measure = lambda model: measure_codec(model, rows, recipe.validation)
+            measure = lambda model, step: measure_codec(model, rows, recipe.validation)
             hooks.append(Every(journal, self.machine, measure, every=recipe.validation.every, last=last))
         return hooks
 
