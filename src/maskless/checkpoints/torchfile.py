@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,9 +48,8 @@ class TorchFile:
     place: Place
 
     @cached_property
-    def _mapped(self) -> torch.UntypedStorage:
-        mapped: Any = torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
-        return mapped
+    def _mapped(self) -> Any:
+        return torch.UntypedStorage.from_file(str(self.path), False, self.path.stat().st_size)
 
     def tensor(self, stored: Stored) -> Tensor:
         """The tensor, as a view of the file."""
@@ -86,7 +85,7 @@ def read_torch(path: str | Path) -> TorchFile:
 # ---------------------------------------------------------------------------------------------------------------- zip
 
 
-def _read_zip(path: Path, file: IO[bytes]) -> TorchFile:
+def _read_zip(path: Path, file: io.BufferedIOBase) -> TorchFile:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -149,7 +148,7 @@ def _declared(given: Any, extra: int) -> Storage:
 # ------------------------------------------------------------------------------------------------------------- legacy
 
 
-def _read_legacy(path: Path, file: IO[bytes]) -> TorchFile:
+def _read_legacy(path: Path, file: io.BufferedIOBase) -> TorchFile:
     declared: dict[str, Storage] = {}
 
     def persistent(given: Any) -> Storage:

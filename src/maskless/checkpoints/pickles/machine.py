@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 from maskless.checkpoints.pickles.names import Builder, check_key, numpy_state, resolve
 from maskless.checkpoints.pickles.values import Inert, InertClass, NumpyArray, NumpyType, Refused, Storage
@@ -31,7 +32,7 @@ FOREIGN = {
 Persistent = Callable[[Any], Storage]
 
 
-def load(stream: IO[bytes], persistent: Persistent | None = None) -> Any:
+def load(stream: BufferedIOBase, persistent: Persistent | None = None) -> Any:
     """The value of the pickle that begins here; the stream is left behind its end.
 
     Args:
@@ -47,7 +48,7 @@ def load(stream: IO[bytes], persistent: Persistent | None = None) -> Any:
     return Machine(persistent).run(stream)
 
 
-def operations(stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
+def operations(stream: Any) -> Iterator[tuple[str, Any]]:
     """(opcode, argument) up to STOP. Raises Refused where the bytes are no pickle."""
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
@@ -60,7 +61,7 @@ def operations(stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
         raise Refused("holds a pickle that is damaged or truncated; fetch it again") from None
 
 
-def scan(stream: IO[bytes]) -> None:
+def scan(stream: BufferedIOBase) -> None:
     """Look at every name the stream mentions, building nothing. Raises Refused for the first that is not on the lists.
 
     The two strings of a STACK_GLOBAL are those pushed last, perhaps from the memo; the machine looks at the strings that are
@@ -117,7 +118,7 @@ class Machine:
             "NEWOBJ_EX": self.new_with_keywords, "OBJ": self.instance, "BUILD": self.build, "BINPERSID": self.stored,
         }
 
-    def run(self, stream: IO[bytes]) -> Any:
+    def run(self, stream: BufferedIOBase) -> Any:
         stack, memo = self.stack, self.memo
         for name, argument in operations(stream):
             if name in LITERALS:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -74,7 +74,7 @@ class NumpyType:
     """A numpy dtype of plain numbers."""
 
     code: str
-    order: Literal["<", ">", "=", "|"] = "="
+    order: str = "="
 
 
 @dataclass
