@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from maskless.evaluation.golden import losses, networks, samplers, small
+from maskless.evaluation.golden import distillation, losses, networks, samplers, small
 from maskless.evaluation.golden.case import Case, Comparison
 
 Check = Callable[[Case], None]
@@ -36,6 +36,9 @@ KINDS: dict[str, Check] = {
     "text_sampler_pgm_uniform": samplers.check_uniform,
     "text_sampler_sdtt_ancestral": samplers.check_sdtt,
     "text_schedule": small.check_schedule,
+    "text_sdtt_mdlm_k": distillation.check_distillation,
+    "text_sdtt_pgm_k": distillation.check_distillation,
+    "text_sdtt_schedule": distillation.check_rounds,
 }
 
 
