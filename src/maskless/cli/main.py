@@ -10,6 +10,7 @@ import typer
 from maskless.allocator import keep_freed_memory
 from maskless.cli.bench import bench
 from maskless.cli.demo import demo
+from maskless.cli.distill import distill
 from maskless.cli.doctor import doctor
 from maskless.cli.infill import infill
 from maskless.cli.sample import sample
@@ -20,8 +21,8 @@ from maskless.cli.verify import verify
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 app = typer.Typer(name="maskless", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Partition generative models and the models they are compared with: train, sample, infill, measure.")
-for verb in (demo, train, sample, infill, verify, doctor):
+                  help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
+for verb in (demo, train, distill, sample, infill, verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

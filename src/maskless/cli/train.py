@@ -10,31 +10,37 @@ from typing import Annotated, Any
 import typer
 
 
-def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE [KEY=VALUE]...",
-            help="A YAML file, the name of a packaged recipe (tiny/pgm) or, with --resume, a run folder; "
-            "then changes such as training.steps=100.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run folder from its newest checkpoint.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder (default: runs/NAME).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
-) -> None:
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE [KEY=VALUE]...",
+        help="A YAML file, the name of a packaged recipe (tiny/pgm, distill/tiny_pgm) or, with --resume, a run folder; "
+        "then changes such as training.steps=100.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run folder from its newest checkpoint.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder (default: runs/NAME).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")]
+
+
+def train(arguments: Arguments = None, resume: Resume = False, out: Out = None, quiet: Quiet = False) -> None:
     """Train a model from a recipe; metrics, checkpoints and the resolved recipe go to the run folder. Ctrl-C saves."""
     from maskless.training.run import train as run_recipe
 
-    named = [argument for argument in arguments or [] if "=" not in argument]
-    changes = [argument for argument in arguments or [] if "=" in argument]
+    run_verb("train", "tiny/pgm", run_recipe, arguments or [], resume=resume, out=out, quiet=quiet)
+
+
+def run_verb(
+    verb: str, example: str, run_recipe: Any, arguments: list[str], *, resume: bool, out: Path | None, quiet: bool
+) -> None:
+    """What train and distill share: the arguments, progress, the last line, the exit code."""
+    named = [argument for argument in arguments if "=" not in argument]
+    changes = [argument for argument in arguments if "=" in argument]
     if len(named) > 1:
         raise ValueError(f"{named[1]!r} is one recipe too many after {named[0]!r}; changes are written key=value")
     source = named[0] if named else out if resume else None
     if source is None:
-        raise ValueError("no recipe was given; name one, for example: maskless train tiny/pgm")
+        raise ValueError(f"no recipe was given; name one, for example: maskless {verb} {example}")
     main = int(os.environ.get("RANK", "0")) == 0
     if quiet or not main:
         run = run_recipe(source, *changes, out=out, resume=resume)
@@ -42,15 +48,15 @@ def train(
         with Progress() as progress:
             run = run_recipe(source, *changes, out=out, resume=resume, callbacks=[progress])
     if main:
-        typer.echo(_last_line(run))
+        typer.echo(_last_line(verb, run))
     if run.interrupted:
         raise typer.Exit(130)
 
 
-def _last_line(run: Any) -> str:
+def _last_line(verb: str, run: Any) -> str:
     if run.interrupted:
         where = f"stopped at step {run.state.step}, saved as {run.checkpoint}"
-        return f"{where}; continue with: maskless train --resume {run.folder}"
+        return f"{where}; continue with: maskless {verb} --resume {run.folder}"
     return str(run.folder)
 
 

@@ -6,7 +6,19 @@ from maskless.decoding.guidance import Guided
 from maskless.decoding.noise import Noise
 from maskless.decoding.options import SamplerOptions
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Ranked, Spaced
-from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step, Stretch, arccos, cosine, even
+from maskless.decoding.plan import (
+           Adaptive,
+           Ancestral,
+           Blockwise,
+           Plan,
+           Recorded,
+           Scheduled,
+           Step,
+           Stretch,
+           arccos,
+           cosine,
+           even,
+)
 from maskless.decoding.rollout import rollout
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskless.checkpoints.reference.quirks import LeakyChoice, LeakyHead, RoundedLogLinear, leaving_out, log_distance, reference_times
+from maskless.checkpoints.reference.quirks import (
+    LeakyChoice,
+    LeakyHead,
+    RoundedLogLinear,
+    leaving_out,
+    log_distance,
+    reference_times,
+)
 from maskless.checkpoints.reference.replay import LAST_TIME, ReplayNoise, Unmasking, open_steps
 from maskless.decoding import Canvas, Choice, Predictor, Sites, Step, rollout
 from maskless.evaluation.golden.case import Case

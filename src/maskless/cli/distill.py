@@ -1,0 +1,12 @@
+"""`maskless distill`: a recipe that names a teacher, changes to it, a run folder with a model for every round."""
+
+from __future__ import annotations
+
+from maskless.cli.train import Arguments, Out, Quiet, Resume, run_verb
+
+
+def distill(arguments: Arguments = None, resume: Resume = False, out: Out = None, quiet: Quiet = False) -> None:
+    """Distil a teacher into a model that needs fewer steps; the student of every round is kept in RUN/rounds. Ctrl-C saves."""
+    from maskless.training.distill import distill as run_recipe
+
+    run_verb("distill", "distill/tiny_pgm", run_recipe, arguments or [], resume=resume, out=out, quiet=quiet)
