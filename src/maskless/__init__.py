@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Spaced,
     )
     from maskless.models import AutoregressiveConfig, CausalPartitionConfig, MaskedConfig, PartitionConfig, build
+    from maskless.training.distill import distill
     from maskless.training.run import train
 
 _HOMES = {
@@ -42,6 +43,7 @@ _HOMES = {
     "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "LeftToRight", "Margin", "Noise",
                           "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "PartitionConfig", "build"),
+    "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -49,7 +51,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
     "EntropyBound", "LeftToRight", "LogProb", "Margin", "MaskedConfig", "Noise", "PartitionConfig", "Random", "Sampler", "SamplerOptions",
-    "Scheduled", "Spaced", "TextModel", "__version__", "build", "load", "load_tokenizer", "train", "train_bpe",
+    "Scheduled", "Spaced", "TextModel", "__version__", "build", "distill", "load", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 import torch
+from tests.oracle import Oracle
+from tests.tiny import CONFIGS, L, V, tiny
 from torch import nn
 
 from maskless.data.batch import Batch
@@ -12,8 +14,6 @@ from maskless.decoding import Canvas, Choice, Margin, Noise, Random, Spaced, Str
 from maskless.objectives import draws
 from maskless.objectives.sdtt import SDTT, PartitionSDTT, view_of
 from maskless.objectives.teacher import Spent, Teacher, chances, exact_times
-from tests.oracle import Oracle
-from tests.tiny import CONFIGS, L, V, tiny
 
 TWO_SIDED = ["partition", "partition, mean", "causal, token", "causal, set", "causal, logsumexp"]
 KINDS = ["masked, imported", *TWO_SIDED]

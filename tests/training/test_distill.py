@@ -156,7 +156,8 @@ def test_the_two_verbs_know_their_recipes(folder, tmp_path, monkeypatch, capsys)
         train(distillation(folder), out=tmp_path / "run")
     with pytest.raises(ValueError, match="run it with maskless train"):
         distill(recipe(tmp_path), out=tmp_path / "run")
-    for arguments, code, said in (((), 2, "maskless distill distill/tiny_pgm"), ((str(folder / "distill.json"), "--quiet", "-o", str(tmp_path / "cli")), 0, "cli")):
+    whole = (str(folder / "distill.json"), "--quiet", "-o", str(tmp_path / "cli"))
+    for arguments, code, said in (((), 2, "maskless distill distill/tiny_pgm"), (whole, 0, "cli")):
         monkeypatch.setattr(sys, "argv", ["maskless", "distill", *arguments])
         with pytest.raises(SystemExit) as stop:
             command.main()

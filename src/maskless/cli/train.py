@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,7 +8,7 @@ Letters: B rows, L sites, N = B L, D width, V data vocabulary, n sites of a chun
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,16 +71,16 @@ class _Asked(NamedTuple):
 
     piece: Piece
     scale: Tensor
-    index: Tensor | None
+    places: Tensor | None
     allowed: Tensor | None
     size: int
     train: bool
 
-    def spans(self) -> list[Tensor | slice]:
+    def spans(self) -> Sequence[Tensor | slice]:
         """Where the sites of each chunk are among the N."""
-        count = len(self.scale) if self.index is None else len(self.index)
+        count = len(self.scale) if self.places is None else len(self.places)
         parts = [slice(start, start + self.size) for start in range(0, count, self.size)]
-        return parts if self.index is None else [self.index[part] for part in parts]
+        return parts if self.places is None else [self.places[part] for part in parts]
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -112,7 +112,7 @@ class _WeightedSum(torch.autograd.Function):
         each = torch.cat(pieces) if pieces else flat.new_zeros(0, dtype=wide)
         ctx.gradients = (d_flat, d_weight, d_bias)
         ctx.mark_non_differentiable(each)
-        scale = asked.scale if asked.index is None else asked.scale[asked.index]
+        scale = asked.scale if asked.places is None else asked.scale[asked.places]
         return (scale * each).sum().to(torch.promote_types(each.dtype, torch.float32)), each
 
     @staticmethod

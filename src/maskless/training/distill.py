@@ -57,8 +57,8 @@ def distill(
         ValueError: as `train`; also for a teacher that does not fit the student.
 
     Example:
-        >>> from maskless.training.distill import distill
-        >>> run = distill("distill/tiny_pgm", out="runs/distilled")  # doctest: +SKIP
+        >>> import maskless
+        >>> run = maskless.distill("distill/tiny_pgm", out="runs/distilled")  # doctest: +SKIP
     """
     return begin(Distilling, recipe, overrides, out=out, resume=resume, callbacks=callbacks)
 
