@@ -15,6 +15,8 @@ PUBLISHED = {
     "text/owt_mdlm": 169_626_449,
     "text/owt_complementary": 169_626_449,
     "text/owt_pgm_8_8": 202_707_281,
+    "distill/owt_mdlm": 169_626_449,
+    "distill/owt_pgm_8_8": 202_707_281,
     "text/owt_ar": 162_244_945,
     "text/owt_pgm_6_6_dim1024": 268_090_705,
 }
@@ -55,7 +57,8 @@ def test_the_expected_recipes_are_there():
         )
     }
     tiny = {f"tiny/{name}" for name in ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal")}
-    assert text | tiny <= set(recipe_names())
+    distilled = {f"distill/{name}" for name in ("tiny_pgm", "tiny_mdlm", "tiny_pgm_one_group", "owt_pgm_8_8", "owt_mdlm")}
+    assert text | tiny | distilled <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
 
 
