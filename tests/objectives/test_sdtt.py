@@ -11,7 +11,7 @@ from torch import nn
 
 from maskless.data.batch import Batch
 from maskless.decoding import Canvas, Choice, Margin, Noise, Random, Spaced, Stretch, rollout
-from maskless.objectives import draws
+from maskless.objectives import Draws, draws
 from maskless.objectives.sdtt import SDTT, PartitionSDTT, view_of
 from maskless.objectives.teacher import Spent, Teacher, chances, exact_times
 
@@ -115,7 +115,7 @@ def test_packed_and_cached_teachers_say_what_full_passes_say(name, order):
 def test_no_token_of_a_group_is_in_its_targets(name, side):
     model, rows = tiny(name), batch()
     teaching, u = objective(PartitionSDTT, name, Teacher(model, steps=3, dt=0.2)), noise(5)
-    group = (u.u < u.t[:, None]) if side else (u.u >= u.t[:, None])
+    group = teaching.split(rows, u) if side else ~teaching.split(rows, u)
     other = Batch.of(torch.where(group, (rows.tokens + 1) % (V - 1), rows.tokens))
 
     def told(rows: Batch) -> torch.Tensor:
@@ -130,9 +130,10 @@ def test_both_groups_are_two_walks_and_one_pass():
     """The sum of the two sides, each as a walk of its own."""
     model, rows, u, other = tiny("partition"), batch(), noise(5), tiny("partition", seed=1)
     teacher = Teacher(other, steps=2, dt=0.3)
-    both = PartitionSDTT(teacher)(model, rows, u)
-    one = SDTT(teacher)(model, rows, u)
+    both = PartitionSDTT(teacher, anchor=False)(model, rows, u)
+    one = SDTT(teacher, anchor=False)(model, rows, u)
     group = u.u < u.t[:, None]
+    assert group.any(1).all() and (~group).any(1).all()
     torch.testing.assert_close(both.token_loss[group] * 2 / sum(SDTT(teacher).times), one.token_loss[group])
     assert (one.token_loss[~group] == 0).all() and (both.token_loss[~group] > 0).all()
     torch.testing.assert_close(both.loss.detach(), both.token_loss.sum())
@@ -167,7 +168,24 @@ def test_given_sites_are_no_targets():
     u, model = noise(5), tiny("partition")
     found = PartitionSDTT(Teacher(model, dt=0.3))(model, rows, u)
     assert (found.token_loss[given] == 0).all()
-    assert (found.token_loss[:2][u.u[:2] >= u.t[:2, None]] == 0).all() and found.tokens.tolist() == [9, 9, 12, 12, 12]
+    assert (found.token_loss[:2][:, 1:][(u.u >= u.t[:, None])[:2, 1:]] == 0).all() and found.tokens.tolist() == [9, 9, 12, 12, 12]
+
+
+def test_a_walk_that_begins_with_little_knows_site_0():
+    rows, u = batch(), noise(5)
+    one, both = SDTT(Teacher(tiny("partition"))), PartitionSDTT(Teacher(tiny("partition")))
+    assert not one.split(rows, u)[:, 0].any()
+    group = both.split(rows, u)
+    assert group[:, 0].tolist() == (u.t < 0.5).tolist() and group.any(1).all() and (~group).any(1).all()
+    assert torch.equal(group[:, 1:], (u.u < u.t[:, None])[:, 1:]) and (both.rank(u)[:, 0] == 0).all()
+
+
+def test_what_is_predicted_from_nothing_is_not_taught():
+    rows, u = batch(2), draws(0, 3, torch.arange(2), 2, L)
+    u = Draws(torch.tensor([1e-5, 1 - 1e-5]), torch.full((2, L), 0.5), seeds=u.seeds)
+    model = tiny("partition")
+    found = PartitionSDTT(Teacher(model, dt=0.3), anchor=False)(model, rows, u)
+    assert (found.token_loss == 0).all() and found.tokens.tolist() == [L, L]
 
 
 def test_costs_are_counted():
@@ -175,8 +193,9 @@ def test_costs_are_counted():
     rows, u = batch(), noise(5)
     SDTT(Teacher(tiny("masked"), steps=1, spent=spent))(tiny("masked"), rows, u)
     assert spent.take() == Spent(1, 5 * L) and spent.take() == Spent()
-    PartitionSDTT(Teacher(tiny("partition"), steps=1, spent=spent))(tiny("partition"), rows, u)
-    known = (u.u >= u.t[:, None]).sum(1)
+    both = PartitionSDTT(Teacher(tiny("partition"), steps=1, spent=spent))
+    both(tiny("partition"), rows, u)
+    known = (~both.split(rows, u)).sum(1)
     assert spent.take() == Spent(2, 5 * int(known.max()) + 5 * int((L - known).max()))
     SDTT(Teacher(tiny("causal, token"), steps=3, dt=0.3, spent=spent))(tiny("causal, token"), rows, u)
     assert spent.calls == 3 and spent.tokens <= 2 * 5 * L

@@ -250,7 +250,7 @@ def test_distillation(kind, steps, leaks, tmp_path):
     gradient = torch.autograd.grad(losses["kl-bwd"], student.head.bias)[0]
     meta = {"mask_index": str(MASK), "subs": "branch" if leaks else "stand-alone", "num_distill_steps": str(steps)}
     checked(tmp_path, f"text_sdtt_{kind}_k{steps}", {
-        **exported(teacher, "teacher/"), **exported(student, "student/"), **found, "x0": x0, "xt": xt, "t": t, "dt": torch.tensor(dt, dtype=torch.float64),
-        "teacher_times": times, "teacher_targets": targets, "grad/output_layer.linear.bias": gradient,
+        **exported(teacher, "teacher/"), **exported(student, "student/"), **found, "x0": x0, "xt": xt, "t": t,
+        "dt": torch.tensor(dt, dtype=torch.float64), "teacher_times": times, "teacher_targets": targets, "grad/output_layer.linear.bias": gradient,
         **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
     }, meta)

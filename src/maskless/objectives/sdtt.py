@@ -35,6 +35,11 @@ def one_by_one(model: Any, batch: Batch, known: Bool[Tensor, "B L"], rank: Tenso
     return model.hidden_of_groups(batch.tokens, known, rank.argsort(dim=1, stable=True), present=presence(batch))
 
 
+def first_site(x: Tensor) -> Bool[Tensor, " L"]:
+    """True at site 0 alone, for any x (B, L)."""
+    return torch.arange(x.shape[1], device=x.device) == 0
+
+
 @dataclass(frozen=True)
 class SDTT(Single):
     """E_t of the divergence, at the sites hidden at time t, of the student's laws from what the teacher says on its way to t - k dt.
@@ -47,6 +52,7 @@ class SDTT(Single):
         divergence: see `divergence`.
         view: how the student looks at what is known.
         low: times are drawn from [low, 1].
+        anchor: site 0 (BOS) is always known and comes first, as when sampling; False hides it as any other (the released code).
         reading: known tokens are ranked from left to right, for token-causal models trained so, instead of at random.
 
     Source: spec of the released code, section 6; its deviations are in `checkpoints.reference.quirks`.
@@ -56,6 +62,7 @@ class SDTT(Single):
     divergence: Divergence = kl_backward
     view: View = whole
     low: float = 1e-5
+    anchor: bool = True
     reading: bool = False
 
     @property
@@ -71,28 +78,38 @@ class SDTT(Single):
         return False
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
-        hidden = (draws.u < draws.t[:, None]) & ~batch.given                                    # (B, L)
+        hidden = self.split(batch, draws)
         targets = self.targets(batch, ~hidden, draws, draws.t, 1)
         weights = torch.full_like(draws.u, 2 / sum(self.times))
         return self.terms(model, batch, ~hidden, draws, targets, wanted=hidden & batch.valid, weights=weights)
 
-    def rank(self, draws: Draws) -> Float[Tensor, "B L"]:
-        """In which order a token-causal student reads what is known; inside a group, the uniforms say nothing of the split."""
-        if not self.reading:
-            return draws.u
+    def split(self, batch: Batch, draws: Draws) -> Bool[Tensor, "B L"]:
+        """The hidden sites, group 1."""
+        hidden = (draws.u < draws.t[:, None]) & ~batch.given
+        return hidden & ~first_site(hidden) if self.anchor else hidden
+
+    def rank(self, draws: Draws, *, reading: bool = False) -> Float[Tensor, "B L"]:
+        """In which order a token-causal model reads what is known; inside a group, the uniforms say nothing of the split."""
         length = draws.u.shape[1]
-        return (torch.arange(length, device=draws.u.device, dtype=draws.u.dtype) / length).expand_as(draws.u)
+        if reading:
+            return (torch.arange(length, device=draws.u.device, dtype=draws.u.dtype) / length).expand_as(draws.u)
+        return draws.u.masked_fill(first_site(draws.u), 0.0) if self.anchor else draws.u
 
     def targets(self, batch: Batch, known: Bool[Tensor, "B L"], draws: Draws, t: Float[Tensor, " B"], side: int) -> Targets:
         """The teacher's words on what is not known, starting at time `t`; `side` sets the noise of two walks apart."""
         assert draws.seeds is not None, "distillation needs seeds for the teacher's walks; take the draws from objectives.draws"
-        return self.teacher.targets(batch, known, t=t, rank=draws.u, seeds=hashed(draws.seeds, side))
+        return self.teacher.targets(batch, known, t=t, rank=self.rank(draws), seeds=hashed(draws.seeds, side))
+
+    def informed(self, known: Bool[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Sites that are predicted from anything: a prediction from nothing is never asked for when sampling, nor trained by every loss."""
+        return torch.where(known, (valid & ~known).any(1)[:, None], known.any(1)[:, None])
 
     def terms(
         self, model: Any, batch: Batch, known: Bool[Tensor, "B L"], draws: Draws, targets: Targets, *, wanted: Bool[Tensor, "B L"],
         weights: Float[Tensor, "B L"],
     ) -> Terms:
-        states = self.view(model, batch, known, self.rank(draws))
+        wanted = wanted & self.informed(known & batch.valid, batch.valid)
+        states = self.view(model, batch, known, self.rank(draws, reading=self.reading))
         loss, each = distance(model, states, targets, weights, self.divergence, wanted=wanted)
         weighted = torch.where(wanted, weights * each, 0.0)
         return Terms(loss, weighted.sum(1), batch.targets.sum(1), weighted)
@@ -107,6 +124,7 @@ class PartitionSDTT(SDTT):
         walk of group 0   ?  b  ?  d  e      from time 1 - t:  targets of a c, given b d e and what the teacher draws itself
         student           every site from the other group, in one pass: every site is a target
 
+    Site 0 is on the side that knows less, where a decode begins: group 1 while t < 1/2. The side that knows more learns it as any other.
     A site's own token, and its group's, are on neither canvas that its target comes from. Rows with given sites are distilled in
     group 1 alone, as in `Partition`. Args are those of `SDTT`; times are drawn from [low, 1 - low].
     """
@@ -115,8 +133,13 @@ class PartitionSDTT(SDTT):
     def times(self) -> tuple[float, float]:
         return self.low, 1 - self.low
 
+    def split(self, batch: Batch, draws: Draws) -> Bool[Tensor, "B L"]:
+        group = (draws.u < draws.t[:, None]) & ~batch.given
+        less = (draws.t < 0.5)[:, None] & ~batch.given
+        return torch.where(first_site(group), less, group) if self.anchor else group
+
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
-        group = (draws.u < draws.t[:, None]) & ~batch.given                                     # (B, L) True: group 1
+        group = self.split(batch, draws)                                                        # (B, L) True: group 1
         one, zero = self.targets(batch, ~group, draws, draws.t, 1), self.targets(batch, group, draws, 1 - draws.t, 0)
         targets = replace(one, hidden=torch.where(group[..., None], one.hidden, zero.hidden))
         one_sided = batch.given[:, 1:].any(1)[:, None]                                          # (B, 1)

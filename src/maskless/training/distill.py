@@ -116,7 +116,8 @@ class Distilling(Work):
     def objective(self, round: int) -> Any:
         kind = PartitionSDTT if self.options.groups == "both" else SDTT
         view, reading = view_of(self.recipe.model)
-        return self.chosen.objective(kind(self.teacher(round), DIVERGENCES[self.options.loss], view, reading=reading))
+        divergence = DIVERGENCES[self.options.loss]
+        return self.chosen.objective(kind(self.teacher(round), divergence, view, anchor=self.options.anchor, reading=reading))
 
     # -- rounds -------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ class Distillation:
         teacher_steps: k, steps of the teacher for one of the student's; a round's dt is k times that of the round before.
         loss: kl-bwd, kl-fwd, mse (of log-probabilities) or tvd (of probabilities).
         groups: both groups of a split in one pass, from two walks (students with two sides), or one, as published.
+        anchor: site 0 (BOS) is known to the walk that begins with less, as when sampling; false: hidden as any other (the
+            released code).
         order: which sites the teacher reveals.
         top_p: nucleus of the teacher: of what it draws, and of its laws as targets.
         times: exact: t, t - dt, ...; reference: those of the released code.
@@ -37,6 +39,7 @@ class Distillation:
     teacher_steps: int = 2
     loss: Literal["kl-bwd", "kl-fwd", "mse", "tvd"] = "kl-bwd"
     groups: Literal["both", "one"] = "both"
+    anchor: bool = True
     order: Literal["random", "spaced", "confidence", "margin"] = "random"
     top_p: float = 1.0
     times: Literal["exact", "reference"] = "exact"
