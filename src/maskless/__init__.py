@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         PartitionConfig,
         build,
     )
+    from maskless.training.distill import distill
     from maskless.training.run import train
 
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "Halton", "LeftToRight",
                           "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "build"),
+    "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -66,7 +68,7 @@ __all__ = [
     "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
     "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel", "LeftToRight", "LogProb", "Margin", "MaskGITConfig",
     "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "TextModel",
-    "__version__", "build", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
+    "__version__", "build", "distill", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -212,3 +212,45 @@ def test_checkpoint(tmp_path):
     raw_logits, averaged = (model(xt, xt != MASK).detach() for model in (masked(), other))
     expected = {"x": x, "xt": xt, "logits_raw": raw_logits, "logits_ema": averaged}
     checked(tmp_path, "text_mdlm_tiny_io", expected, META)
+
+
+@pytest.mark.parametrize("kind", ["mdlm", "pgm"])
+@pytest.mark.parametrize(("steps", "leaks"), [(1, True), (3, False), (5, True)])
+def test_distillation(kind, steps, leaks, tmp_path):
+    """Site by site, as the released code walks: the mask races with the tokens."""
+    teacher, student = (masked(), masked()) if kind == "mdlm" else (partition(), partition())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.05)
+    x0, t, dt = torch.randint(5, 13, (3, L)), torch.tensor([0.3, 0.7, 0.9]), 0.15
+    xt = torch.where(torch.rand(3, L) < t[:, None], MASK, x0)
+
+    def law(model: Denoiser, x: Tensor) -> Tensor:
+        logits = model(x, x != MASK)
+        column = torch.arange(13) == MASK
+        return logits.masked_fill(column, 0.0 if leaks else -torch.inf).log_softmax(-1).masked_fill(column, -1e7)
+
+    s = torch.linspace(1, 0, steps)[:, None]
+    times = (t * s + (1 - t) * (t - steps * dt)).clamp_min(1e-5)
+    x, targets, found = xt.clone(), torch.zeros(3, L, 13), {}
+    for i in range(steps):
+        u, said, hidden = torch.rand(3, L, 13), law(teacher, x).detach(), x == MASK
+        q = said.exp() * (0.999 * dt)
+        q[..., MASK] = (0.999 * (times[i] - dt))[:, None]
+        after = torch.where(hidden, (q / (1e-10 - (u + 1e-10).log())).argmax(-1), x)
+        shown = hidden & (after != MASK) if i < steps - 1 else hidden
+        targets[shown] = said[shown]
+        found |= {f"rng/uniform_step{i}": u, f"trace/x_before_step{i}": x}
+        x = after
+    rows = xt == MASK
+    S, Q = law(student, xt)[rows], targets[rows]
+    keep = torch.arange(13) != MASK
+    losses = {"kl-bwd": (S.exp() * (S - Q))[:, keep].sum(-1).mean(), "kl-fwd": (Q.exp() * (Q - S))[:, keep].sum(-1).mean(),
+              "mse": (S - Q).square().mean(), "tvd": (S - Q).abs().sum(-1).mean()}
+    gradient = torch.autograd.grad(losses["kl-bwd"], student.head.bias)[0]
+    meta = {"mask_index": str(MASK), "subs": "branch" if leaks else "stand-alone", "num_distill_steps": str(steps)}
+    checked(tmp_path, f"text_sdtt_{kind}_k{steps}", {
+        **exported(teacher, "teacher/"), **exported(student, "student/"), **found, "x0": x0, "xt": xt, "t": t,
+        "dt": torch.tensor(dt, dtype=torch.float64), "teacher_times": times, "teacher_targets": targets, "grad/output_layer.linear.bias": gradient,
+        **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
+    }, meta)

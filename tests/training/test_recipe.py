@@ -18,6 +18,8 @@ PUBLISHED = {
     "text/owt_mdlm": 169_626_449,
     "text/owt_complementary": 169_626_449,
     "text/owt_pgm_8_8": 202_707_281,
+    "distill/owt_mdlm": 169_626_449,
+    "distill/owt_pgm_8_8": 202_707_281,
     "text/owt_ar": 162_244_945,
     "text/owt_pgm_6_6_dim1024": 268_090_705,
     "image/pgm_imagenet_12_12": 494_220_290 - 2 * (2 * 1024 + 1),  # published, without the rows of [MASK] and BOS
@@ -63,7 +65,8 @@ def test_the_expected_recipes_are_there():
     small = ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal", "pgm_digits", "maskgit_digits")
     tiny = {f"tiny/{name}" for name in small}
     image = {f"image/{name}" for name in ("pgm_imagenet_12_12", "pgm_imagenet_14_10", "maskgit_imagenet_large")}
-    assert text | tiny | image <= set(recipe_names())
+    distilled = {f"distill/{name}" for name in ("tiny_pgm", "tiny_mdlm", "tiny_pgm_one_group", "owt_pgm_8_8", "owt_mdlm")}
+    assert text | tiny | image | distilled <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()
 
 

@@ -4,6 +4,7 @@
       config.yaml                    the recipe, every default filled in
       metrics.jsonl
       latest                         one line, the name of the newest complete checkpoint
+      rounds/1/                      of a distillation: the student after a round, complete, for inference
       checkpoints/step-00000500/
         config.json                  model configuration, vocabulary, check sums of the files beside it
         model.safetensors            the weights that are trained (float32)
@@ -122,22 +123,15 @@ def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: 
     """
     folder = Path(run) / "checkpoints"
     final = folder / f"step-{step:08d}"
-    partial = folder / f"{final.name}.tmp"
     if final.exists():
         raise ValueError(
             f"{final} exists; a complete checkpoint is never written over: resume from it or choose another folder"
         )
     before = latest(run)
     try:
-        _remove(partial)
-        partial.mkdir(parents=True)
-        write(partial)
-        flush(partial)
-        os.rename(partial, final)
-        flush_one(folder)
+        put(final, write)
         replace_text(Path(run) / "latest", f"{final.name}\n")
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)  # give the space back
         intact = f"the previous one, {before.name}, is intact" if before else "there was none before"
         raise OSError(
             f"the checkpoint of step {step} could not be written to {folder} ({_reason(error)}); {intact}: "
@@ -148,6 +142,27 @@ def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: 
     for leftover in folder.glob("step-*.tmp"):
         _remove(leftover)
     return final
+
+
+def put(final: Path, write: Callable[[Path], None]) -> None:
+    """A folder that is either complete or absent; an older one of this name goes first.
+
+    Raises:
+        OSError, SafetensorError: if the disk is full or fails; nothing of the new folder stays.
+    """
+    partial = final.with_name(f"{final.name}.tmp")
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        write(partial)
+        flush(partial)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        flush_one(final.parent)
+    except (OSError, SafetensorError):
+        shutil.rmtree(partial, ignore_errors=True)  # give the space back
+        raise
 
 
 def _remove(folder: Path) -> None:

@@ -11,6 +11,7 @@ from maskless.allocator import keep_freed_memory
 from maskless.cli.bench import bench
 from maskless.cli.convert import convert
 from maskless.cli.demo import demo
+from maskless.cli.distill import distill
 from maskless.cli.doctor import doctor
 from maskless.cli.encode_images import encode_images
 from maskless.cli.infill import infill
@@ -23,8 +24,8 @@ from maskless.cli.verify import verify
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 app = typer.Typer(name="maskless", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Partition generative models and the models they are compared with: train, sample, infill, measure.")
-for verb in (demo, train, encode_images, sample, infill, convert, inspect, verify, doctor):
+                  help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
+for verb in (demo, train, distill, encode_images, sample, infill, convert, inspect, verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

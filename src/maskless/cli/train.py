@@ -9,38 +9,48 @@ from typing import Annotated, Any
 
 import typer
 
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE [KEY=VALUE]...",
+        help="A YAML file, the name of a packaged recipe (tiny/pgm, distill/tiny_pgm) or, with --resume, a run folder; "
+        "then changes such as training.steps=100.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run folder from its newest checkpoint.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder (default: runs/NAME).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")]
 
-def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RECIPE [KEY=VALUE]...",
-            help="A YAML file, the name of a packaged recipe (tiny/pgm) or, with --resume, a run folder; "
-            "then changes such as training.steps=100.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run folder from its newest checkpoint.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder (default: runs/NAME).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
-) -> None:
+
+def train(arguments: Arguments = None, resume: Resume = False, out: Out = None, quiet: Quiet = False) -> None:
     """Train a model from a recipe; metrics, checkpoints and the resolved recipe go to the run folder. Ctrl-C saves."""
     from maskless.training.classifier import describes_classifier, train_classifier
     from maskless.training.run import train as run_recipe
 
-    named = [argument for argument in arguments or [] if "=" not in argument]
-    changes = [argument for argument in arguments or [] if "=" in argument]
+    source, changes = asked("train", "tiny/pgm", arguments or [], resume=resume, out=out)
+    if not resume and describes_classifier(source):
+        trained = train_classifier(source, *changes, out=out, say=(lambda line: None) if quiet else typer.echo)
+        typer.echo(trained.folder)
+    else:
+        carry_out(run_recipe, source, changes, resume=resume, out=out, quiet=quiet)
+
+
+def asked(verb: str, example: str, arguments: list[str], *, resume: bool, out: Path | None) -> tuple[Any, list[str]]:
+    """The recipe of a command line, or the folder to resume, and the changes to it."""
+    named = [argument for argument in arguments if "=" not in argument]
     if len(named) > 1:
         raise ValueError(f"{named[1]!r} is one recipe too many after {named[0]!r}; changes are written key=value")
     source = named[0] if named else out if resume else None
     if source is None:
-        raise ValueError("no recipe was given; name one, for example: maskless train tiny/pgm")
+        raise ValueError(f"no recipe was given; name one, for example: maskless {verb} {example}")
+    return source, [argument for argument in arguments if "=" in argument]
+
+
+def carry_out(
+    run_recipe: Any, source: Any, changes: list[str], *, resume: bool, out: Path | None, quiet: bool
+) -> None:
+    """What train and distill share: progress, the last line, the exit code."""
     main = int(os.environ.get("RANK", "0")) == 0
-    if not resume and describes_classifier(source):
-        trained = train_classifier(source, *changes, out=out, say=(lambda line: None) if quiet else typer.echo)
-        typer.echo(trained.folder)
-        return
     if quiet or not main:
         run = run_recipe(source, *changes, out=out, resume=resume)
     else:
@@ -52,10 +62,10 @@ def train(
         raise typer.Exit(130)
 
 
-def _last_line(run: Any) -> str:
+def _last_line(verb: str, run: Any) -> str:
     if run.interrupted:
         where = f"stopped at step {run.state.step}, saved as {run.checkpoint}"
-        return f"{where}; continue with: maskless train --resume {run.folder}"
+        return f"{where}; continue with: maskless {verb} --resume {run.folder}"
     return str(run.folder)
 
 

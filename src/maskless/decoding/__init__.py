@@ -8,12 +8,13 @@ from maskless.decoding.halton import Halton
 from maskless.decoding.noise import Noise
 from maskless.decoding.options import SamplerOptions
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Ranked, Spaced
-from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step
+from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Recorded, Scheduled, Step, Stretch
+from maskless.decoding.rollout import rollout
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative
 
 __all__ = ["Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Choices", "Confidence", "Draw", "EntropyBound", "Guided", "Halton",
            "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions",
-           "Scheduled", "Sites", "Spaced", "Speculative", "Step", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode",
-           "even", "halves", "inverse_linear",
-           "linear_top_k", "ramped", "remask", "root", "slide", "square", "text_of"]
+           "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant",
+           "cosine", "decode", "even", "halves", "inverse_linear", "linear_top_k", "ramped", "remask", "rollout", "root", "slide", "square",
+           "text_of"]

@@ -131,13 +131,38 @@ class Ancestral:
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         hidden = [1 - self.alpha(t) for t in _times(self.steps)]
-        later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64).flip(0)   # P(still unknown after step i), ascending
-        table = []
-        for row, n in enumerate(_open_counts(canvas, self.window)):
-            u = noise.on_host(row, PLAN, canvas.length)[:n].to(torch.float64)
-            step = self.steps - 1 - torch.searchsorted(later, u, right=True)
-            table.append(torch.bincount(step, minlength=self.steps).tolist())
-        return from_table([list(counts) for counts in zip(*table)], window=self.window)
+        later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64)    # P(still unknown after step i)
+        return _drawn(canvas, noise, [later] * canvas.rows, self.steps, self.window)
+
+
+def _drawn(canvas: Canvas, noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None) -> list[Step]:
+    """Steps whose counts are drawn: a site of row b is still unknown after step i with probability unknown[b][i], which never rises with i."""
+    table = []
+    for row, n in enumerate(_open_counts(canvas, window)):
+        u = noise.on_host(row, PLAN, canvas.length)[:n].to(torch.float64)
+        step = (u[:, None] < unknown[row].to(u)).sum(1)
+        table.append(torch.bincount(step, minlength=steps)[:steps].tolist())
+    return from_table([list(counts) for counts in zip(*table)], window=window)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Part of an ancestral decode: at step i every open site of row b is revealed with probability reveal[i][b]; what is left stays open.
+
+    From t to s in equal steps of dt it is dt / t, dt / (t - dt), ...: the way that a distilled model learns to go in one step.
+
+    Example:
+        >>> from maskless.decoding import Canvas, Noise
+        >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
+        >>> [step.counts for step in Stretch(((0.0,), (1.0,)))(canvas, Noise.of(0, 1))]
+        [(7,)]
+    """
+
+    reveal: tuple[tuple[float, ...], ...]
+
+    def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
+        unknown = (1 - torch.tensor(self.reveal, dtype=torch.float64).view(len(self.reveal), canvas.rows)).cumprod(0)
+        return _drawn(canvas, noise, list(unknown.T), len(self.reveal)) if self.reveal else []
 
 
 @dataclass(frozen=True)

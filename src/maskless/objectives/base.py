@@ -32,14 +32,16 @@ class Draws:
         t: (B,) times in (0, 1).
         u: (B, L) uniforms in [0, 1) that hide sites, or order them.
         shared: two uniforms on the host that the whole global batch shares (which kind of batch it is).
+        seeds: (B,) of the decodes that a loss makes itself; None: such a loss refuses.
     """
 
     t: Float[Tensor, " B"]
     u: Float[Tensor, "B L"]
     shared: tuple[float, float] = (0.0, 0.0)
+    seeds: Int[Tensor, " B"] | None = None
 
     def to(self, device: torch.device | str) -> Draws:
-        return Draws(self.t.to(device), self.u.to(device), self.shared)
+        return Draws(self.t.to(device), self.u.to(device), self.shared, None if self.seeds is None else self.seeds.to(device))
 
 
 @dataclass(frozen=True)

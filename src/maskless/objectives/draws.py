@@ -10,7 +10,7 @@ from maskless.objectives.base import Draws
 from maskless.schedules import spread
 
 # what a number is for: part of its address, so that no two uses share one
-TIMES, SITES, ROTATION, EVALUATION, SHARED, CLASSES = 101, 102, 103, 104, 105, 106
+TIMES, SITES, ROTATION, EVALUATION, SHARED, CLASSES, DECODES = 101, 102, 103, 104, 105, 106, 107
 
 BELOW_ONE = 1 - 2.0**-24  # the largest float32 below 1: at t = 1 the weight 1 / (1 - t) is infinite
 
@@ -34,7 +34,8 @@ def draws(
         high: longest time.
 
     Returns:
-        float32 times (B,) and uniforms (B, L) on the device of `rows`, and two numbers that all rows of the step share.
+        float32 times (B,) and uniforms (B, L) on the device of `rows`, seeds of rows, and two numbers that all rows of the
+        step share.
     """
     turn = int(hashed(seed, ROTATION, step)) % n
     first = uniform(seed, TIMES, step, rows)
@@ -42,7 +43,7 @@ def draws(
     sites = torch.arange(length, device=rows.device)
     u = uniform(seed, SITES, step, rows[:, None], sites)
     shared = uniform(seed, SHARED, step, torch.arange(2)).tolist()
-    return Draws(_single(t), _single(u), (shared[0], shared[1]))
+    return Draws(_single(t), _single(u), (shared[0], shared[1]), hashed(seed, DECODES, step, rows))
 
 
 def unlabelled(seed: int, step: int, rows: Int[Tensor, " B"], share: float) -> Bool[Tensor, " B"]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
@@ -19,7 +19,10 @@ from maskless.decoding.options import SamplerOptions
 from maskless.models import MODELS, MaskGITConfig, PartitionConfig
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
+from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary
+
+R = TypeVar("R", bound="Recipe")
 
 FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out; model.length, where the data are images
 LABELLED = (PartitionConfig, MaskGITConfig)  # models that take classes and know of rows and columns
@@ -198,8 +201,15 @@ class Recipe:
         return self.training.length or self.model.length
 
 
+@dataclass(frozen=True)
+class DistillRecipe(Recipe):
+    """A run of `maskless distill`. `objective` is not trained on; it is what held-out rows are measured by, the model's own if left out."""
+
+    distill: Distillation = field(kw_only=True)
+
+
 def load_recipe(source: str | Path | Mapping, *overrides: str) -> Recipe:
-    """A checked recipe from a file, a name (`tiny/pgm`) or a tree, with `a.b=c` changes.
+    """A checked recipe from a file, a name (`tiny/pgm`) or a tree, with `a.b=c` changes. With a `distill` section it is a `DistillRecipe`.
 
     Args:
         source: path of a YAML file, name of a packaged recipe, or a mapping.
@@ -209,7 +219,9 @@ def load_recipe(source: str | Path | Mapping, *overrides: str) -> Recipe:
         ValueError: for anything unknown, of a wrong type or impossible: one sentence with key, value and remedy.
     """
     tree = override(source if isinstance(source, Mapping) else read(find(source)), overrides)
-    recipe = build(Recipe, _with_vocabulary(_with_weights(tree)))
+    if "distill" in tree:
+        tree = _with_objective(tree)
+    recipe = build(DistillRecipe if "distill" in tree else Recipe, _with_vocabulary(_with_weights(tree)))
     _check(recipe, tree)
     return recipe
 
@@ -249,7 +261,14 @@ def _renamed(objective: Mapping, light: str) -> dict:
     return rest if objective.get("low_var") not in (True, False) else {"weights": light if objective["low_var"] else "bound", **rest}
 
 
-def complete(recipe: Recipe, vocabulary: Vocabulary, images: ImageCodes | None = None) -> Recipe:
+def _with_objective(tree: dict) -> dict:
+    """A distillation that says nothing else is measured by the bound of its kind of model."""
+    model = tree.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    return {"objective": {"type": FITS[kind][0]}, **tree} if kind in FITS else tree
+
+
+def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None) -> R:
     """The recipe with the model's vocabulary filled in, or checked if the recipe states it; padding is never predicted.
 
     Args:
@@ -312,6 +331,8 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         raise ValueError(
             f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
         )
+    if isinstance(recipe, DistillRecipe):
+        _check_distillation(recipe, model)
     attention = recipe.training.attention
     if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
         raise ValueError(
@@ -353,6 +374,14 @@ def _some_length(recipe: Recipe) -> int:
     """A length that a model can be built with before its own is known."""
     grid = recipe.model.grid if isinstance(recipe.model, LABELLED) else None
     return grid[0] * grid[1] if grid is not None else 1
+def _check_distillation(recipe: DistillRecipe, model: str) -> None:
+    recipe.distill.rounds(recipe.training.steps)
+    if model == "autoregressive":
+        raise ValueError("model.type is autoregressive, which cannot reveal several sites in one step; distil a masked or partition model")
+    if recipe.distill.groups == "both" and model == "masked":
+        raise ValueError("distill.groups is both and model.type is masked, which predicts one side of a split in a pass; use distill.groups=one")
+    if recipe.distill.next_teacher == "ema" and recipe.training.ema == 0:
+        raise ValueError("distill.next_teacher is ema and training.ema is 0, so there is no average; use distill.next_teacher=raw")
 
 
 def _check_sizes(model: Any) -> None:

@@ -31,15 +31,24 @@ class Journal:
         every: steps between two readings of the device (the loop waits for it then, and only then).
         last: the final step; read there too.
         advice: what to do after a loss that is not a number: completes the sentence "...; ".
+        more: what else the host knows of an update, asked right after it.
     """
 
-    def __init__(self, sinks: Sequence[Sink], *, every: int, last: int, advice: Callable[[], str]) -> None:
-        self.sinks, self.every, self.last, self.advice = sinks, every, last, advice
-        self.pending: list[Update] = []
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        *,
+        every: int,
+        last: int,
+        advice: Callable[[], str],
+        more: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self.sinks, self.every, self.last, self.advice, self.more = sinks, every, last, advice, more
+        self.pending: list[tuple[Update, Mapping[str, Any]]] = []
         self.since = time.perf_counter()
 
     def __call__(self, state: TrainState, update: Update) -> None:
-        self.pending.append(update)
+        self.pending.append((update, self.more()))
         if update.step % self.every == 0 or update.step == self.last:
             self.flush()
 
@@ -50,10 +59,10 @@ class Journal:
             return
         updates, self.pending = self.pending, []
         losses, norms, tokens = (
-            torch.stack(column).tolist() for column in zip(*((u.loss, u.norm, u.tokens) for u in updates))
+            torch.stack(column).tolist() for column in zip(*((u.loss, u.norm, u.tokens) for u, _ in updates))
         )
         seconds = (time.perf_counter() - self.since) / len(updates)
-        for update, loss, norm, count in zip(updates, losses, norms, tokens, strict=True):
+        for (update, more), loss, norm, count in zip(updates, losses, norms, tokens, strict=True):
             for what, value in (("loss", loss), ("gradient norm", norm)):
                 if not math.isfinite(value):
                     raise ValueError(f"the {what} is {value} at step {update.step}; {self.advice()}")
@@ -67,6 +76,7 @@ class Journal:
                     "tokens": count,
                     "seconds": round(seconds, 6),
                     "tokens_per_second": round(speed, 1),
+                    **more,
                 }
             )
         self.since = time.perf_counter()

@@ -32,7 +32,7 @@ from maskless.training.evaluate import hooks_of
 from maskless.training.hooks import Every, Saver, stop_request
 from maskless.training.loop import Hook, fit
 from maskless.training.optim import adamw
-from maskless.training.recipe import Recipe, complete, load_recipe, recipe_tree
+from maskless.training.recipe import DistillRecipe, Recipe, complete, load_recipe, recipe_tree
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
 from maskless.vocabulary import Vocabulary
@@ -102,7 +102,22 @@ def train(
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
     if trains_codec(folder / "config.yaml" if resume else recipe):
         return _train_codec(folder, recipe, overrides, resume=resume, callbacks=tuple(callbacks))
+    return begin(Work, recipe, overrides, out=out, resume=resume, callbacks=callbacks)
+
+
+def begin(
+    work: type[Work],
+    recipe: str | Path | Mapping,
+    overrides: Sequence[str],
+    *,
+    out: str | Path | None,
+    resume: bool,
+    callbacks: Sequence[Sink],
+) -> Run:
+    """Decide everything about a session of a run, and run it; arguments and errors are those of `train`."""
+    folder = Path(out) if out is not None else _default_folder(recipe, resume)
     plan, changes = _resumed(folder, recipe, overrides) if resume else (load_recipe(recipe, *overrides), [])
+    work.check(plan)
     _check_folder(folder, resume)
     found = latest(folder) if resume else None
     recorded = read_notes(found) if found else {}
@@ -119,12 +134,23 @@ def train(
         deterministic=plan.training.deterministic,
     ):
         chosen = choose(plan, machine, recorded.get("groups", "dense") if found else None)
-        work = _Work(folder, plan, machine, data, chosen, tuple(callbacks))
-        return work.run(found, [*changes, *_differences(recorded, work.facts())])
+        session = work(folder, plan, machine, data, chosen, tuple(callbacks))
+        return session.run(found, [*changes, *_differences(recorded, session.facts())])
 
 
 @dataclass(frozen=True)
-class _Work:
+class Session:
+    """What a run works with once its folder is open: the arguments of `fit`, and who writes what."""
+
+    loader: Loader
+    journal: Journal
+    saver: Saver
+    hooks: list[Hook]
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Work:
     """One session of a run, everything decided."""
 
     folder: Path
@@ -141,13 +167,17 @@ class _Work:
         )
         memory = Memory()
         with ExitStack() as stack:
-            state = self.initial(self.recipe.training.start if found is None else None)
+            state = self.initial(fresh=found is None)
             stack.callback(state.release)
             if found is not None:
                 load_state(found, state)
             self.open_folder()
             journal = Journal(
-                self.sinks(memory, state.step, stack), every=recipe.log.every, last=training.steps, advice=self.advice
+                self.sinks(memory, state.step, stack),
+                every=recipe.log.every,
+                last=training.steps,
+                advice=self.advice,
+                more=self.costs,
             )
             journal.write(self.opening(state, found, changes))
             saver = Saver(
@@ -159,11 +189,10 @@ class _Work:
                 notes=self.facts(),
                 describe=self.description(state),
             )
-            objective = self.objective()
             hooks = [journal, *self.hooks(journal), saver]
             stop = stack.enter_context(stop_request(machine, recipe.log.every))
             begun = state.step
-            fit(state, machine, training, objective, loader=loader, hooks=hooks, stop=stop)
+            self.learn(state, Session(loader, journal, saver, hooks, stop))
             if state.step > begun:
                 saver.save(state)
             machine.barrier()  # nobody leaves before all are done
@@ -182,14 +211,36 @@ class _Work:
         """What the rows are written in."""
         return self.data.tokenizer
 
-    def initial(self, source: str | None) -> TrainState:
-        """The model at step 0, the same in every process; with the weights of `source` if one is given."""
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Raise ValueError for a recipe of another kind of run."""
+        if isinstance(recipe, DistillRecipe):
+            raise ValueError("the recipe has a distill section, so it distils a teacher; run it with maskless distill")
+
+    def learn(self, state: TrainState, session: Session) -> None:
+        """From `state.step` to the last step, or until it is asked to stop."""
+        fit(
+            state, self.machine, self.recipe.training, self.objective(), loader=session.loader, hooks=session.hooks,
+            stop=session.stop,
+        )
+
+    def costs(self) -> Mapping[str, Any]:
+        """What an update cost beside the training itself, for its record."""
+        return {}
+
+    def initial(self, *, fresh: bool) -> TrainState:
+        """The model at step 0, the same in every process; with the weights it begins with, if the run is `fresh`."""
         training = self.recipe.training
         torch.manual_seed(training.seed)
         model = build(self.recipe.model)
-        if source is not None:
-            begin_with(model, source, self.data.tokenizer.vocabulary)
+        if fresh:
+            self.begin_weights(model)
         return new_state(model, self.machine, lambda model: adamw(model, training), average=training.ema > 0)
+
+    def begin_weights(self, model: Any) -> None:
+        """Give a model at step 0 the weights it begins with, if not random ones."""
+        if (source := self.recipe.training.start) is not None:
+            begin_with(model, source, self.data.tokenizer.vocabulary)
 
     def open_folder(self) -> None:
         if self.machine.main:
@@ -242,12 +293,13 @@ class _Work:
         return f"{where}: {how} {rate}, a longer training.warmup or training.precision=fp32"
 
 
-class _CodecWork(_Work):
+class _CodecWork(Work):
     """A run that trains a codec: the same, but for the network, its loss and what is measured."""
 
-    def initial(self, source: str | None) -> TrainState:
+    def initial(self, *, fresh: bool) -> TrainState:
         training = self.recipe.training
         torch.manual_seed(training.seed)
+        source = training.start if fresh else None
         return new_state(new_codec(self.recipe, source), self.machine, lambda model: adamw(model, training), average=False)
 
     def objective(self) -> Any:

@@ -34,14 +34,14 @@ class ReplayNoise(Noise):
 
     Args:
         races: (B, L or Q, V) uniforms of each step; a step without any takes the most probable token.
-        reveal: of each step whose race includes the mask, the probability of not staying masked: tokens race with
-            p * reveal, the mask with 1 - reveal.
+        reveal: of each step whose race includes the mask, the probability of not staying masked, one or (B,): tokens race
+            with p * reveal, the mask with 1 - reveal.
         mask_id: the mask's column.
     """
 
     def __init__(
         self, races: Mapping[int, Tensor], rows: int, *, by_slot: bool = False,
-        reveal: Mapping[int, float] | None = None, mask_id: int = -1,
+        reveal: Mapping[int, float | Tensor] | None = None, mask_id: int = -1,
     ) -> None:
         super().__init__(range(rows))
         # float64 races on the host, so that devices without float64 replay the same tokens
@@ -56,13 +56,15 @@ class ReplayNoise(Noise):
         if self.by_slot:
             where = torch.arange(where.shape[1]).expand_as(where)
         u = races.gather(1, where[..., None].expand(-1, -1, races.shape[-1])).flatten(0, 1)
-        return lambda logp, span: self.draw(logp.cpu(), u[span], step).to(logp.device)
+        chance = torch.as_tensor(self.reveal.get(step, torch.nan)).cpu().to(u.dtype)
+        each = chance.view(-1, 1).expand(where.shape).flatten()                                  # (B * Q,)
+        return lambda logp, span: self.draw(logp.cpu(), u[span], each[span] if step in self.reveal else None).to(logp.device)
 
-    def draw(self, logp: Float[Tensor, "n V"], u: Float[Tensor, "n V"], step: int) -> Int[Tensor, " n"]:
+    def draw(self, logp: Float[Tensor, "n V"], u: Float[Tensor, "n V"], reveal: Float[Tensor, " n"] | None) -> Int[Tensor, " n"]:
         p = logp.to(u.dtype).exp()
-        if step in self.reveal:
-            p = p * self.reveal[step]
-            p[:, self.mask_id] = 1 - self.reveal[step]
+        if reveal is not None:
+            p = p * reveal[:, None]
+            p[:, self.mask_id] = 1 - reveal
         return race(p, u)
 
 

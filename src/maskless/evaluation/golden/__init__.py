@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from maskless.evaluation.golden import (
+    distillation,
     image_losses,
     image_metrics,
     image_networks,
@@ -61,6 +62,9 @@ KINDS: dict[str, Check] = {
     "text_sampler_pgm_uniform": samplers.check_uniform,
     "text_sampler_sdtt_ancestral": samplers.check_sdtt,
     "text_schedule": small.check_schedule,
+    "text_sdtt_mdlm_k": distillation.check_distillation,
+    "text_sdtt_pgm_k": distillation.check_distillation,
+    "text_sdtt_schedule": distillation.check_rounds,
 }
 
 

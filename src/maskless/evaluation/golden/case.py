@@ -155,7 +155,7 @@ class Case:
 
     @cached_property
     def vocab_size(self) -> int:
-        return len(self.tensors["param/vocab_embed.embedding"])
+        return next(len(tensor) for name, tensor in self.tensors.items() if name.endswith("/vocab_embed.embedding") and "grad/" not in name)
 
     @cached_property
     def mask_id(self) -> int:
@@ -186,8 +186,11 @@ class Case:
 
     @cached_property
     def model(self) -> Denoiser:
-        """The model of the file, through the production importer."""
-        prefix = "param/"
+        """The model of the file."""
+        return self.imported("param/")
+
+    def imported(self, prefix: str) -> Denoiser:
+        """The model whose weights are under `prefix`, through the production importer."""
         state = {name.removeprefix(prefix): self.input(name) for name in self.names(prefix)}
         if not state:
             raise ValueError(f"{self.path} has no weights under {prefix}")
@@ -211,11 +214,12 @@ class Case:
             raise ValueError(f"{self.path} has weights of a {type(self.model).__name__}, not of a {kind.__name__}")
         return self.model
 
-    def expect_gradients(self, loss: Tensor) -> None:
-        """Compare d loss / d parameter for every `grad/<reference key>`."""
+    def expect_gradients(self, loss: Tensor, model: Denoiser | None = None) -> None:
+        """Compare d loss / d parameter of a model (None: the file's only one) for every `grad/<reference key>`."""
         keys = [name.removeprefix("grad/") for name in self.names("grad/")]
         if not keys:
             return
-        parameters, native = dict(self.model.named_parameters()), reference_names(self.model, keys)
+        model = model or self.model
+        parameters, native = dict(model.named_parameters()), reference_names(model, keys)
         for key, grad in zip(keys, torch.autograd.grad(loss, [parameters[native[key]] for key in keys])):
             self.expect(f"grad/{key}", grad)
