@@ -128,6 +128,20 @@ class ImageModel(LoadedModel):
 
         return save_model(folder, self.model, tokenizer=self.codes, dtype=dtype)
 
+    @staticmethod
+    def from_pretrained(source: str | Path, **where: Any) -> ImageModel:
+        """`maskless.load`, for a model of images.
+
+        Raises:
+            ValueError: as `load`; also for a model of text.
+        """
+        from maskless.api.load import load
+
+        model = load(source, **where)
+        if not isinstance(model, ImageModel):
+            raise ValueError(f"{source} is a model of text; give an image model, or use maskless.load")
+        return model
+
     # -- what a film needs --------------------------------------------------------------------------------------------------------------------
 
     def cells(self, sites: Tensor) -> Tensor:

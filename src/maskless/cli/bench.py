@@ -175,3 +175,37 @@ def _numbers(text: str | None, name: str, least: int) -> list[int]:
     if low := [value for value in values if value < least]:
         raise ValueError(f"--{name} {low[0]} is below {least}; give a larger number")
     return values
+
+
+@bench.command()
+def images(
+    models: Annotated[list[Path] | None, typer.Argument(help="Image models; none: PGM and MaskGIT with random weights, for speed alone.")] = None,
+    classifier: Annotated[Path | None, typer.Option(help="The folder of a classifier, whose features measure distances.")] = None,
+    real: Annotated[Path | None, typer.Option(help="An .npz of real images; their test split is the reference.")] = None,
+    count: Annotated[int, typer.Option(help="Images of a distance.", min=1)] = 500,
+    orders: Annotated[str, typer.Option(help="Comma-separated: halton, confidence, random, raster.")] = "halton,confidence",
+    steps: Annotated[str, typer.Option(help="Comma-separated numbers of calls.")] = "8,16,32,64",
+    guidance: Annotated[str, typer.Option(help="Comma-separated strengths, each at --at steps.")] = "0,1,2,3",
+    at: Annotated[int, typer.Option(help="Steps of the guided rows.")] = 16,
+    grids: Annotated[str, typer.Option(help="Without models: cells of a side.")] = "16,32",
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 50,
+    seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
+    device: Device = "auto", out: Out = None,
+) -> None:
+    """Distance to real images against images per second; without models, speed alone on larger grids."""
+    from maskless.cli.bench_images import measure, speeds
+
+    if not models:
+        speeds(_numbers(grids, "grids", 1), _numbers(steps, "steps", 1), batch, _device(device), out)
+        return
+    if classifier is None or real is None:
+        raise ValueError("distances need --classifier (maskless train image/classifier_fashion) and --real (an .npz of real images); give both")
+    chosen = {"orders": orders.split(","), "steps": _numbers(steps, "steps", 1), "guidances": _floats(guidance), "at": at}
+    measure(models, classifier, real, chosen, count=count, batch=batch, seed=seed, device=str(_device(device)), out=out)
+
+
+def _floats(given: str) -> list[float]:
+    try:
+        return [float(part) for part in given.split(",")]
+    except ValueError:
+        raise ValueError(f"--guidance {given} is not understood; give numbers such as 0,1,2") from None

@@ -10,4 +10,4 @@ def distill(arguments: Arguments = None, resume: Resume = False, out: Out = None
     from maskless.training.distill import distill as run_recipe
 
     source, changes = asked("distill", "distill/tiny_pgm", arguments or [], resume=resume, out=out)
-    carry_out(run_recipe, source, changes, resume=resume, out=out, quiet=quiet)
+    carry_out("distill", run_recipe, source, changes, resume=resume, out=out, quiet=quiet)

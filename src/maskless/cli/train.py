@@ -32,7 +32,7 @@ def train(arguments: Arguments = None, resume: Resume = False, out: Out = None, 
         trained = train_classifier(source, *changes, out=out, say=(lambda line: None) if quiet else typer.echo)
         typer.echo(trained.folder)
     else:
-        carry_out(run_recipe, source, changes, resume=resume, out=out, quiet=quiet)
+        carry_out("train", run_recipe, source, changes, resume=resume, out=out, quiet=quiet)
 
 
 def asked(verb: str, example: str, arguments: list[str], *, resume: bool, out: Path | None) -> tuple[Any, list[str]]:
@@ -47,7 +47,7 @@ def asked(verb: str, example: str, arguments: list[str], *, resume: bool, out: P
 
 
 def carry_out(
-    run_recipe: Any, source: Any, changes: list[str], *, resume: bool, out: Path | None, quiet: bool
+    verb: str, run_recipe: Any, source: Any, changes: list[str], *, resume: bool, out: Path | None, quiet: bool
 ) -> None:
     """What train and distill share: progress, the last line, the exit code."""
     main = int(os.environ.get("RANK", "0")) == 0
@@ -57,7 +57,7 @@ def carry_out(
         with Progress() as progress:
             run = run_recipe(source, *changes, out=out, resume=resume, callbacks=[progress])
     if main:
-        typer.echo(_last_line(run))
+        typer.echo(_last_line(verb, run))
     if run.interrupted:
         raise typer.Exit(130)
 

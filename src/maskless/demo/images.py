@@ -6,7 +6,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ import torch
 
 from maskless.api.image import ImageModel
 from maskless.api.image_files import Film
-from maskless.api.load import load
+from maskless.api.image_quality import batches_of, in_halton_order
 from maskless.data.image_sources import Digits
-from maskless.data.pictures import to_pixels
-from maskless.decoding import Canvas, Halton, Noise, Sampler, Scheduled, arccos
 from maskless.demo.run import Say, Scale, Watch
 from maskless.evaluation.features import ClassifierFeatures, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import Measurement, frechet_distance
 from maskless.evaluation.machine import versions
 from maskless.evaluation.speed import Contender, Timing, race_them
-from maskless.models import Denoiser, fold
+from maskless.models import fold
 from maskless.training.classifier import train_classifier
 from maskless.training.run import Run, train
 
@@ -64,7 +61,7 @@ def demo_images(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str,
     data = _digits(out / "digits.npz")
     steps = scale.steps or _affordable(scale.seconds, data, say)
     runs = {name: _trained(name, steps, data, out, say, watch) for name in NAMES}
-    models = {name: _opened(run.folder) for name, run in runs.items()}
+    models = {name: ImageModel.from_pretrained(run.folder, device="cpu") for name, run in runs.items()}
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(models, bounds, say)
     _draw_grids(models, out, say)
@@ -117,12 +114,6 @@ def _trained(name: str, steps: int, data: Path, out: Path, say: Say, watch: Watc
     return run
 
 
-def _opened(folder: Path) -> ImageModel:
-    model = load(folder, device="cpu")
-    assert isinstance(model, ImageModel)
-    return model
-
-
 def _say_bounds(models: dict[str, ImageModel], bounds: dict[str, dict[str, Any]], say: Say) -> None:
     say("\nValidation bound (an upper bound on nats per pixel of held-out digits; lower is better):")
     for name, bound in bounds.items():
@@ -154,7 +145,7 @@ def _distances(models: dict[str, ImageModel], data: Path, out: Path, count: int,
     for name, model in models.items():
         made = model.generate(count, labels=[n % 10 for n in range(count)], steps=STEPS, seed=2)
         measured[NAMES[name]] = made.pixels
-    reference = statistics_of(extract(features, _batches(arrays["x_train"][..., None]), split="train"))
+    reference = statistics_of(extract(features, batches_of(arrays["x_train"][..., None]), split="train"))
     found = {}
     say(f"Frechet distance to the training digits in features of this {features.name} ({trained.card['accuracy']:.1%} right; lower is better):")
     for name, pixels in measured.items():
@@ -163,16 +154,8 @@ def _distances(models: dict[str, ImageModel], data: Path, out: Path, count: int,
     return found
 
 
-def _batches(pixels: np.ndarray) -> Iterator[torch.Tensor]:
-    yield from to_pixels(pixels).split(256)
-
-
 def _distance(features: ClassifierFeatures, pixels: np.ndarray, split: str, reference: Any) -> Measurement:
-    return frechet_distance(statistics_of(extract(features, _batches(pixels), split=split)), reference)
-
-
-def _in_halton_order(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
-    return Sampler(Scheduled(steps, arccos), Halton((SIDE, SIDE))).records(model, canvas, noise)
+    return frechet_distance(statistics_of(extract(features, batches_of(pixels), split=split)), reference)
 
 
 def _speeds(models: dict[str, ImageModel], scale: Scale, say: Say) -> dict[str, list[Timing]]:
@@ -181,7 +164,7 @@ def _speeds(models: dict[str, ImageModel], scale: Scale, say: Say) -> dict[str, 
     say(f"  {'steps (NFE)':>11}  {'PGM':>24}  {'MaskGIT':>24}  {'PGM / MaskGIT':>13}")
     table: dict[str, list[Timing]] = {name: [] for name in NAMES}
     for steps in scale.speeds:
-        pair = [Contender(name, fold(model.model), _in_halton_order, BATCH, SIDE * SIDE, steps) for name, model in models.items()]
+        pair = [Contender(name, fold(model.model), in_halton_order((SIDE, SIDE)), BATCH, SIDE * SIDE, steps) for name, model in models.items()]
         timings = race_them(pair, device=torch.device("cpu"), repeats=scale.repeats)
         for timing in timings:
             table[timing.name].append(timing)

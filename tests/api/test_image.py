@@ -1,0 +1,179 @@
+"""Image models: generate, fill in, paint beyond the border, save; files and films of images."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import maskless
+from maskless.api.image_quality import Way, ways
+
+SIZES = {"length": 24, "width": 16, "heads": 2, "dropout": 0.0, "classes": 3, "grid": (4, 6)}
+CONFIGS = {
+    "maskgit": maskless.MaskGITConfig(5, **SIZES, layers=1, registers=1),
+    "partition": maskless.PartitionConfig(5, **SIZES, encoder_layers=1, decoder_layers=1, registers=2),
+    "causal_partition": maskless.CausalPartitionConfig(5, **SIZES, encoder_layers=1, decoder_layers=1, registers=2),
+    "with BOS": maskless.PartitionConfig(7, **{**SIZES, "length": 25}, encoder_layers=1, decoder_layers=1, registers=2, forbidden=(5, 6)),
+}
+CODES = maskless.ImageCodes(maskless.PixelCodec(levels=5), grid=(4, 6), classes=("hat", "shoe", "bag"))
+
+
+def opened(name: str = "partition") -> maskless.ImageModel:
+    torch.manual_seed(0)
+    network = maskless.build(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3)
+    return maskless.ImageModel(network, CODES, device="cpu")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_images_have_their_size_and_the_seed_decides(name):
+    model = opened(name)
+    images = model.generate(3, labels="shoe", steps=5, seed=4)
+    assert images.pixels.shape == (3, 4, 6, 1) and images.pixels.dtype == np.uint8 and images.labels == (1, 1, 1)
+    assert int(images.codes.min()) >= 0 and int(images.codes.max()) < 5
+    assert torch.equal(images.codes, model.generate(3, labels=1, steps=5, seed=4).codes)
+    assert torch.equal(images.codes[:2], model.generate(2, labels=1, steps=5, seed=4).codes)
+    assert not torch.equal(images.codes, model.generate(3, labels=1, steps=5, seed=5).codes)
+    assert not torch.equal(images.codes, model.generate(3, labels=2, steps=5, seed=4).codes)
+
+
+def test_a_seed_of_its_own_for_every_image_and_batches_change_nothing():
+    model = opened()
+    together = model.generate(3, labels=["hat", 2, None], seed=[7, 8, 9], steps=4)
+    assert together.labels == (0, 2, 3)                             # 3 is no class
+    for n, (label, seed) in enumerate(zip(("hat", 2, None), (7, 8, 9))):
+        assert torch.equal(together.codes[n], model.generate(1, labels=[label], seed=[seed], steps=4).codes[0])
+    assert torch.equal(together.codes, model.generate(3, labels=["hat", 2, None], seed=[7, 8, 9], steps=4, batch=2).codes)
+
+
+@pytest.mark.parametrize("options", [
+    {"order": "confidence", "plan": "arccos-maskgit"}, {"order": "random"}, {"order": "raster", "plan": "even"}, {"roll": True},
+    {"guidance": 2.0}, {"guidance": 2.0, "guidance_schedule": "linear"}, {"temperature": 1.0, "temperature_last": 0.5}, {"top_k": 3, "top_k_last": 1},
+], ids=str)
+def test_ways_of_sampling(options):
+    images = opened().generate(2, labels=[0, 1], steps=6, **options)
+    assert images.nfe == 6 and images.pixels.shape == (2, 4, 6, 1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_not_masked_comes_back(name):
+    model, image = opened(name), np.full((4, 6), 190, np.uint8)     # 190 is no level of the codec: the codec would change it
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 2:5] = True
+    filled = model.infill(image, mask, labels="bag", n=2, steps=3, seed=1)
+    assert (filled.pixels[:, ~mask] == 190).all()
+    kept = model.codec.encode(torch.full((1, 1, 4, 6), 190 / 127.5 - 1))[0]
+    assert (filled.codes[:, ~torch.from_numpy(mask)] == kept[~torch.from_numpy(mask)]).all()
+    assert not (filled.pixels[:, mask] == 190).all() and not torch.equal(filled.codes[0], filled.codes[1])
+
+
+def test_beyond_the_border():
+    model, image = opened(), np.full((2, 3, 1), 255, np.uint8)
+    painted = model.infill(image, at=(1, 2), steps=4, seed=3)
+    assert (painted.pixels[0, 1:3, 2:5] == 255).all() and painted.pixels.shape == (1, 4, 6, 1) and (painted.pixels != 255).any()
+
+
+def test_cells_of_several_pixels_open_as_a_whole():
+    class Doubled:
+        """Two pixels a side of a cell."""
+
+        vocab_size, factor, channels, hash = 5, 2, 1, "doubled"
+
+        def encode(self, images):
+            return maskless.PixelCodec(levels=5).encode(images[..., ::2, ::2])
+
+        def decode(self, codes):
+            return maskless.PixelCodec(levels=5).decode(codes).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+        def save(self, folder):
+            raise AssertionError
+
+    model = maskless.ImageModel(opened().model, maskless.ImageCodes(Doubled(), (4, 6)), device="cpu")
+    image, mask = np.zeros((8, 12), np.uint8), np.zeros((8, 12), bool)
+    mask[3, 5] = True                                               # one pixel of cell (1, 2)
+    filled = model.infill(image, mask, steps=1, seed=2)
+    assert (filled.pixels[0, ..., 0][~mask] == 0).all()
+    changed = filled.codes[0] != 0
+    assert changed.sum() <= 1 and (not changed.any() or bool(changed[1, 2]))
+
+
+def test_saved_and_loaded(tmp_path):
+    model = opened()
+    model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "model")
+    again = maskless.load(tmp_path / "model", device="cpu")
+    assert isinstance(again, maskless.ImageModel) and again.codes.classes == ("hat", "shoe", "bag")
+    assert torch.equal(again.generate(1, labels=0, steps=4).codes, model.generate(1, labels=0, steps=4).codes)
+    half = maskless.ImageModel.from_pretrained(tmp_path / "half", device="cpu")
+    assert half.model.head.weight.dtype == torch.float32
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.6 * (tmp_path / "model" / "model.safetensors").stat().st_size
+    with pytest.raises(ValueError, match="model of images"):
+        maskless.TextModel.from_pretrained(tmp_path / "model")
+
+
+def test_files(tmp_path):
+    images = opened().generate(5, labels=0, steps=2)
+    grid = np.asarray(Image.open(images.save(tmp_path / "grid.png", columns=3)))
+    assert grid.shape == (4 * 2 + 2, 6 * 3 + 4)
+    assert (grid[:4, :6] == images.pixels[0, ..., 0]).all() and (grid[6:, 8:14] == images.pixels[4, ..., 0]).all()
+    images.save(tmp_path / "each")
+    assert (np.asarray(Image.open(tmp_path / "each" / "00004.png")) == images.pixels[4, ..., 0]).all()
+    arrays = np.load(images.save(tmp_path / "all.npz"))
+    assert (arrays["pixels"] == images.pixels).all() and arrays["labels"].tolist() == [0] * 5
+    for name, word in (("grid.jpg", "ends in .jpg"), ("each", "exists")):
+        with pytest.raises(ValueError, match=word):
+            images.save(tmp_path / name)
+
+
+def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
+    model = opened()
+    film = maskless.Film(model, enlarge=2)
+    images = model.generate(1, labels=0, steps=6, seed=1, watch=film)
+    assert len(film.frames) == 6 and film.frames[0].shape == (8, 12, 1)
+    grey = [int((frame == 96).all(-1).sum()) // 4 for frame in film.frames]
+    assert grey == sorted(grey, reverse=True) and grey[0] > 0 and grey[-1] == 0
+    assert (film.frames[-1][::2, ::2] == images.pixels[0]).all()
+    with Image.open(film.save(tmp_path / "a.gif")) as read:
+        assert read.n_frames > 1
+    with pytest.raises(ValueError, match=r"\.gif"):
+        film.save(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("wrong, word", [
+    (lambda m: m.generate(0), "n is 0"),
+    (lambda m: m.generate(1, labels=3), r"not in 0\.\.2"),
+    (lambda m: m.generate(1, labels="coat"), "hat, shoe, bag"),
+    (lambda m: m.generate(2, labels=[0]), "1 labels were given for 2"),
+    (lambda m: m.generate(2, seed=[1]), "1 seeds were given for 2"),
+    (lambda m: m.generate(1, stepps=3), "stepps"),
+    (lambda m: m.infill(np.zeros((4, 6), np.uint8), np.zeros((4, 5), bool)), "4 x 5"),
+    (lambda m: m.infill(np.zeros((4, 6), np.uint8)), "no cell is open"),
+    (lambda m: m.infill(np.zeros((4, 6), np.uint8), at=(1, 0)), "do not fit"),
+    (lambda m: m.infill(np.zeros((4, 6, 3), np.uint8), np.ones((4, 6), bool)), "3 channels"),
+])
+def test_mistakes(wrong, word):
+    with pytest.raises(ValueError, match=word):
+        wrong(opened())
+
+
+def test_models_and_codecs_that_do_not_fit():
+    network = maskless.build(CONFIGS["partition"])
+    for codes, word in ((maskless.ImageCodes(maskless.PixelCodec(levels=4), (4, 6)), "vocab_size"),
+                        (maskless.ImageCodes(maskless.PixelCodec(levels=5), (6, 4)), "6 x 4"),
+                        (maskless.ImageCodes(maskless.PixelCodec(levels=5), (4, 6), ("a", "b")), "2 classes")):
+        with pytest.raises(ValueError, match=word):
+            maskless.ImageModel(network, codes, device="cpu")
+    unlabelled = maskless.build(maskless.PartitionConfig(5, **{**SIZES, "classes": 0}, encoder_layers=1, decoder_layers=1, registers=2))
+    model = maskless.ImageModel(unlabelled, maskless.ImageCodes(maskless.PixelCodec(levels=5), (4, 6)), device="cpu")
+    assert model.generate(1, steps=2).labels is None
+    with pytest.raises(ValueError, match="no classes"):
+        model.generate(1, labels=0)
+
+
+def test_ways_are_steps_without_guidance_and_strengths_at_one_number_of_steps():
+    assert ways(["halton"], [4, 8], [0.0, 1.0], 8) == [Way("halton", 4), Way("halton", 8), Way("halton", 8, 1.0)]
+    with pytest.raises(ValueError, match="spiral"):
+        ways(["spiral"], [4], [], 4)
