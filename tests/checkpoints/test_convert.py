@@ -204,3 +204,18 @@ def test_tokenizers_of_images(tmp_path, call):
     assert ended.code == 0, ended.err
     _, images = load_model(tmp_path / "m")
     assert images.grid == (8, 8) and images.codec.hash == codec.hash
+
+
+def test_a_released_image_model_makes_images_with_its_released_tokenizer(tmp_path, capsys):
+    torch.save({"model": parameters("image_vq_a")}, tmp_path / "vq.pt")
+    torch.save(parameters("image_maskgit_forward"), tmp_path / "maskgit.pth")
+    torch.save({"model_state_dict": parameters("image_pgm_train")}, tmp_path / "pgm.ckpt")
+    for name, overrides in (("maskgit.pth", {"heads": 4}), ("pgm.ckpt", {"length": 65})):
+        model = maskless.load(tmp_path / name, codec=tmp_path / "vq.pt", overrides=overrides, device="cpu")
+        images = model.generate(2, labels=[3, None], steps=4, guidance=1.0)
+        assert images.pixels.shape == (2, 16, 16, 3) and int(images.codes.max()) < 64
+        assert name in capsys.readouterr().err                     # what was inferred is said
+        with pytest.raises(ValueError, match="give the VQ tokenizer"):
+            maskless.load(tmp_path / name, overrides=overrides)
+    with pytest.raises(ValueError, match="as the codec of one"):
+        maskless.load(tmp_path / "vq.pt")

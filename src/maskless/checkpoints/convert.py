@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskless.checkpoints.native import check_vocabulary, flush, resolve, write_model
-from maskless.checkpoints.reference.foreign import Foreign, open_foreign, single
+from maskless.checkpoints.reference.foreign import Foreign, open_foreign, read_vq, single
 from maskless.checkpoints.source import Place, find
 from maskless.data.codec import load_codec
 from maskless.data.images import ImageCodes
@@ -41,7 +41,7 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
         average: the moving average where there is one; False: the weights as trained.
         overrides: answers to what weights cannot tell: length, query, heads, mask_id, ...
         tokenizer: a tokenizer's path or name; None takes the one in or beside the file, else the published one.
-        codec: of an image model: the folder of a converted VQ tokenizer; without it the model draws codes, not images.
+        codec: of an image model: a released VQ tokenizer, or the folder of a codec; without it the model draws codes, not images.
 
     Raises:
         ValueError: the source cannot be used, or `dest` exists.
@@ -72,13 +72,14 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
     return Converted(dest, file.importer.kind, taken, notes)
 
 
-def named_codec(config: Any, folder: str | Path | None) -> ImageCodes | None:
+def named_codec(config: Any, source: str | Path | None) -> ImageCodes | None:
     """What stands where text has a tokenizer: the codec, the grid, and numbers for the names of the classes."""
-    if folder is None:
+    if source is None:
         return None
     if getattr(config, "grid", None) is None:
-        raise ValueError(f"a codec ({folder}) was given and this is no model of images on a square grid; leave it out")
-    return ImageCodes(load_codec(folder), config.grid, tuple(map(str, range(config.classes))))
+        raise ValueError(f"a codec ({source}) was given and this is no model of images on a square grid; leave it out")
+    codec = read_vq(source) if Path(source).is_file() else load_codec(source)
+    return ImageCodes(codec, config.grid, tuple(map(str, range(config.classes))))
 
 
 def with_folder(dest: Path, write: Any) -> None:

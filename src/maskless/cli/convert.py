@@ -16,7 +16,7 @@ def convert(
     set: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help=(
         "What weights cannot tell: length=512, query=learned, heads=12, mask_id=103, ... May be repeated."))] = [],  # noqa: B006
     tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a name; else the file's own, or the published one.")] = None,
-    codec: Annotated[Path | None, typer.Option(help="Of an image model: the folder of a converted VQ tokenizer.")] = None,
+    codec: Annotated[Path | None, typer.Option(help="Of an image model: a released VQ tokenizer, or the folder of a codec.")] = None,
 ) -> None:
     """Convert released weights, printing everything that was inferred. Nothing in the file is run."""
     from maskless.checkpoints.convert import convert as run
