@@ -15,14 +15,9 @@ LIGHT = {"maskless", "torch", "jaxtyping"}
 OPTIONAL = ("datasets", "pyarrow", "transformers", "wandb", "tensorboard", "fastapi", "uvicorn", "scipy", "lm_eval", "flash_attn", "PIL", "sklearn")
 
 EVERY_MODULE = f"""
-import importlib, importlib.abc, pkgutil, sys
+import importlib, pkgutil, sys
 
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {OPTIONAL!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}} (an extra)", name=name)
-
-sys.meta_path.insert(0, Absent())
+sys.modules.update(dict.fromkeys({OPTIONAL!r}))                     # None: not to be found, and not to be imported
 import maskless
 for module in pkgutil.walk_packages(maskless.__path__, "maskless."):
     importlib.import_module(module.name)

@@ -186,7 +186,8 @@ def test_a_model_takes_its_sizes_from_images(recipe, tmp_path):
     assert (run.recipe.model.length, run.recipe.model.vocab_size) == (16, 16)
     model, codes = load_model(tmp_path / "run")
     assert codes.grid == (4, 4) and codes.codec.hash == load_codec(tmp_path / "vq").hash and model.config.length == 16
-    assert len([record for record in run.metrics if "samples" in record]) == 1
+    pictures = [record["picture"] for record in run.metrics if "picture" in record]
+    assert len(pictures) == 1 and (tmp_path / "run" / pictures[0]).is_file()
     resumed = train(tree, "training.steps=3", out=tmp_path / "run", resume=True)
     assert resumed.state.step == 3 and "model." not in resumed.metrics[0]["note"]
 

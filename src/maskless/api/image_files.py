@@ -44,6 +44,11 @@ class GeneratedImages:
         codes: (n, h, w) the codes they were decoded from.
         labels: class of each; None for an unlabelled model.
         nfe: calls of the model that made the batch.
+
+    Example:
+        >>> images = GeneratedImages(np.zeros((2, 8, 8, 1), np.uint8), torch.zeros(2, 8, 8, dtype=torch.int64), labels=(3, 3), nfe=16)
+        >>> len(images)
+        2
     """
 
     pixels: np.ndarray
@@ -79,10 +84,13 @@ class GeneratedImages:
 class Film:
     """A step callback that keeps the images after every step; cells that are not known yet are grey.
 
-    `film = Film(model); model.generate(4, watch=film); film.save("out.gif")`
-
     Args:
         enlarge: pixels of a frame for each of the image, along a side.
+
+    Example:
+        >>> film = Film(model, enlarge=4)  # doctest: +SKIP
+        >>> model.generate(4, watch=film)  # doctest: +SKIP
+        >>> film.save("out.gif")  # doctest: +SKIP
     """
 
     def __init__(self, model: ImageModel, *, enlarge: int = 1):

@@ -42,6 +42,10 @@ class ImageCodes:
         codec: images to codes.
         grid: rows and columns of cells, h and w.
         classes: their names; () if images have none.
+
+    Example:
+        >>> ImageCodes(PixelCodec(levels=16), grid=(8, 8), classes=("cat", "dog")).length
+        64
     """
 
     codec: Codec
