@@ -46,6 +46,7 @@ class GeneratedImages:
         nfe: calls of the model that made the batch.
 
     Example:
+        >>> import torch
         >>> images = GeneratedImages(np.zeros((2, 8, 8, 1), np.uint8), torch.zeros(2, 8, 8, dtype=torch.int64), labels=(3, 3), nfe=16)
         >>> len(images)
         2

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
-bench = typer.Typer(no_args_is_help=True, help="Speed and memory of models side by side, measured and counted.")
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Speed and memory of models side by side, measured and counted.")
 
 PresetName = Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures), toy, gpu, gpu-long or memory.")]
 Models = Annotated[str | None, typer.Option(help="Comma-separated contenders; a name that is not known lists them.")]

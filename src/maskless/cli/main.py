@@ -23,7 +23,7 @@ from maskless.cli.verify import verify
 # typer uses the click that is installed or, in newer versions, one of its own: its exceptions are found through typer
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
-app = typer.Typer(name="maskless", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
 for verb in (demo, train, distill, encode_images, sample, infill, convert, inspect, verify, doctor):
     app.command()(verb)
