@@ -65,6 +65,15 @@ def test_the_jackknife_error_is_the_spread_of_repeated_measurements():
     assert "+-" in str(found[0]) and "400 images against 400 of test" in str(found[0])
 
 
+def test_labels_that_go_round_are_no_groups_of_the_jackknife():
+    """Ten classes in turn and ten groups: leaving a group out must not leave a class out."""
+    classes = 8 * torch.randn(10, F, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rows = normal(500, 6).features + classes[torch.arange(500) % 10]
+    mixed = rows[torch.randperm(500, generator=torch.Generator().manual_seed(7))]
+    in_turn, shuffled = (distance(Sample(x, "toy", "none", "generated"), normal(500, 8, split="test")).standard_error for x in (rows, mixed))
+    assert in_turn is not None and shuffled is not None and in_turn < 2 * shuffled
+
+
 def test_only_inception_features_make_an_fid():
     sample = normal(50, 0, name="inception-v3-compat 6726825d")
     assert distance(sample, sample).label == "FID (inception-v3-compat 6726825d)"

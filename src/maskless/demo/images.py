@@ -25,7 +25,7 @@ from maskless.models import fold
 from maskless.training.classifier import train_classifier
 from maskless.training.run import Run, train
 
-SIDE, BATCH, TIMED, STEPS, HELD_OUT = 8, 64, 20, 16, 297
+SIDE, BATCH, TRAINED, TIMED, STEPS, HELD_OUT = 8, 64, 32, 20, 16, 297
 NAMES = {"pgm": "PGM", "maskgit": "MaskGIT"}
 FULL = Scale(190.0, (4, 8, 16, 32), 3)
 QUICK = Scale(10.0, (4, 16), 2)
@@ -44,7 +44,7 @@ def recipe(name: str, steps: int, data: Path) -> dict[str, Any]:
         "data": {"type": "images", "source": {"type": "arrays", "train": str(data), "valid": str(data)}, "size": SIDE,
                  "codec": {"type": "pixels", "levels": 16}},
         "training": {
-            "steps": steps, "batch_size": BATCH, "lr": 1e-3, "betas": [0.9, 0.95], "warmup": min(50, steps // 5), "schedule": "cosine",
+            "steps": steps, "batch_size": TRAINED, "lr": 1e-3, "betas": [0.9, 0.95], "warmup": min(50, steps // 5), "schedule": "cosine",
             "ema": 0.99, "precision": "fp32", "attention": "dense" if name == "pgm" else "auto",
         },
         "validation": {"samples": 4},
@@ -100,7 +100,7 @@ def _affordable(seconds: float, data: Path, say: Say) -> int:
             timed = train(recipe(name, TIMED, data) | {"validation": {"rows": 0}}, out=Path(folder) / name)
             each.append(statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record))
     steps = max(10, round(seconds / sum(each) / 10) * 10)
-    say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MaskGIT): training each for {steps} steps of {BATCH} images "
+    say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MaskGIT): training each for {steps} steps of {TRAINED} images "
         f"(repeat with --steps {steps}).")
     return steps
 
@@ -177,7 +177,8 @@ def _write(out: Path, results: dict[str, Any], runs: dict[str, Run], speeds: dic
     from maskless.demo.picture import draw
 
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    curves = {NAMES[name]: [(record["step"], record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
+    titles = {"pgm": "PGM", "maskgit": "MaskGIT, known cells among its targets"}
+    curves = {titles[name]: [(record["step"], record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
     draw(out / "demo.png", curves, {NAMES[name]: timings for name, timings in speeds.items()})
 
 

@@ -55,7 +55,9 @@ class Statistics(Gaussian):
 
 
 class Moments:
-    """Sums of features and of their products in float64, for G groups of rows: row i belongs to group i mod G.
+    """Sums of features and of their products in float64, for G groups of rows.
+
+    Row i belongs to group (i + i // G) mod G, so that no group is a class where labels go round.
 
     Args:
         width: F.
@@ -78,8 +80,10 @@ class Moments:
             self.count, self.total, self.products = (sums.to(rows.device) for sums in (self.count, self.total, self.products))
         groups = len(self.count)
         seen = int(self.count.sum())
-        for first in range(min(groups, len(rows))):
-            part, group = rows[first::groups], (seen + first) % groups
+        place = seen + torch.arange(len(rows), device=rows.device)
+        belongs = (place + place // groups) % groups
+        for group in range(groups):
+            part = rows[belongs == group]
             self.count[group] += len(part)
             self.total[group] += part.sum(0)
             self.products[group].addmm_(part.T, part)
