@@ -27,7 +27,7 @@ from maskless.training.run import Run, train
 
 SIDE, BATCH, TRAINED, TIMED, STEPS, HELD_OUT = 8, 64, 32, 20, 16, 297
 NAMES = {"pgm": "PGM", "maskgit": "MaskGIT"}
-FULL = Scale(190.0, (4, 8, 16, 32), 3)
+FULL = Scale(165.0, (4, 8, 16, 32), 3)
 QUICK = Scale(10.0, (4, 16), 2)
 MEASURED = {FULL: 500, QUICK: 200}                                  # images a distance is measured with
 
