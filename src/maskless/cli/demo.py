@@ -9,7 +9,7 @@ import typer
 
 def demo(
     images: Annotated[bool, typer.Option("--images", help="A PGM and a MaskGIT on handwritten digits (needs scikit-learn).")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Under one minute instead of under six.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Under one minute instead of under six; with --images about one.")] = False,
     steps: Annotated[int | None, typer.Option(help="Train exactly so many steps (to repeat a run).", min=1)] = None,
     out: Annotated[Path | None, typer.Option(help="A folder that does not exist yet (default: maskless-demo, or maskless-demo-images).")] = None,
 ) -> None:

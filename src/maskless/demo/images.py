@@ -28,8 +28,8 @@ from maskless.training.run import Run, train
 SIDE, BATCH, TRAINED, TIMED, STEPS, HELD_OUT = 8, 64, 32, 20, 16, 297
 NAMES = {"pgm": "PGM", "maskgit": "MaskGIT"}
 FULL = Scale(165.0, (4, 8, 16, 32), 3)
-QUICK = Scale(10.0, (4, 16), 2)
-MEASURED = {FULL: 500, QUICK: 200}                                  # images a distance is measured with
+QUICK = Scale(2.0, (4,), 2)
+MEASURED = {FULL: 500, QUICK: 100}                                  # images a distance is measured with
 
 
 def recipe(name: str, steps: int, data: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def demo_images(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str,
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(models, bounds, say)
     _draw_grids(models, out, say)
-    distances = _distances(models, data, out, MEASURED.get(dataclasses.replace(scale, steps=None), 200), say)
+    distances = _distances(models, data, out, MEASURED.get(dataclasses.replace(scale, steps=None), 100), say)
     speeds = _speeds(models, scale, say)
     results = {
         "where": versions(), "steps": steps, "command": f"maskless demo --images --steps {steps}",
