@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskless.data.image_arrays import in_unit_range, read_images
+from maskless.data.image_arrays import read_images
+from maskless.data.pictures import in_unit_range
 from maskless.evaluation.classifier import load_classifier
 from maskless.evaluation.features import Features, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import frechet_distance, inception_score

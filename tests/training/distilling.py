@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from tests.training.runs import recipe
+from tests.training.runs import die, recipe
 
 
 def distillation(folder: Path, kind: str = "partition", **more: Any) -> dict[str, Any]:
@@ -31,30 +29,13 @@ def teach(folder: Path, kind: str = "partition") -> None:
     train(recipe(folder, kind), "training.steps=12", "training.lr=0.02", "training.ema=0.7", "validation.rows=0", out=folder / "teacher")
 
 
-def die(name: str, moment: str) -> None:
-    """Make this process kill itself before or after a folder of this name is renamed into place."""
-    from maskless.checkpoints import native
-
-    rename = os.rename
-
-    def deadly(source: Any, target: Any) -> None:
-        ours = Path(target).name == name
-        if ours and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(source, target)
-        if ours:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    native.os.rename = deadly
-
-
 def main(arguments: list[str]) -> None:
     from maskless.training.distill import distill
 
     folder, out, *rest = arguments
     if "--die" in rest:
         place = rest.index("--die")
-        die(rest[place + 1], rest[place + 2])
+        die(rest[place + 2], rest[place + 1])
     changes = [argument for argument in rest if "=" in argument]
     distill(out if "--resume" in rest else str(Path(folder) / "distill.json"), *changes, out=out, resume="--resume" in rest)
 

@@ -73,14 +73,14 @@ def losses(run: Path) -> list[tuple[int, float, float]]:
     return [(record["step"], record["loss"], record["grad_norm"]) for record in records if "loss" in record]
 
 
-def die(moment: str, step: int) -> Any:
-    """Make this process kill itself: `before` its checkpoint of `step` is renamed into place, or `after` it was."""
+def die(moment: str, name: str) -> None:
+    """Make this process kill itself `before` a folder of this name is renamed into place, or `after` it was."""
     from maskless.checkpoints import native
 
     rename = os.rename
 
     def deadly(source: Any, target: Any) -> None:
-        ours = Path(target).name == f"step-{step:08d}"
+        ours = Path(target).name == name
         if ours and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     source, out, *rest = arguments
     if "--die" in rest:
         place = rest.index("--die")
-        die(rest[place + 1], int(rest[place + 2]))
+        die(rest[place + 1], f"step-{int(rest[place + 2]):08d}")
     changes = [argument for argument in rest if "=" in argument]
     train(out if "--resume" in rest else source, *changes, out=out, resume="--resume" in rest)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from maskless.data.npz import read_npz
@@ -34,16 +34,6 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def in_unit_range(pixels: UInt8[Tensor, ...]) -> Float[Tensor, ...]:
-    """Bytes as float32 in [-1, 1].
-
-    Example:
-        >>> in_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
-        [-1.0, 1.0]
-    """
-    return pixels.float() / 127.5 - 1
 
 
 def read_images(path: str | Path, split: str, *, size: int = 0) -> LabelledImages:

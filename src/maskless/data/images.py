@@ -25,7 +25,7 @@ from maskless.data.codec import Codec, PixelCodec, load_codec
 from maskless.data.definition import digest, read_json, write_json
 from maskless.data.image_sources import IMAGE_SOURCES
 from maskless.data.pack import Row
-from maskless.data.pictures import Fit, Pixels, sized
+from maskless.data.pictures import Fit, Pixels, in_unit_range, sized
 from maskless.data.source import Source, Split, one_of
 from maskless.vocabulary import Vocabulary
 
@@ -190,7 +190,7 @@ class Images(Pictures):
             raise ValueError(f"an image is {tokenizer.grid[0]} x {tokenizer.grid[1]} codes: length is {tokenizer.length}, not {length}")
         pictures = self.pictures(split, tokenizer.codec.channels)
         while together := list(islice(pictures, TOGETHER)):
-            codes = tokenizer.codec.encode(centred(np.stack([pixels for pixels, _ in together])))
+            codes = tokenizer.codec.encode(in_unit_range(torch.from_numpy(np.stack([pixels for pixels, _ in together]))))
             for code, (_, label) in zip(codes.flatten(1).numpy(), together, strict=True):
                 yield Row(code, label=label)
 
@@ -215,8 +215,3 @@ class PlainPixels(Pictures):
     def rows(self, split: Split, tokenizer: Any, length: int) -> Iterator[Row]:
         for pixels, label in self.pictures(split, self.channels):
             yield Row(pixels.reshape(-1), label=label)
-
-
-def centred(pixels: np.ndarray) -> Float[Tensor, "B C H W"]:
-    """Bytes as numbers in [-1, 1]."""
-    return torch.from_numpy(pixels.astype(np.float32)) / 255 * 2 - 1

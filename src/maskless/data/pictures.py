@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -113,9 +113,19 @@ def to_bytes(images: Float[Tensor, "n C H W"]) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def in_unit_range(pixels: UInt8[Tensor, ...]) -> Float[Tensor, ...]:
+    """Bytes as float32 in [-1, 1].
+
+    Example:
+        >>> in_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+        [-1.0, 1.0]
+    """
+    return pixels.float() / 127.5 - 1
+
+
 def to_pixels(array: np.ndarray) -> Float[Tensor, "n C H W"]:
     """(n, H, W, C) uint8 as pixels in [-1, 1]."""
-    return torch.from_numpy(array.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return in_unit_range(torch.from_numpy(array.copy()).permute(0, 3, 1, 2))
 
 
 def picture(array: np.ndarray) -> Image:

@@ -30,10 +30,10 @@ from torch import Tensor
 from maskless.data.batch import Batch
 from maskless.data.definition import read_json, write_json
 from maskless.data.image_sources import ImageFolder, ImageSource, Picture
-from maskless.data.images import ImageCodes, centred, load_image_codes
+from maskless.data.images import ImageCodes, load_image_codes
 from maskless.data.loader import Rows
 from maskless.data.pack import Row
-from maskless.data.pictures import Fit, sized
+from maskless.data.pictures import Fit, in_unit_range, sized
 from maskless.data.source import Source, Split
 from maskless.data.store import Store, build_store
 from maskless.noise import uniform
@@ -138,7 +138,7 @@ def _rows(
     root = f"{source.train}/" if isinstance(source, ImageFolder) else ""
     while together := list(islice(pictures, encoding.batch)):
         pixels = np.stack([_sized(picture, encoding) for picture in together])
-        codes = codec.encode(centred(pixels)).flatten(1).numpy()
+        codes = codec.encode(in_unit_range(torch.from_numpy(pixels))).flatten(1).numpy()
         names += [picture.name.removeprefix(root) for picture in together]
         for code, picture in zip(codes, together, strict=True):
             yield Row(code, label=picture.label)

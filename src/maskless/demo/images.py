@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,16 @@ from maskless.api.image import ImageModel
 from maskless.api.image_files import Film
 from maskless.api.image_quality import batches_of, in_halton_order
 from maskless.data.image_sources import Digits
-from maskless.demo.run import Say, Scale, Watch
+from maskless.demo.run import TIMED, Say, Scale, Watch, affordable, trained
 from maskless.evaluation.features import ClassifierFeatures, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import Measurement, frechet_distance
 from maskless.evaluation.machine import versions
 from maskless.evaluation.speed import Contender, Timing, race_them
 from maskless.models import fold
 from maskless.training.classifier import train_classifier
-from maskless.training.run import Run, train
+from maskless.training.run import Run
 
-SIDE, BATCH, TRAINED, TIMED, STEPS, HELD_OUT = 8, 64, 32, 20, 16, 297
+SIDE, BATCH, TRAINED, STEPS, HELD_OUT = 8, 64, 32, 16, 297
 NAMES = {"pgm": "PGM", "maskgit": "MaskGIT"}
 FULL = Scale(165.0, (4, 8, 16, 32), 3)
 QUICK = Scale(2.0, (4,), 2)
@@ -59,8 +58,12 @@ def demo_images(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str,
     say(", ".join(f"{name} {value}" for name, value in versions().items()))
     out.mkdir(parents=True)
     data = _digits(out / "digits.npz")
-    steps = scale.steps or _affordable(scale.seconds, data, say)
-    runs = {name: _trained(name, steps, data, out, say, watch) for name in NAMES}
+    steps = scale.steps
+    if steps is None:
+        say(f"\nTiming {TIMED} steps of either model on {1797 - HELD_OUT} handwritten digits ...")
+        recipes = {title: partial(recipe, name, data=data) for name, title in NAMES.items()}
+        steps = affordable(scale.seconds, recipes, f"{TRAINED} images", say)
+    runs = {name: trained(title, recipe(name, steps, data), out / name, say, watch) for name, title in NAMES.items()}
     models = {name: ImageModel.from_pretrained(run.folder, device="cpu") for name, run in runs.items()}
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(models, bounds, say)
@@ -89,29 +92,6 @@ def _digits(path: Path) -> Path:
     train, test = slice(None, -HELD_OUT), slice(-HELD_OUT, None)
     np.savez(path, x_train=pixels[train], y_train=labels[train], x_test=pixels[test], y_test=labels[test])
     return path
-
-
-def _affordable(seconds: float, data: Path, say: Say) -> int:
-    """Time twenty steps of either model; the number of steps that the budget allows."""
-    say(f"\nTiming {TIMED} steps of either model on {1797 - HELD_OUT} handwritten digits ...")
-    each = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in NAMES:
-            timed = train(recipe(name, TIMED, data) | {"validation": {"rows": 0}}, out=Path(folder) / name)
-            each.append(statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record))
-    steps = max(10, round(seconds / sum(each) / 10) * 10)
-    say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MaskGIT): training each for {steps} steps of {TRAINED} images "
-        f"(repeat with --steps {steps}).")
-    return steps
-
-
-def _trained(name: str, steps: int, data: Path, out: Path, say: Say, watch: Watch) -> Run:
-    say(f"\nTraining {NAMES[name]} ...")
-    with watch() as display:
-        run = train(recipe(name, steps, data), out=out / name, callbacks=[display])
-    if run.interrupted:
-        raise KeyboardInterrupt
-    return run
 
 
 def _say_bounds(models: dict[str, ImageModel], bounds: dict[str, dict[str, Any]], say: Say) -> None:

@@ -6,9 +6,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ GAPPED = "If the ___{6} argument is given, the function returns a ___{6} object.
 NAMES = {"pgm": "PGM", "mdlm": "MDLM"}
 
 Say = Callable[[str], None]
+Recipes = Callable[[int], dict[str, Any]]                           # the recipe of a model, from the number of steps
 Watch = Callable[[], AbstractContextManager[Callable[[Any], None]]]     # opens a live display of a training run
 
 
@@ -84,8 +86,12 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
         raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
     begun = time.perf_counter()
     say(", ".join(f"{name} {value}" for name, value in versions().items()))
-    steps = scale.steps or _affordable(scale.seconds, say)
-    runs = {name: _trained(name, steps, out, say, watch) for name in NAMES}
+    steps = scale.steps
+    if steps is None:
+        say(f"\nPreparing the prose of the standard library, and timing {TIMED} steps of either model ...")
+        recipes = {title: partial(recipe, name) for name, title in NAMES.items()}
+        steps = affordable(scale.seconds, recipes, f"{BATCH} x {LENGTH} tokens", say)
+    runs = {name: trained(title, recipe(name, steps), out / name, say, watch) for name, title in NAMES.items()}
     models = {name: TextModel.from_pretrained(run.folder, device="cpu") for name, run in runs.items()}
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(runs, bounds, say)
@@ -106,24 +112,24 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     return results
 
 
-def _affordable(seconds: float, say: Say) -> int:
-    """Time twenty steps of either model; the number of steps that the budget allows."""
-    say(f"\nPreparing the prose of the standard library, and timing {TIMED} steps of either model ...")
-    each = []
+def affordable(seconds: float, recipes: Mapping[str, Recipes], each: str, say: Say) -> int:
+    """Time twenty steps of either model (of `each`, in words); the number of steps that the budget allows."""
+    times = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in NAMES:
-            timed = train(recipe(name, TIMED) | {"validation": {"rows": 0}}, out=Path(folder) / name)
-            each.append(statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record))
-    steps = max(10, round(seconds / sum(each) / 10) * 10)
-    say(f"A step takes {each[0] * 1e3:.0f} ms (PGM) and {each[1] * 1e3:.0f} ms (MDLM): training each for {steps} steps of {BATCH} x {LENGTH} tokens "
-        f"(repeat with --steps {steps}).")
+        for name, recipe_of in recipes.items():
+            timed = train(recipe_of(TIMED) | {"validation": {"rows": 0}}, out=Path(folder) / name)
+            times[name] = statistics.median(record["seconds"] for record in timed.metrics[5:] if "seconds" in record)
+    steps = max(10, round(seconds / sum(times.values()) / 10) * 10)
+    taken = " and ".join(f"{time * 1e3:.0f} ms ({name})" for name, time in times.items())
+    say(f"A step takes {taken}: training each for {steps} steps of {each} (repeat with --steps {steps}).")
     return steps
 
 
-def _trained(name: str, steps: int, out: Path, say: Say, watch: Watch) -> Run:
-    say(f"\nTraining {NAMES[name]} ...")
+def trained(title: str, recipe: dict[str, Any], out: Path, say: Say, watch: Watch) -> Run:
+    """Train into a folder, with a live display."""
+    say(f"\nTraining {title} ...")
     with watch() as display:
-        run = train(recipe(name, steps), out=out / name, callbacks=[display])
+        run = train(recipe, out=out, callbacks=[display])
     if run.interrupted:
         raise KeyboardInterrupt
     return run

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskless.config import build, override, read, tree_of
-from maskless.data.image_arrays import LabelledImages, in_unit_range, read_images
+from maskless.data.image_arrays import LabelledImages, read_images
+from maskless.data.pictures import in_unit_range
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, Trained, save_classifier
 from maskless.evaluation.machine import device_of, versions
 from maskless.noise import uniform
