@@ -111,7 +111,7 @@ def classifier_features(trained: Trained | str | Path) -> ClassifierFeatures:
 
 
 @torch.no_grad()
-def extract(features: Features, batches: Iterable[Float[Tensor, "B C H W"]], *, split: str) -> Sample:
+def extract(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, split: str) -> Sample:
     """Features of all images, on the CPU: for the distances that need every image.
 
     Args:
