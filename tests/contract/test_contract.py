@@ -8,7 +8,7 @@ from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, LABELLED, L, V, prefix_canvas
 from maskless.checkpoints.native import load_model, save_model
 from maskless.data.batch import Batch
 from maskless.decoding import Choice, LeftToRight, Noise, Random, Sampler, Scheduled, Sites, Step
-from maskless.models import build, fold, kind_of
+from maskless.models import build, for_sampling, kind_of
 from maskless.objectives import draws, own
 from maskless.vocabulary import Vocabulary
 
@@ -83,7 +83,7 @@ def test_it_learns_a_constant_sequence(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_samples_in_other_precisions(name, dtype):
     canvas = canvas_of(name)
-    nfe = sampler_of(name)(fold(tiny(name)).to(dtype), canvas, Noise.of(0, canvas.rows))
+    nfe = sampler_of(name)(for_sampling(tiny(name), dtype), canvas, Noise.of(0, canvas.rows))
     assert torch.equal(canvas.known, canvas.present) and nfe >= 1
 
 

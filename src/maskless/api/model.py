@@ -4,7 +4,6 @@ B rows, L sites.
 """
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor
 from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculative
 from maskless.decoding.decode import Callback
 from maskless.evaluation.machine import device_of
-from maskless.models import CausalPartitionTransformer, Denoiser, fold
+from maskless.models import CausalPartitionTransformer, Denoiser, for_sampling
 from maskless.models.causal_partition import Reencoding
 
 
@@ -36,16 +35,14 @@ class LoadedModel:
         self.device = device_of(device)
         self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
         self.model = model.to(self.device).eval()
-        self._folded: Denoiser | None = None
+        self._network: Denoiser | None = None
 
     @property
     def network(self) -> Denoiser:
-        """The network that samples: modulation folded away where it is constant, in `dtype`."""
-        if self._folded is None:
-            self._folded = fold(self.model)
-            if self.dtype != torch.float32:
-                self._folded = copy.deepcopy(self._folded).to(self.dtype)
-        return self._folded
+        """The network that samples: modulation folded away where it is constant, in `dtype`, packed where that pays."""
+        if self._network is None:
+            self._network = for_sampling(self.model, self.dtype)
+        return self._network
 
     def _sampler(self, options: dict[str, Any], sites: int, **fixed: Any) -> Sampler | Speculative:
         """The sampler of named options, the fields of `SamplerOptions`."""

@@ -4,7 +4,9 @@ B rows, N queries, M keys, h heads, d head width, D = h * d.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +19,73 @@ Mask = Bool[Tensor, "#B 1 #N M"] | None       # True where a query may look; N m
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention under some rule of who looks at whom: q (#B, h, N, d), k and v (B, h, M, d) -> (B, N, D), heads merged, scale 1/sqrt(d)."""
 
+PIECE = 1 << 21                         # scores that are made at a time
+KEPT = 1 << 25                          # scores of a layer that may be kept for its gradient
+FEW = 64                                # queries below which the keys are the left factor
+
 
 def merge(x: Float[Tensor, "B h N d"]) -> Float[Tensor, "B N D"]:
     return x.transpose(1, 2).flatten(2)
 
 
+def attention(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"], *,
+              mask: Mask = None, is_causal: bool = False) -> Float[Tensor, "B h N d"]:
+    """softmax(q k^T / sqrt(d)) v: by torch's fused attention, or by products where that is faster (docs/performance.md)."""
+    if not _products_pay(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+    if is_causal:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+    return by_products(q, k, v, mask)
+
+
+def _products_pay(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the processor multiplies bfloat16 in vectors: the fused attention works in float32 there."""
+    if v.dtype != torch.bfloat16 or v.device.type != "cpu" or not _bf16_in_vectors():
+        return False
+    return not torch.is_grad_enabled() or _scores(q, k) <= KEPT
+
+
+@cache
+def _bf16_in_vectors() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+
+
+def _scores(q: Tensor, k: Tensor) -> int:
+    return k.shape[0] * k.shape[1] * q.shape[2] * k.shape[2]
+
+
+def by_products(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"],
+                mask: Mask = None) -> Float[Tensor, "B h N d"]:
+    """Product, softmax, product, in the dtype of `v`; without gradients in pieces whose scores stay in the processor's caches."""
+    if torch.is_grad_enabled() or _scores(q, k) <= PIECE or len(k) == q.shape[2] == 1:
+        return _mixed(q, k, v, mask)
+    if len(k) > 1:
+        return torch.cat([by_products(*half) for half in zip(*(_halves(x, 0) for x in (q, k, v, mask)))])
+    return torch.cat([by_products(half, k, v, seen) for half, seen in zip(_halves(q, 2), _halves(mask, 2))], 2)
+
+
+def _halves(x: Tensor | None, axis: int) -> Sequence[Any]:
+    return (x, x) if x is None or x.shape[axis] == 1 else x.chunk(2, axis)
+
+
+def _mixed(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    with torch.autocast(q.device.type, enabled=False):              # which would have the softmax in float32
+        q, k = (q * q.shape[-1] ** -0.5).to(v.dtype), k.to(v.dtype)
+        few = q.shape[2] < FEW
+        scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if few else q @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        return scores.softmax(-1) @ v
+
+
 def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every query looks at every key."""
-    return merge(F.scaled_dot_product_attention(q, k, v))
+    return merge(attention(q, k, v))
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Query i looks at keys 0..i."""
-    return merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    return merge(attention(q, k, v, is_causal=True))
 
 
 def before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -46,7 +102,7 @@ class Masked:
         self.mask = mask | ~self.sees
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return merge(F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).masked_fill(~self.sees, 0.0))
+        return merge(attention(q, k, v, mask=self.mask).masked_fill(~self.sees, 0.0))
 
 
 class Absorbing:

@@ -17,7 +17,7 @@ class Rotation(NamedTuple):
     cos: Tensor
     sin: Tensor
 
-    def __call__(self, x: Float[Tensor, "B h N d"]) -> Float[Tensor, "B h N d"]:
+    def __call__(self, x: Float[Tensor, "*B h N d"]) -> Float[Tensor, "*B h N d"]:
         """Rotate the pairs (x_j, x_{j + d/2}) of every head (the half-split convention)."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 

@@ -2,7 +2,7 @@
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
-from maskless.models.fold import fold
+from maskless.models.fold import fold, for_sampling
 from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
@@ -42,4 +42,4 @@ def build(config: ModelConfig) -> Denoiser:
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
            "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "build", "fold", "kind_of"]
+           "PartitionTransformer", "build", "fold", "for_sampling", "kind_of"]

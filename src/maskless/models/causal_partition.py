@@ -29,6 +29,7 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked, before, causal, everywhere, under
 from maskless.layers.groups import Grouping, dense
+from maskless.layers.packed import linear_map
 from maskless.layers.rotary import Rotation
 from maskless.models.base import on_rows, pick_rows
 from maskless.models.partition import GroupSwap, PartitionConfig, PartitionTransformer
@@ -184,7 +185,7 @@ class InOrderPredictor:
 class CachedPredictor:
     """Every known token passes the encoder once, and its keys and values for all layers are kept, in log order, rotated by its position.
 
-    Buffers are (B, layers * h, ahead + L + 1, d), made once; what is not valid goes to the last column. Entries are the registers of group 0
+    Buffers are (layers, B, h, ahead + L + 1, d), made once; what is not valid goes to the last column. Entries are the registers of group 0
     (`ahead` of them), then the log. Rows may know different numbers of sites: every row has its own cursor, and the host's bounds on the
     counts give the width of what is fresh.
 
@@ -205,7 +206,7 @@ class CachedPredictor:
         like, width = model.embedding.weight, config.width // config.heads
 
         def buffers(layers: int) -> tuple[Tensor, Tensor]:
-            shape = (canvas.rows, layers * config.heads, self.ahead + canvas.length + 1, width)
+            shape = (layers, canvas.rows, config.heads, self.ahead + canvas.length + 1, width)
             return like.new_zeros(shape), like.new_zeros(shape)
 
         self.encoder = buffers(config.encoder_layers)
@@ -213,7 +214,7 @@ class CachedPredictor:
         self.rotations = model.rotation(canvas.length)
         self.starts = model.swap.starts(model.positions(canvas.length))                         # (R + L, D)
         self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
-        self.kv = torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder])     # (M * 2D, D)
+        self.kv = linear_map(torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder]))     # D -> M * 2D
         self.condition = model.condition_at(None, self.labels)
         self._restart(canvas)
         self.revision = canvas.revision
@@ -302,25 +303,19 @@ class CachedPredictor:
 
     def _encode(self, ids: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
         """Pass tokens and registers through the encoder, and keep their keys and values for all layers."""
-        x, count = self.model.embed(ids), self.model.config.heads
+        x = self.model.embed(ids)
         for index, block in enumerate(self.model.encoder):
-            layer = slice(index * count, (index + 1) * count)
-            x = block(x, self.condition, rotate, where.attention(self.encoder[0][:, layer], self.encoder[1][:, layer], attend))
+            x = block(x, self.condition, rotate, where.attention(self.encoder[0][index], self.encoder[1][index], attend))
         self._remember(x, rotate, where)
         return x
 
     def _remember(self, memory: Float[Tensor, "B W D"], rotate: Rotation, where: Place) -> None:
         """Keys and values of all decoder layers in one product; the norm they share is applied once, its weights are in the product."""
-        count, layers = self.model.config.heads, len(self.model.decoder)
-        kv = F.linear(F.layer_norm(memory, memory.shape[-1:], eps=1e-5), self.kv).unflatten(-1, (layers, 2, count, -1))
-        k, v = kv.permute(3, 0, 2, 4, 1, 5).flatten(2, 3)                                       # (B, M * h, W, d) each
-        swap_k, swap_v = self.model.swap.keys_values(memory, rotate)
-        keys, values = self.decoder
-        last = layers * count
-        where.write(keys[:, :last], rotate(k))
-        where.write(values[:, :last], v)
-        where.write(keys[:, last:], swap_k)
-        where.write(values[:, last:], swap_v)
+        kv = self.kv(F.layer_norm(memory, memory.shape[-1:], eps=1e-5))
+        k, v = kv.unflatten(-1, (len(self.model.decoder), 2, self.model.config.heads, -1)).permute(3, 2, 0, 4, 1, 5)     # (M, B, h, W, d) each
+        for buffer, of_layers, of_swap in zip(self.decoder, (rotate(k), v), self.model.swap.keys_values(memory, rotate)):
+            where.write(buffer[:-1], of_layers)
+            where.write(buffer[-1], of_swap)
 
     @property
     def _nothing(self) -> float:
@@ -338,15 +333,19 @@ class CachedPredictor:
         """The states of the queried sites over everything in the cache."""
         end, known = self._end(canvas), self.ahead + pick_rows(canvas.count, rows)
         mask = None if self.ahead + canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
-        memory = (pick_rows(self.decoder[0][:, :, :end], rows), pick_rows(self.decoder[1][:, :, :end], rows))
+        memory = self._decoded(end, rows)
         of_rows = (memory, pick_rows(self.summary, rows)[:, None], known[:, None], rows if self.labels is not None else None)
         return self._answer(pick_rows(sites.index, rows), under(mask), *of_rows)
 
+    def _decoded(self, end: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The keys and values (M + 1, R, h, end, d) that queries look at."""
+        keys, values = (buffer[..., :end, :] if rows is None else buffer[..., :end, :].index_select(1, rows) for buffer in self.decoder)
+        return keys, values
+
     def _answer(self, sites: Int[Tensor, "R Q"], attend: Attend, memory: tuple[Tensor, Tensor], summary: Float[Tensor, "R _ D"],
                 known: Int[Tensor, "R _"], rows: Tensor | None = None) -> Float[Tensor, "R Q D"]:
-        model, count, positions = self.model, self.model.config.heads, self.first + sites
-        keys, values = memory
-        looks = [((keys[:, at:at + count], values[:, at:at + count]), attend) for at in range(0, keys.shape[1], count)]
+        model, positions = self.model, self.first + sites
+        looks = [(keys_values, attend) for keys_values in zip(*memory)]
         rotate, condition = self.rotations.at(positions), None if self.condition is None else pick_rows(self.condition, rows)
         y = model.swap(self._queries(positions, summary, known, rotate), *looks[-1])
         return model.final(model.decode(y, rotate, condition, looks[:-1]), condition)
@@ -370,7 +369,7 @@ class CachedPredictor:
         x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None]))
         self.running = self._running(x) if self.model.swap.reads_memory else self.summary[:, None]
         known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
-        memory = (self.decoder[0][:, :, :end], self.decoder[1][:, :, :end])
+        memory = self._decoded(end)
         return self._answer(sites.index, Masked((entry < known[..., None])[:, None]), memory, self.running, known)
 
     def settle(self, canvas: Canvas) -> None:
@@ -396,13 +395,13 @@ class Place:
     def __init__(self, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None, end: int):
         self.index, self.fresh, self.start, self.end = index, fresh, start, end
 
-    def write(self, buffer: Float[Tensor, "B g L1 d"], values: Float[Tensor, "B g W d"]) -> None:
-        """Put values in place; `buffer` is a view of the cache."""
+    def write(self, buffer: Float[Tensor, "*M B h L1 d"], values: Float[Tensor, "*M B h W d"]) -> None:
+        """Put values in place; `buffer` is a view of the cache, of one layer or of several."""
         if self.start is not None:
-            buffer[:, :, self.start:self.end] = values
+            buffer[..., self.start:self.end, :] = values
         else:
-            column = torch.where(self.fresh, self.index, buffer.shape[2] - 1)[:, None, :, None]
-            buffer.scatter_(2, column.expand_as(values), values)
+            column = torch.where(self.fresh, self.index, buffer.shape[-2] - 1)[:, None, :, None]
+            buffer.scatter_(-2, column.expand_as(values), values)
 
     def attention(self, keys: Tensor, values: Tensor, attend: Attend) -> Attend:
         """Attention that puts its own keys and values into the cache first, and looks at all that is there."""

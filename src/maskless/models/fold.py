@@ -1,14 +1,18 @@
 """Fold the constant modulation of a model without time conditioning into its norms and projections (spec, section 1.7).
 
 norm weight <- w (1 + scale), norm bias <- shift, out <- diag(gate) out: the same function with no adaLN left. For inference only.
+
+`for_sampling` is all that is done to a model before it samples.
 """
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import torch
 
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
+from maskless.layers.packed import pack, packing_pays
 from maskless.models.base import Conditioned, Denoiser
 
 
@@ -31,3 +35,18 @@ def fold(model: Denoiser) -> Denoiser:
         plain = type(model)(replace(model.config, cond_dim=0, norm_bias=True, dropout=0.0))
     plain.load_state_dict(state, assign=True)
     return plain.requires_grad_(False).train(model.training)
+
+
+def for_sampling(model: Denoiser, dtype: torch.dtype) -> Denoiser:
+    """The model folded, in a dtype, its weights packed where that pays; `model` itself stays as it is.
+
+    Args:
+        model: on the device it shall sample on; weights that do not change are shared.
+    """
+    folded = fold(model)
+    weight = folded.embedding.weight
+    if weight.dtype != dtype or packing_pays(weight):
+        folded = copy.deepcopy(folded).to(dtype)
+    if packing_pays(folded.embedding.weight):
+        pack(folded.requires_grad_(False))
+    return folded

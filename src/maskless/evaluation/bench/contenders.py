@@ -19,7 +19,7 @@ from maskless.evaluation import cost
 from maskless.evaluation.bench.setting import SIZES, Setting
 from maskless.evaluation.cost import Call, Parts, Run, calls_of
 from maskless.evaluation.speed import Contender, Generate, even_random, left_to_right, published
-from maskless.models import Denoiser, build, fold, kind_of
+from maskless.models import Denoiser, build, for_sampling, kind_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def checked(names: Sequence[str], table: Mapping[str, Any]) -> list[str]:
 
 
 class Networks:
-    """The networks of a setting, each made once: trained where a checkpoint of its kind was given, else with random weights; folded."""
+    """The networks of a setting, made for sampling, each once: trained where a checkpoint of its kind was given, else with random weights."""
 
     def __init__(self, setting: Setting, device: torch.device, folders: Sequence[Path] = ()):
         self.setting, self.device = setting, device
@@ -112,7 +112,7 @@ class Networks:
         if kind not in self.made:
             torch.manual_seed(0)
             model = self.trained.get(kind) or build(self.setting.config(kind))
-            self.made[kind] = fold(model.eval()).to(device=self.device, dtype=self.setting.dtype)
+            self.made[kind] = for_sampling(model.eval().to(self.device), self.setting.dtype)
         return self.made[kind]
 
     def contender(self, name: str, setting: Setting) -> Contender:
