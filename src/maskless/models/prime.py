@@ -76,7 +76,8 @@ class PrimeConfig:
         if self.digits < 1 or self.base < 0:
             raise ValueError(f"digits is {self.digits} and base {self.base}; give at least 1 digit, and a base of at least 2 (0: the smallest)")
         if self.merge == "concatenate" and self.width % self.digits:
-            raise ValueError(f"width {self.width} is no multiple of {self.digits} digits, whose vectors are joined; change width or digits, or set merge=sum")
+            raise ValueError(f"width {self.width} is no multiple of {self.digits} digits, whose vectors are joined; "
+                             "change width or digits, or set merge=sum")
         if self.merge == "sum" and self.tables == "shared" and self.digits > 1:
             raise ValueError("merge is sum and tables is shared: 1 2 and 2 1 would be the same; set tables=separate")
 
