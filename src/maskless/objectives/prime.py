@@ -125,7 +125,7 @@ class SubNelbo(Timed):
         schedule: alpha(t), of digits.
         chunk_point: 1 hides digits independently; 0 hides whole tokens, which are then charged their law over V: MDLM's bound. Values
             between train only (`JointCE`): no bound covers a process that would have to hide known digits again.
-        filter_observed: charge the law filtered by the known digits, which is never worse; False charges the plain softmax, also a bound.
+        filter_observed: charge the law filtered by the known digits; False charges the plain softmax, also a bound.
         low: the smallest share of hidden digits that is drawn; caps the weight of the linear schedule at 1 / low.
 
     Raises:
