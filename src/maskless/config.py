@@ -111,17 +111,18 @@ def override(tree: Mapping, changes: Iterable[str]) -> dict:
 # ----------------------------------------------------------------------------------------------- a tree to dataclasses
 
 
-def build(cls: type[T], tree: Mapping) -> T:
+def build(cls: type[T], tree: Mapping, *, where: str = "") -> T:
     """The frozen dataclass `cls` from a tree, nested dataclasses and tagged unions included.
 
     Args:
         cls: a dataclass whose annotations are plain types, dataclasses, or `Annotated[..., Tagged(...)]` unions.
         tree: plain dicts, lists and scalars.
+        where: what the tree is, in front of every key of a sentence; empty for a recipe.
 
     Raises:
         ValueError: for an unknown or missing key or a wrong type: one sentence with the key, the value and the remedy.
     """
-    return _object(cls, tree, "", _leaves(cls))
+    return _object(cls, tree, where, _leaves(cls, where))
 
 
 def tree_of(value: Any) -> dict:
