@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskless.api.logprob import LogProb, conditional_bounds, log_prob
 from maskless.api.model import LoadedModel, seeds_of
 from maskless.api.template import Template
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
+from maskless.evaluation.conditional import LogProb, conditional_bounds, log_prob
 from maskless.models import Denoiser
 
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
