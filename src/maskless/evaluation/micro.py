@@ -50,8 +50,8 @@ def micro_batches(batches: Iterable[Batch], rows: int) -> Iterator[tuple[Batch, 
 def joined(batches: list[Batch]) -> Batch:
     """Batches of equal length, one after the other."""
     labels = [batch.labels for batch in batches]
-    columns = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("tokens", "valid", "given"))
-    return Batch(*columns, None if labels[0] is None else torch.cat([each for each in labels if each is not None]))
+    tokens, valid, given = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("tokens", "valid", "given"))
+    return Batch(tokens, valid, given, None if labels[0] is None else torch.cat([each for each in labels if each is not None]))
 
 
 def taken(batch: Batch, rows: Tensor) -> Batch:

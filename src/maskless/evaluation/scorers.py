@@ -5,7 +5,7 @@ B texts, L tokens, V vocabulary of the scorer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,10 @@ class Scorer(Protocol):
         """-log p(token | those before it) in float64, on the CPU; 0 for the first token and where there is none."""
         ...
 
+    def features(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B F"]:
+        """The last hidden state of each text's last token, on the CPU: what MAUVE compares."""
+        ...
+
 
 def open_scorer(source: str, device: torch.device) -> Scorer:
     """A scorer by the path of a checkpoint of this library, or by a Hugging Face name or folder.
@@ -75,7 +79,8 @@ class OwnScorer:
         file = next(path for path in (folder / "ema.safetensors", folder / "model.safetensors") if path.exists())
         self.model, self.tokenizer, self.device = model.to(device), tokenizer, device
         self.named, self.window = Named(Path(source).name, hash_of(file)), model.config.length
-        self.eos, self.tokenizer_hash = tokenizer.vocabulary.eos, tokenizer.hash
+        self.eos = tokenizer.vocabulary.eos
+        self.tokenizer_hash: str | None = tokenizer.hash
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -90,6 +95,10 @@ class OwnScorer:
         batch = Batch(tokens, valid, torch.zeros_like(valid)).to(self.device)
         nothing = Draws(torch.zeros(len(tokens), device=self.device), torch.zeros(tokens.shape, device=self.device))
         return Autoregressive()(self.model, batch, nothing).token_loss.double().cpu()
+
+    @torch.inference_mode()
+    def features(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B F"]:
+        return _last(self.model.hidden(tokens.to(self.device), torch.ones_like(valid, device=self.device)).cpu(), valid)
 
 
 class CausalLM:
@@ -108,7 +117,8 @@ class CausalLM:
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ValueError(f"the scorer {source} could not be opened by transformers ({reason}); "
                              "give a folder or a Hub name, or go online") from None
-        self.device, self.tokenizer_hash = device, None
+        self.device = device
+        self.tokenizer_hash: str | None = None
         self.named = Named(source, _digest(self.model))
         self.window = int(getattr(self.model.config, "max_position_embeddings", None) or getattr(self.model.config, "n_positions", 1024))
         self.eos = self.tokenizer.eos_token_id
@@ -133,6 +143,15 @@ class CausalLM:
             found[:, start + 1:start + 1 + piece.shape[1]] = -piece.gather(-1, after)[..., 0].double().cpu()
         return torch.where(valid, found, 0.0)
 
+    @torch.inference_mode()
+    def features(self, tokens: Int[Tensor, "B L"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B F"]:
+        ids, there = tokens.to(self.device), valid.to(self.device).long()
+        return _last(self.model(input_ids=ids, attention_mask=there, output_hidden_states=True).hidden_states[-1].cpu(), valid)
+
+
+def _last(hidden: Float[Tensor, "B L F"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B F"]:
+    return hidden[torch.arange(len(hidden)), valid.sum(1) - 1]
+
 
 def _digest(model: Any) -> str:
     """sha256 of a network's numbers."""
@@ -142,15 +161,18 @@ def _digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def score(scorer: Scorer, texts: Sequence[Sequence[int]], window: int) -> tuple[Int[Tensor, "N W"], Bool[Tensor, "N W"], Float[Tensor, "N W"]]:
-    """Tokens, which of them there are, and -log p of each given those before it; read in micro-batches of one shape.
+Read = tuple[Int[Tensor, "N W"], Bool[Tensor, "N W"]]
+"""Tokens of texts, and which of them there are."""
+
+
+def table(texts: Sequence[Sequence[int]], window: int) -> Read:
+    """Texts side by side; longer ones than `window` lose their end.
 
     Args:
         texts: ids of every text, its opening included.
-        window: longer texts lose their end.
 
     Raises:
-        ValueError: no text at all, an id that the scorer does not have, or numbers that are not finite.
+        ValueError: no text of two tokens.
     """
     width = min(window, max((len(text) for text in texts), default=0))
     if width < 2:
@@ -159,9 +181,19 @@ def score(scorer: Scorer, texts: Sequence[Sequence[int]], window: int) -> tuple[
     for row, text in enumerate(texts):
         kept = torch.tensor(text[:width], dtype=torch.int64)
         tokens[row, :len(kept)], valid[row, :len(kept)] = kept, True
+    return tokens, valid
+
+
+def in_micro_batches(read: Callable[[Tensor, Tensor], Tensor], texts: Read, name: str) -> Tensor:
+    """`nll` or `features` of a scorer for all texts, read in micro-batches of one shape.
+
+    Raises:
+        ValueError: numbers that are not finite.
+    """
+    tokens, valid = texts
     batches = [Batch(tokens, valid, torch.zeros_like(valid))]
-    nll = torch.cat([scorer.nll(cut.tokens, cut.valid)[:real] for cut, real in micro_batches(batches, micro_rows(width))])
-    if not bool(nll.isfinite().all()):
-        bad = int((~nll.isfinite()).any(1).sum())
-        raise ValueError(f"the scorer {scorer.named.name} gave numbers that are not finite for {bad} of {len(texts)} samples; look at its weights")
-    return tokens, valid, nll
+    found = torch.cat([read(cut.tokens, cut.valid)[:real] for cut, real in micro_batches(batches, micro_rows(tokens.shape[1]))])
+    if not bool(found.isfinite().all()):
+        bad = int((~found.isfinite()).any(1).sum())
+        raise ValueError(f"the scorer {name} gave numbers that are not finite for {bad} of {len(tokens)} samples; look at its weights")
+    return found

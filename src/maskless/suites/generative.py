@@ -3,29 +3,35 @@
     generative_perplexity               of every token after the first, under the scorer
     generative_perplexity_first_chunk   of the tokens that count in the released code: all but the EOS behind the first
     unigram_entropy                     nats, within a sample, averaged over samples
+    distinct_2, repetition_4, self_bleu_4
+    mauve                               against real texts, by the scorer's last hidden states
 
 A low perplexity with a low entropy is a model that repeats itself: neither number says anything without the other.
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskless.api.text import TextModel
-from maskless.evaluation.generative import first_chunk, unigram_entropy
+from maskless.evaluation.generative import first_chunk
 from maskless.evaluation.likelihood import ratio_error
 from maskless.evaluation.results import Result
 from maskless.evaluation.samples import Sample, read_lines
-from maskless.evaluation.scorers import Scorer, open_scorer, score
+from maskless.evaluation.scorers import Read, Scorer, in_micro_batches, open_scorer, table
 from maskless.evaluation.settings import Generative
+from maskless.evaluation.text_metrics import distinct, entropy, mauve, repetition, self_bleu
 from maskless.suites.drawing import drawn, options_of
+from maskless.suites.likelihood import open_held
 from maskless.suites.session import Session
+
+LONGEST = 4                                                         # tokens of the n-grams that repetition and self-BLEU look at
 
 
 def evaluate_generative(session: Session, settings: Generative) -> Iterator[Result]:
@@ -44,8 +50,8 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
         return
     about = _about(session, settings, samples)
     if scorer is not None:
-        yield from _perplexities(session, settings, samples, scorer, by_text, about)
-    yield from _entropy(session, samples, about)
+        yield from _judged(session, settings, samples, scorer, by_text, about)
+    yield from _variety(session, samples, about)
 
 
 def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample] | None:
@@ -97,22 +103,40 @@ def _reads_text(scorer: Scorer, settings: Generative, opened: TextModel) -> bool
     return by_text
 
 
-def _perplexities(session: Session, settings: Generative, samples: Sequence[Sample], scorer: Scorer, by_text: bool,
-                  about: dict[str, Any]) -> Iterator[Result]:
-    texts = [respelled(sample["tokens"], session.subject.opened, scorer) if by_text else sample["tokens"] for sample in samples]
+def _judged(session: Session, settings: Generative, samples: Sequence[Sample], scorer: Scorer, by_text: bool,
+            about: dict[str, Any]) -> Iterator[Result]:
+    """What the scorer says of the samples."""
+    spell = (lambda tokens: respelled(tokens, session.subject.opened, scorer)) if by_text else list
     window = min(settings.window or session.subject.length, scorer.window)
-    tokens, valid, nll = score(scorer, texts, window)
+    texts = [spell(sample["tokens"]) for sample in samples]
+    read = table(texts, window)
+    nll = in_micro_batches(scorer.nll, read, scorer.named.name)
+    tokens, valid = read
     later = valid & (torch.arange(valid.shape[1]) > 0)
     counted = {"generative_perplexity": later}
     if scorer.eos is not None:
         counted["generative_perplexity_first_chunk"] = later & first_chunk(tokens, scorer.eos)
-    cut = sum(max(0, len(text) - window) for text in texts)
+    shared = {**about["details"], "tokens_beyond_window": sum(max(0, len(text) - window) for text in texts), "window": window,
+              "retokenised": by_text}
+    made = {**about, "precision": session.sampling, "scorer": scorer.named}
     for metric, use in counted.items():
         value, error, nats = corpus(nll, use)
-        details = {**about["details"], "tokens": int(use.sum()), "tokens_beyond_window": cut, "window": window, "retokenised": by_text,
-                   "nats_per_token": nats, "nats_per_token_standard_error": error / value if math.isfinite(error) else None}
-        yield session.result(metric, value, error, len(texts), kind="estimate", better="lower", precision=session.sampling, scorer=scorer.named,
-                             **{**about, "details": details})
+        details = {**shared, "tokens": int(use.sum()), "nats_per_token": nats}
+        yield session.result(metric, value, error, len(texts), kind="estimate", **{**made, "details": details})
+    if settings.data is not None:
+        yield _mauve(session, settings, read, scorer, spell, {**made, "details": shared})
+
+
+def _mauve(session: Session, settings: Generative, read: Read, scorer: Scorer, spell: Callable[[list[int]], list[int]],
+           made: dict[str, Any]) -> Result:
+    """MAUVE against as many real rows, written and read as the samples were."""
+    length = settings.length or session.subject.length
+    held = open_held(session.subject, settings.data, "valid", length, limit=len(read[0]))
+    rows = [spell(row[here].tolist()) for batch in held.batches(session.batch_size) for row, here in zip(batch.tokens, batch.valid)]
+    real = in_micro_batches(scorer.features, table(rows, made["details"]["window"]), scorer.named.name)
+    found = mauve(real, in_micro_batches(scorer.features, read, scorer.named.name))
+    return session.result("mauve", found.value, found.standard_error, found.count, kind="estimate", better="higher", data=held.record,
+                          **{**made, "details": {**made["details"], "error_from": found.error_from, "real_rows": held.count}})
 
 
 def corpus(nll: Float[Tensor, "N W"], use: Bool[Tensor, "N W"]) -> tuple[float, float, float]:
@@ -149,12 +173,15 @@ def respelled(tokens: Sequence[int], opened: Any, scorer: Scorer) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------- variety
 
 
-def _entropy(session: Session, samples: Sequence[Sample], about: dict[str, Any]) -> Iterator[Result]:
-    each = torch.stack([entropy_of(torch.tensor(sample["tokens"])) for sample in samples]).double()
-    error = float(each.std()) / math.sqrt(len(each)) if len(each) > 1 else None
-    yield session.result("unigram_entropy", float(each.mean()), error, len(each), kind="estimate", unit="nats", better=None,
-                         precision=session.sampling, **about)
-
-
-def entropy_of(tokens: Int[Tensor, " L"]) -> Float[Tensor, ""]:
-    return unigram_entropy(tokens[None])[0]
+def _variety(session: Session, samples: Sequence[Sample], about: dict[str, Any]) -> Iterator[Result]:
+    """How samples repeat themselves and each other, in the model's own tokens; those of fewer than `LONGEST` say nothing."""
+    rows = [sample["tokens"] for sample in samples if len(sample["tokens"]) >= LONGEST]
+    if not rows:
+        raise ValueError(f"all {len(samples)} samples have fewer than {LONGEST} tokens, too few to measure their variety; draw longer ones")
+    measured = {"unigram_entropy": entropy(rows), "distinct_2": distinct(rows, 2), f"repetition_{LONGEST}": repetition(rows, LONGEST)}
+    if len(rows) > 1:
+        measured[f"self_bleu_{LONGEST}"] = self_bleu(rows, LONGEST)
+    for metric, found in measured.items():
+        details = {**about["details"], "error_from": found.error_from, "too_short": len(samples) - len(rows)}
+        yield session.result(metric, found.value, found.standard_error, found.count, kind="estimate", better=found.better,
+                             unit="nats" if metric == "unigram_entropy" else "", precision=session.sampling, **{**about, "details": details})
