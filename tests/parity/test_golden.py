@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.cli import main as command
-from maskless.cli.verify import check_ema
+from maskless.suites.parity import check_ema
 from maskless.evaluation.golden import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
