@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -45,14 +46,15 @@ class TextMeasurement:
     standard_error: float | None
     error_from: str
     count: int
-    better: str | None = None
+    better: Literal["lower", "higher"] | None = None
 
     def __str__(self) -> str:
         error = "" if self.standard_error is None else f" +- {self.standard_error:.2g}"
         return f"{self.metric} {self.value:.6g}{error}; {self.count} samples"
 
 
-def _mean(metric: str, values: Sequence[float], better: str | None, error_from: str = "spread between samples") -> TextMeasurement:
+def _mean(metric: str, values: Sequence[float], better: Literal["lower", "higher"] | None,
+          error_from: str = "spread between samples") -> TextMeasurement:
     count, mean = len(values), math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / max(count - 1, 1)
     return TextMeasurement(metric, mean, math.sqrt(variance / count) if count > 1 else None, error_from, count, better)
