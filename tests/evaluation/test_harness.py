@@ -108,10 +108,10 @@ def test_what_cannot_be_scored_is_refused_before_anything_is(request_, scoring, 
 @pytest.mark.parametrize(("name", "scoring", "message"), [
     ("autoregressive", {"score": "mean_joint"}, "of masked and partition models"),
     ("causal_partition", {"score": "mean_joint"}, "of masked and partition models"),
-    ("masked", {"score": "best"}, "score is 'best'"),
-    ("masked", {"overlong": "cut"}, "overlong is 'cut'"),
+    ("masked", {"score": "best"}, "score has 'best'; choose from conditional, mean_joint"),
+    ("masked", {"overlong": "cut"}, "overlong has 'cut'"),
     ("masked", {"samples": 1}, "samples is 1"),
-    ("masked", {"decoding": "beam"}, "decoding is 'beam'"),
+    ("masked", {"decoding": "beam"}, "decoding has 'beam'"),
 ])
 def test_unknown_ways_of_scoring_are_refused(name, scoring, message):
     with pytest.raises(ValueError, match=message):

@@ -23,6 +23,7 @@ from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, SamplerOptions
 from maskless.evaluation.conditional import LogProb, greedy, log_probs
 from maskless.evaluation.mean_joint import joint_nats_per_token, released_draws, released_greedy
+from maskless.evaluation.settings import WAYS, among
 from maskless.models import Denoiser, kind_of
 from maskless.objectives import own
 from maskless.objectives.base import Timed
@@ -68,10 +69,8 @@ class Scoring:
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        known = {"score": ("conditional", "mean_joint"), "overlong": ("window", "refuse"), "decoding": ("left_to_right", "together")}
-        for name, choices in known.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}")
+        for name, choices in WAYS.items():
+            among(name, (getattr(self, name),), choices)
         if self.samples < 2 or self.chunk < 1:
             raise ValueError(f"samples is {self.samples} and chunk {self.chunk}; a score with its error needs at least 2 samples, a pass 1 row")
 
