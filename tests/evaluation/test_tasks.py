@@ -168,7 +168,7 @@ def test_the_suite_writes_results_of_every_form(kind, tmp_path):
 
     for name, records in FORMS.items():
         written(tmp_path, name, records)
-    settings, told = Tasks(files=(str(tmp_path),), samples=4), []
+    settings, told = Tasks(files=(str(tmp_path),), budget=4), []
     session = Session(subject(kind), settings, tmp_path / "out", progress=lambda what, done, total: told.append((what, done, total)))
     found = list(evaluate_tasks(session, settings))
     metrics = ["choice_accuracy", "choice_accuracy_per_byte", "cloze_accuracy", "cloze_target_nats", "schema_accuracy", "social_accuracy",
@@ -188,7 +188,7 @@ def test_the_suite_takes_the_released_score_and_a_limit(tmp_path):
 
     written(tmp_path, "cloze", FORMS["cloze"])
     written(tmp_path, "choice", FORMS["choice"])
-    settings = Tasks(files=(str(tmp_path),), samples=4, score="mean_joint", rows=1)
+    settings = Tasks(files=(str(tmp_path),), budget=4, score="mean_joint", rows=1)
     found = list(evaluate_tasks(Session(subject(), settings, tmp_path), settings))
     assert [each.metric for each in found] == ["choice_accuracy", "choice_accuracy_per_byte", "cloze_accuracy"]
     assert found[0].details["score"] == "mean_joint" and found[0].samples == 1 and found[0].data.split == "first 1"
@@ -196,7 +196,7 @@ def test_the_suite_takes_the_released_score_and_a_limit(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"score": "best"}, "score has 'best'"), ({"samples": 1}, "samples is 1"), ({"rows": 0}, "rows is 0"),
+    ({"score": "best"}, "score has 'best'"), ({"budget": 1}, "budget is 1"), ({"rows": 0}, "rows is 0"),
     ({"overlong": "cut"}, "overlong has 'cut'"),
 ])
 def test_settings_that_mean_nothing_are_refused(options, message):

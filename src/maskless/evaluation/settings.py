@@ -146,13 +146,14 @@ class Tasks(Suite):
     Args:
         files: .jsonl or .jsonl.gz files of a known form, or folders of them.
         rows: at most so many questions of each file (the first ones); null: all.
-        score, samples, overlong, decoding: as in `evaluation.harness.Scoring`.
+        budget: Monte-Carlo draws of a score.
+        score, overlong, decoding: as in `evaluation.harness.Scoring`.
     """
 
     files: tuple[str, ...] = ()
     rows: int | None = None
+    budget: int = 128
     score: str = "conditional"
-    samples: int = 128
     overlong: str = "window"
     decoding: str = "left_to_right"
 
@@ -161,8 +162,8 @@ class Tasks(Suite):
         positive(rows=self.rows)
         for name, choices in WAYS.items():
             among(name, (getattr(self, name),), choices)
-        if self.samples < 2:
-            raise ValueError(f"samples is {self.samples}; a score with its error needs at least 2")
+        if self.budget < 2:
+            raise ValueError(f"budget is {self.budget}; a score with its error needs at least 2 draws")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,13 @@ def evaluate_tasks(session: Session, settings: Tasks) -> Iterator[Result]:
     opened = session.subject.opened
     if not isinstance(opened, TextModel):
         raise ValueError(f"{session.subject.record.path} is a model of images, which reads no questions; measure it with the suite images")
-    scoring = Scoring(settings.score, settings.samples, settings.seed, settings.overlong, decoding=settings.decoding)
+    scoring = Scoring(settings.score, settings.budget, settings.seed, settings.overlong, decoding=settings.decoding)
     harness = Harness(opened.model, opened.tokenizer, scoring)
     for task in [read_task(path, settings.rows) for path in find_tasks(settings.files)]:
         scores = score_task(harness, task, lambda done, total, name=task.name: session.progress(name, done, total))
         data = DataRecord(task.name, "all" if settings.rows is None else f"first {settings.rows}", task.hash, len(task.questions))
         for found in figures(task, scores):
             details = {**found.details, "score": settings.score, "overlong": settings.overlong, "decoding": settings.decoding,
-                       "draws_per_choice": 1 if opened.model.left_to_right else settings.samples}
+                       "draws_per_choice": 1 if opened.model.left_to_right else settings.budget}
             yield session.result(f"{task.name}_{found.metric}", found.value, found.standard_error, found.count, kind=found.kind, unit=found.unit,
                                  better=found.better, data=data, details=details)
