@@ -21,6 +21,7 @@ from maskless.decoding.options import SamplerOptions
 AnySource = Annotated[Any, Tagged(SOURCES)]
 NAME = re.compile(r"[A-Za-z0-9._+=-]*")
 IMAGE_METRICS = ("distance", "inception_score", "kernel_distance", "precision_recall")
+WAYS = {"score": ("conditional", "mean_joint"), "overlong": ("window", "refuse"), "decoding": ("left_to_right", "together")}   # of scoring tasks
 PROTOCOLS = ("latency", "throughput", "training")
 
 
@@ -139,6 +140,33 @@ class ImageQuality(Suite):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tasks(Suite):
+    """Questions with choices, and last words, from local files: docs/tasks.md.
+
+    Args:
+        files: .jsonl or .jsonl.gz files of a known form, or folders of them.
+        rows: at most so many questions of each file (the first ones); null: all.
+        budget: Monte-Carlo draws of a score.
+        score, overlong, decoding: as in `evaluation.harness.Scoring`.
+    """
+
+    files: tuple[str, ...] = ()
+    rows: int | None = None
+    budget: int = 128
+    score: str = "conditional"
+    overlong: str = "window"
+    decoding: str = "left_to_right"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(rows=self.rows)
+        for name, choices in WAYS.items():
+            among(name, (getattr(self, name),), choices)
+        if self.budget < 2:
+            raise ValueError(f"budget is {self.budget}; a score with its error needs at least 2 draws")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed(Suite):
     """Seconds and tokens per second of the model as it is, by the papers' protocols.
 
@@ -177,7 +205,7 @@ class Parity(Suite):
 
 
 SUITES: dict[str, type[Suite]] = {
-    "likelihood": Likelihood, "generative": Generative, "images": ImageQuality, "speed": Speed, "parity": Parity,
+    "likelihood": Likelihood, "generative": Generative, "images": ImageQuality, "tasks": Tasks, "speed": Speed, "parity": Parity,
 }
 AnySuite = Annotated[Any, Tagged(SUITES)]
 
