@@ -122,7 +122,7 @@ def test_what_cannot_be_measured(models, text, tmp_path):
         evaluate(subject, [Likelihood()], out=tmp_path)
     with pytest.raises(ValueError, match="length is 25 and the model has 24"):
         evaluate(subject, [Likelihood(data=data, length=25)], out=tmp_path)
-    with pytest.raises(ValueError, match="no file or folder absent.txt"):
+    with pytest.raises(ValueError, match="no file or folder absent"):
         evaluate(subject, [Likelihood(data=Files(train="absent.txt"))], out=tmp_path)
     network = randomised(CONFIGS["pgm"])
     torch.nn.init.constant_(network.head.bias, math.nan)
