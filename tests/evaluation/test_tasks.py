@@ -25,6 +25,7 @@ FORMS = {"choice": [CHOICE, PLAIN], "social": [SOCIAL, SOCIAL], "schema": [SCHEM
 
 
 def written(folder, name: str, records: list) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.jsonl.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records)
