@@ -1,0 +1,112 @@
+"""Quality against speed: which results are the same model used in the same way, and which points no other beats in both."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskless.evaluation.report.compare import machine, named, precision
+from maskless.evaluation.report.gather import Entry, described
+
+RATE = "_per_second"                                                # how the name of a speed ends
+QUALITY = ("generative_perplexity", "fid", "kid", "frechet_distance", "mauve")  # how the name of a quality begins
+SEPARATED = 0.3                                                     # nats of entropy below the highest that make a point doubtful
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model used in one way.
+
+    Attributes:
+        model, nfe: of both results.
+        quality, speed: the two results.
+        entropy: of the same samples, nats; None if it was not measured.
+        front: no other point is at least as good in both and better in one.
+        doubtful: its samples are much more uniform than those of another point: a low perplexity says little.
+    """
+
+    model: str
+    nfe: int | None
+    quality: Entry
+    speed: Entry
+    entropy: float | None
+    front: bool = False
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """Points that can be compared: one quality as one scorer sees it, one machine, one precision.
+
+    Attributes:
+        metric, unit, better: of the quality.
+        rate: unit of the speed.
+        terms: what all points share, (name, value).
+        points: by model, then speed.
+    """
+
+    metric: str
+    unit: str
+    better: str
+    rate: str
+    terms: tuple[tuple[str, str], ...]
+    points: tuple[Point, ...]
+
+
+def paretos(entries: Sequence[Entry]) -> list[Pareto]:
+    """All pairs of a quality and a speed of the same model, sampler and number of calls, in groups that can be compared."""
+    speeds = [entry for entry in entries if entry.result.metric.endswith(RATE) and entry.result.nfe is not None]
+    entropies = [entry for entry in entries if entry.result.metric.endswith("entropy")]
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for quality in entries:
+        if not quality.result.metric.startswith(QUALITY) or quality.result.better is None or quality.result.nfe is None:
+            continue
+        found = next((entry for entry in entropies if _key(entry) == _key(quality) and entry.result.seed == quality.result.seed), None)
+        for speed in (entry for entry in speeds if _key(entry) == _key(quality)):
+            point = Point(quality.result.model.name, quality.result.nfe, quality, speed, found and found.result.value)
+            groups.setdefault(_terms(quality, speed), []).append(point)
+    return [_pareto(terms, points) for terms, points in groups.items()]
+
+
+def _key(entry: Entry) -> tuple[Any, ...]:
+    """What a model's quality and its speed must share to be one point."""
+    result = entry.result
+    return result.model.hash, result.model.weights, result.nfe, described(result.sampler)
+
+
+def _terms(quality: Entry, speed: Entry) -> tuple[Any, ...]:
+    result = quality.result
+    terms = [("weights", result.model.weights)]
+    if result.scorer is not None:
+        terms.append(("scorer", named(result.scorer.name, result.scorer.hash)))
+    if result.data is not None:
+        terms.append(("data", f"{named(result.data.name, result.data.hash)} {result.data.split}"))
+    terms += [("machine", machine(speed)), ("precision of the speed", precision(speed))]
+    return (result.metric, result.unit, result.better, speed.result.unit, tuple(terms))
+
+
+def _pareto(terms: tuple[Any, ...], points: Sequence[Point]) -> Pareto:
+    metric, unit, better, rate, shared = terms
+    highest = max((point.entropy for point in points if point.entropy is not None), default=None)
+    made = [
+        Point(point.model, point.nfe, point.quality, point.speed, point.entropy, front=not any(_beats(other, point) for other in points),
+              doubtful=highest is not None and point.entropy is not None and point.entropy < highest - SEPARATED)
+        for point in points
+    ]
+    return Pareto(metric, unit, better, rate, shared, tuple(sorted(made, key=lambda point: (point.model, point.speed.result.value))))
+
+
+def _beats(one: Point, other: Point) -> bool:
+    """At least as good in both, better in one."""
+    sign = 1.0 if one.quality.result.better == "lower" else -1.0
+    worse = sign * (one.quality.result.value - other.quality.result.value)
+    slower = other.speed.result.value - one.speed.result.value
+    return worse <= 0 and slower <= 0 and (worse < 0 or slower < 0)
+
+
+def by_model(points: Sequence[Point]) -> Mapping[str, list[Point]]:
+    """Points of every model, in their order."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.model, []).append(point)
+    return found
