@@ -77,7 +77,8 @@ def shrunk(name: str, folder: Path) -> dict[str, Any]:
     tree["data"] = data(tree["data"], folder)
     small = {"steps": 2, "batch_size": 4 * tree["training"].get("accumulate", 1), "warmup": 1, "device": "cpu", "precision": "fp32", "threads": 1}
     tree["training"] = {key: value for key, value in tree["training"].items() if key not in ("start", "length")} | small
-    tree["validation"] = {"rows": 4, "batch_size": 4, **{key: min(value, 4) for key, value in tree.get("validation", {}).items() if key == "complete"}}
+    complete = min(tree.get("validation", {}).get("complete", 0), 4)
+    tree["validation"] = {"rows": 4, "batch_size": 4, "complete": complete}
     sampling = tree.get("sampling", {})
     if sampling:
         tree["sampling"] = {**sampling, "every": 0, "count": min(sampling.get("count", 0), 1), "sampler": {**sampling.get("sampler", {}), "steps": 2}}
