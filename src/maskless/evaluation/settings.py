@@ -78,6 +78,7 @@ class Generative(Suite):
         retokenise: whether the scorer reads the texts in its own tokens; null: a checkpoint of this library reads the ids themselves (it must
             have the same tokenizer), another model reads the text.
         window: tokens of a text that the scorer reads; null: as many as the model has sites, or the scorer takes.
+        file: samples to judge in place of drawing any: lines of JSON with `text`, and `tokens` where they are of the model's tokenizer.
         data: real texts that MAUVE compares with; null: no MAUVE.
     """
 
@@ -88,6 +89,7 @@ class Generative(Suite):
     scorer: str | None = None
     retokenise: bool | None = None
     window: int | None = None
+    file: str | None = None
     data: AnySource | None = None
 
     def __post_init__(self) -> None:
