@@ -16,6 +16,8 @@ from maskless.evaluation.report.gather import Entry, described
 SURE = 2.0                                                          # standard errors of a difference that make it one
 SUITES = ("likelihood", "generative", "images", "tasks", "speed", "parity")
 TIMED = "speed"
+PROTOCOL = {"length": "rows of", "batch": "batch", "window": "scorer reads", "retokenised": "retokenised", "transform": "transform",
+            "real_images": "real images:"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Column:
         metric, unit, better, kind: as in the results.
         scorer: name and hash of the network that judged; empty without one.
         data: name, split and hash of what the value depends on; empty without any.
+        protocol: what else changes the number: the length of the rows, how much the scorer reads, how many images.
     """
 
     metric: str
@@ -34,6 +37,7 @@ class Column:
     kind: str
     scorer: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    protocol: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,14 @@ def column_of(entry: Entry) -> Column:
     result = entry.result
     scorer = () if result.scorer is None else (result.scorer.name, result.scorer.hash)
     data = () if result.data is None else (result.data.name, result.data.split, result.data.hash)
-    return Column(result.metric, result.unit, result.better, result.kind, scorer, data)
+    return Column(result.metric, result.unit, result.better, result.kind, scorer, data, protocol_of(entry))
+
+
+def protocol_of(entry: Entry) -> tuple[str, ...]:
+    """What changes the number beside model and data, in words."""
+    details = entry.result.details
+    said = [(what if details[key] is True else f"{what} {details[key]}") for key, what in PROTOCOL.items() if details.get(key) not in (None, False)]
+    return (*said, f"{entry.result.samples:,} images") if entry.result.suite == "images" else tuple(said)
 
 
 def terms_of(entry: Entry) -> tuple[tuple[str, str], ...]:
@@ -118,7 +129,10 @@ def _table(suite: str, terms: tuple[tuple[str, str], ...], entries: Sequence[Ent
     rows: dict[tuple[Any, ...], dict[Column, Entry]] = {}
     for entry in entries:
         key: tuple[Any, ...] = _row_key(entry)
-        if column_of(entry) in rows.get(key, {}):
+        there = rows.get(key, {}).get(column_of(entry))
+        if there is not None and there.result.value == entry.result.value:
+            continue                                                # one measurement under two names
+        if there is not None:
             key = (*key, entry.path)                                # measured twice in other ways than a row tells: a row of its own
         rows.setdefault(key, {})[column_of(entry)] = entry
     rows = dict(_steps_in_order(rows))
@@ -133,7 +147,7 @@ def _neighbours(columns: Iterable[Column]) -> tuple[Column, ...]:
     """Columns in their order, those of one metric and set of data side by side whatever the kind of value."""
     groups: dict[tuple[Any, ...], list[Column]] = {}
     for column in columns:
-        groups.setdefault((column.metric, column.scorer, column.data), []).append(column)
+        groups.setdefault((column.metric, column.scorer, column.data, column.protocol), []).append(column)
     return tuple(column for group in groups.values() for column in group)
 
 
@@ -219,6 +233,7 @@ APART: dict[str, Callable[[Entry], Any]] = {                        # why result
     "kinds of value": lambda entry: entry.result.kind,
     "weights": lambda entry: entry.result.model.weights,
     "scorers": lambda entry: None if entry.result.scorer is None else named(entry.result.scorer.name, entry.result.scorer.hash),
+    "protocols": lambda entry: ", ".join(protocol_of(entry)),
     "units": lambda entry: entry.result.unit,
     "tokenizers": lambda entry: dict(terms_of(entry)).get("tokenizer"),
     "machines": lambda entry: dict(terms_of(entry)).get("machine"),

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from maskless.evaluation.drawing import logarithmic, smoothed
 from maskless.evaluation.report.gather import Curve
+from maskless.evaluation.report.html import clean
 from maskless.evaluation.report.pareto import Pareto, by_model
 
 INK = "#010203"                                                     # stands for the page's own colour of text
@@ -29,7 +31,8 @@ def svg(draw: Callable[[Any], None], name: str) -> str:
 
     style: dict[Any, Any] = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), INK)
     style.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10})
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing")  # the reader's fonts will have it
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
@@ -126,4 +129,5 @@ def _marked(place: int, count: int) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """Text that matplotlib takes as it is: neither mathematics nor a label that legends leave out."""
-    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
+    text = clean(text).replace("\ufffd", "?")
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

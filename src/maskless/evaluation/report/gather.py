@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from maskless.evaluation.results import Result, read
 
+SHARE = re.compile(r"\.\d+-of-\d+$")                                # the end of a name of samples that are not gathered yet
 HEAD = 400                                                          # bytes of a file in which a result names its schema
 SHOWN = 12                                                          # samples of a file that a page has room for
 POINTS = 400                                                        # of a curve
@@ -90,7 +92,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
     entries = tuple(Entry(path, checked(path, read(path))) for path in paths.values() if path.suffix == ".json" and is_result(path))
     curves = tuple(curve for path in paths.values() if path.name == "metrics.jsonl" and (curve := read_curve(path)))
     files = [path for path in paths.values() if path.name.startswith("samples-") and path.suffix in (".jsonl", ".png", ".npz")]
-    samples = tuple(found for path in files if (found := read_samples(path, entries)))
+    samples = tuple(found for path in files if not SHARE.search(path.stem) and (found := read_samples(path, entries)))
     if not entries and not curves:
         named = ", ".join(map(str, folders))
         raise ValueError(f"there is no result file and no run in {named}; make one with maskless evaluate or maskless train")
@@ -173,7 +175,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> tuple[
 
 def read_samples(path: Path, entries: Sequence[Entry]) -> Samples | None:
     """The first samples of a file; None for one that holds none. A picture is opened, so that only pixels reach the page."""
-    entry = next((each for each in entries if each.path.parent == path.parent and path.stem == f"samples-{each.result.name}"), None)
+    entry = next((each for each in entries if each.path.parent == path.parent and path.stem == f"samples-{_title(each.result)}"), None)
     if path.suffix == ".jsonl":
         texts = [record["text"] for record in _records(path) if isinstance(record.get("text"), str)]
         return Samples(path, tuple(texts[:SHOWN]), None, len(texts), entry) if texts else None
@@ -181,6 +183,11 @@ def read_samples(path: Path, entries: Sequence[Entry]) -> Samples | None:
 
     picture, count = same_png(path) if path.suffix == ".png" else grid_png(path)
     return Samples(path, (), picture, count, entry)
+
+
+def _title(result: Result) -> str:
+    """What a result shares with the samples it was computed from: its name without the metric."""
+    return result.name.removesuffix(f"-{result.metric}")
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

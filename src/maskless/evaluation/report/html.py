@@ -13,9 +13,14 @@ class Element(str):
     """Markup that this package made."""
 
 
+def clean(content: object) -> str:
+    """Text without the letters that no page may hold."""
+    return UNFIT.sub("\ufffd", str(content))
+
+
 def text(content: object) -> Element:
     """Anything as markup: elements as they are, the rest escaped."""
-    return content if isinstance(content, Element) else Element(escape(UNFIT.sub("\ufffd", str(content))))
+    return content if isinstance(content, Element) else Element(escape(clean(content)))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Element:

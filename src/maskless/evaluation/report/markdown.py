@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from maskless.evaluation.report.compare import Table, splits, tables
 from maskless.evaluation.report.gather import Gathered
-from maskless.evaluation.report.html import UNFIT
+from maskless.evaluation.report.html import clean
 from maskless.evaluation.report.page import APART, LEGEND, MADE, RUN, SOURCE, curve_row, pareto_rows, source_row
 from maskless.evaluation.report.pareto import paretos
 from maskless.evaluation.report.words import common, heading, said, title, titled, words
@@ -21,14 +21,14 @@ def plain(text: object) -> str:
         >>> plain("a|b <i>_c_")
         'a\\\\|b \\\\<i\\\\>\\\\_c\\\\_'
     """
-    return SPECIAL.sub(r"\\\1", " ".join(UNFIT.sub("\ufffd", str(text)).split()))
+    return SPECIAL.sub(r"\\\1", " ".join(clean(text).split()))
 
 
 def markdown(found: Gathered, name: str) -> str:
     """The whole of it."""
     parts = [f"<!-- {MADE} -->", f"# {plain(name)}"]
     if found.entries:
-        parts += ["## Results", plain(LEGEND)]
+        parts += ["## Tables", plain(LEGEND)]
         if notes := [f"{title(split.suite)}: {split}" for split in splits(found.entries)]:
             parts += [APART, "\n".join(f"* {plain(note)}" for note in notes)]
         for table, name_of in titled(tables(found.entries)):
@@ -71,6 +71,6 @@ def result_table(table: Table) -> str:
 
 def fenced(text: str, most: int = 1000) -> str:
     """A sample between fences longer than any that it holds."""
-    text = UNFIT.sub("\ufffd", text if len(text) <= most else f"{text[:most]} […]")
+    text = clean(text if len(text) <= most else f"{text[:most]} […]")
     fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"

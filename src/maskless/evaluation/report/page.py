@@ -73,7 +73,7 @@ def _results(found: Gathered) -> tuple[str, Element] | None:
     notes = [f"{title(split.suite)}: {split}" for split in splits(found.entries)]
     apart = tag("div", tag("p", APART), tag("ul", *(tag("li", note) for note in notes)), class_="notes")
     made = [join(tag("h3", name), result_table(table, name)) for table, name in titled(tables(found.entries))]
-    return "Results", join(tag("p", LEGEND, class_="soft"), apart if notes else "", *made)
+    return "Tables", join(tag("p", LEGEND, class_="soft"), apart if notes else "", *made)
 
 
 def result_table(table: Table, name: str) -> Element:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskless.evaluation.report.compare import machine, named, precision
-from maskless.evaluation.report.gather import Entry, described
+from maskless.evaluation.report.gather import Entry
 
-RATE = "_per_second"                                                # how the name of a speed ends
+RATES = ("tokens/s", "images/s")                                    # units of speeds of sampling
 QUALITY = ("generative_perplexity", "fid", "kid", "frechet_distance", "mauve")  # how the name of a quality begins
 SEPARATED = 0.3                                                     # nats of entropy below the highest that make a point doubtful
 
@@ -55,23 +55,24 @@ class Pareto:
 
 def paretos(entries: Sequence[Entry]) -> list[Pareto]:
     """All pairs of a quality and a speed of the same model, sampler and number of calls, in groups that can be compared."""
-    speeds = [entry for entry in entries if entry.result.metric.endswith(RATE) and entry.result.nfe is not None]
+    speeds = [entry for entry in entries if entry.result.kind == "measurement" and entry.result.unit in RATES and entry.result.nfe is not None]
     entropies = [entry for entry in entries if entry.result.metric.endswith("entropy")]
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for quality in entries:
         if not quality.result.metric.startswith(QUALITY) or quality.result.better is None or quality.result.nfe is None:
             continue
-        found = next((entry for entry in entropies if _key(entry) == _key(quality) and entry.result.seed == quality.result.seed), None)
-        for speed in (entry for entry in speeds if _key(entry) == _key(quality)):
+        found = next((entry for entry in entropies if _alike(entry, quality) and entry.result.seed == quality.result.seed), None)
+        for speed in (entry for entry in speeds if _alike(entry, quality)):
             point = Point(quality.result.model.name, quality.result.nfe, quality, speed, found and found.result.value)
             groups.setdefault(_terms(quality, speed), []).append(point)
     return [_pareto(terms, points) for terms, points in groups.items()]
 
 
-def _key(entry: Entry) -> tuple[Any, ...]:
-    """What a model's quality and its speed must share to be one point."""
-    result = entry.result
-    return result.model.hash, result.model.weights, result.nfe, described(result.sampler)
+def _alike(one: Entry, other: Entry) -> bool:
+    """Whether two results are of one model used in one way: every option that both name is the same."""
+    first, second = ((entry.result.model.hash, entry.result.model.weights, entry.result.nfe) for entry in (one, other))
+    options, others = one.result.sampler or {}, other.result.sampler or {}
+    return first == second and all(options[key] == others[key] for key in options.keys() & others.keys())
 
 
 def _terms(quality: Entry, speed: Entry) -> tuple[Any, ...]:

@@ -30,15 +30,17 @@ def number(value: float, error: float | None = None) -> str:
 def said(entry: Entry) -> str:
     """A value with its error: `27.67 ± 0.12`; with the sign of a bound in front.
 
-    A spread of repetitions is written `[± 4]`, for it is no standard error.
+    A spread of repetitions is written `[± 4]`, for it is no standard error. A likelihood has its perplexity behind it.
     """
     result = entry.result
     error = result.uncertainty.value
     sign = "≤ " if result.kind == "bound" else ""
+    perplexity = result.details.get("perplexity")
+    more = f" (ppl {number(perplexity)})" if isinstance(perplexity, float) and result.kind in ("bound", "exact") else ""
     if error is None:
-        return f"{sign}{number(result.value)}"
+        return f"{sign}{number(result.value)}{more}"
     around = f"± {number(error, error)}"
-    return f"{sign}{number(result.value, error)} {around if result.uncertainty.kind == 'standard error' else f'[{around}]'}"
+    return f"{sign}{number(result.value, error)} {around if result.uncertainty.kind == 'standard error' else f'[{around}]'}{more}"
 
 
 def words(metric: str) -> str:
@@ -50,7 +52,8 @@ def heading(column: Column) -> tuple[str, list[str]]:
     data = [] if not column.data else [f"{named(column.data[0], column.data[2])}, {column.data[1]}"]
     scorer = [] if not column.scorer else [f"scorer {named(*column.scorer)}"]
     unit = "" if column.unit == words(column.metric) else column.unit
-    return words(column.metric), [line for line in (unit, KINDS[column.kind], *scorer, *data, ARROWS[column.better]) if line]
+    lines = (unit, KINDS[column.kind], *scorer, *data, ", ".join(column.protocol), ARROWS[column.better])
+    return words(column.metric), [line for line in lines if line]
 
 
 def title(suite: str) -> str:
