@@ -4,7 +4,6 @@ B texts, L tokens, V vocabulary of the scorer.
 """
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from maskless.checkpoints.source import is_native
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.evaluation.micro import micro_batches, micro_rows
-from maskless.evaluation.results import Named, hash_of
+from maskless.evaluation.results import Named, digest_of, hash_of
 from maskless.objectives import Autoregressive, Draws
 
 CHUNK = 1 << 22                                                     # logits that are normalised at once
@@ -119,7 +118,7 @@ class CausalLM:
                              "give a folder or a Hub name, or go online") from None
         self.device = device
         self.tokenizer_hash: str | None = None
-        self.named = Named(source, _digest(self.model))
+        self.named = Named(source, digest_of(self.model))
         self.window = int(getattr(self.model.config, "max_position_embeddings", None) or getattr(self.model.config, "n_positions", 1024))
         self.eos = self.tokenizer.eos_token_id
 
@@ -151,14 +150,6 @@ class CausalLM:
 
 def _last(hidden: Float[Tensor, "B L F"], valid: Bool[Tensor, "B L"]) -> Float[Tensor, "B F"]:
     return hidden[torch.arange(len(hidden)), valid.sum(1) - 1]
-
-
-def _digest(model: Any) -> str:
-    """sha256 of a network's numbers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 Read = tuple[Int[Tensor, "N W"], Bool[Tensor, "N W"]]

@@ -79,7 +79,7 @@ class Generative(Suite):
             have the same tokenizer), another model reads the text.
         window: tokens of a text that the scorer reads; null: as many as the model has sites, or the scorer takes.
         file: samples to judge in place of drawing any: lines of JSON with `text`, and `tokens` where they are of the model's tokenizer.
-        data: real texts that MAUVE compares with; null: no MAUVE.
+        real: held-out texts that MAUVE compares with, by the scorer's hidden states; null: no MAUVE.
     """
 
     samples: int = 1024
@@ -90,11 +90,13 @@ class Generative(Suite):
     retokenise: bool | None = None
     window: int | None = None
     file: str | None = None
-    data: AnySource | None = None
+    real: AnySource | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(samples=self.samples, length=self.length, window=self.window)
+        if self.real is not None and self.scorer is None:
+            raise ValueError("real texts are compared by the hidden states of a scorer and none is named; set scorer, or leave real out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,9 @@ class ImageQuality(Suite):
         sampler: how they are drawn.
         refresh: as in `Generative`.
         features: a protocol of Inception (pgm-val, halton-train, adm), or the folder of a trained classifier.
-        reference: an .npz of real images, or of their statistics (distance only); null: the held-out images the model was trained with.
+        data: where the real images come from; null: the data the model was trained on.
+        split: which part of them.
+        reference: a file of statistics of real images (.npz or .safetensors, for the distance only) in place of `data`.
         rows: at most so many real images; null: all.
         metrics: which of distance, inception_score, kernel_distance, precision_recall.
         subset: images of a subset of the kernel distance.
@@ -117,6 +121,8 @@ class ImageQuality(Suite):
     sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(steps=32, order="halton", plan="arccos"))
     refresh: int = 0
     features: str = "pgm-val"
+    data: AnySource | None = None
+    split: Literal["train", "valid"] = "valid"
     reference: str | None = None
     rows: int | None = None
     metrics: tuple[str, ...] = IMAGE_METRICS
@@ -127,6 +133,9 @@ class ImageQuality(Suite):
         super().__post_init__()
         positive(samples=self.samples, rows=self.rows, subset=self.subset, splits=self.splits)
         among("metrics", self.metrics, IMAGE_METRICS)
+        if self.reference is not None and (rest := {*self.metrics} & {"kernel_distance", "precision_recall"}):
+            raise ValueError(f"reference {self.reference} holds a mean and a covariance, and {min(rest)} needs every real image; "
+                             "give data in its place, or set metrics=[distance,inception_score]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from maskless.api.image import ImageModel
 from maskless.api.load import load, opened
 from maskless.api.text import TextModel
@@ -14,7 +12,7 @@ from maskless.checkpoints.native import STEP, described, kind_name, resolve
 from maskless.checkpoints.source import SUFFIXES, find
 from maskless.data.source import Source
 from maskless.data.tokenizer import Coding
-from maskless.evaluation.results import NAME, ModelRecord, Named, hash_of
+from maskless.evaluation.results import NAME, ModelRecord, Named, digest_of, hash_of
 from maskless.training.recipe import Recipe, load_recipe
 
 Weights = Literal["ema", "raw"]
@@ -91,12 +89,7 @@ def open_subject(source: str | Path, *, weights: Weights = "ema", name: str | No
 
 def subject_of(network: Any, coding: Coding, name: str, *, recipe: Recipe | None = None, **where: Any) -> Subject:
     """A network that lies in no file (an oracle, a model in a notebook); its hash is of its numbers."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for key, tensor in sorted(network.state_dict().items()):
-        digest.update(key.encode() + tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    record = ModelRecord(name, "", kind_name(network.config), network.parameter_count(), "raw", None, digest.hexdigest())
+    record = ModelRecord(name, "", kind_name(network.config), network.parameter_count(), "raw", None, digest_of(network))
     return Subject(opened(network, coding, **where), record, recipe)
 
 
