@@ -34,8 +34,8 @@ QUALITY = replace(BOUND, suite="generative", name="pgm-generative_perplexity", m
                   uncertainty=Uncertainty("standard error", 1.0), sampler=SAMPLER, nfe=8, scorer=Named("gpt2", "ff" * 8), data=None,
                   details={})
 ENTROPY = replace(QUALITY, name="pgm-unigram_entropy", metric="unigram_entropy", value=5.5, better=None, unit="nats", scorer=None)
-SPEED = replace(QUALITY, suite="speed", name="pgm-throughput", metric="throughput", value=100.0, uncertainty=Uncertainty("spread", 5.0),
-                unit="tokens/s", better="higher", kind="measurement", scorer=None, tokenizer=None)
+SPEED = replace(QUALITY, suite="speed", name="pgm-tokens_per_second", metric="tokens_per_second", value=100.0, uncertainty=Uncertainty("spread", 5.0),
+                unit="tokens per second", better="higher", kind="measurement", scorer=None, tokenizer=None)
 
 
 def entries(*results: Result) -> list[Entry]:
@@ -132,6 +132,9 @@ def test_quality_meets_the_speed_of_the_same_sampler():
     assert points == [("mdlm", 8, 60.0, 20.0, None, False, False), ("pgm", 16, 30.0, 50.0, 5.0, True, True),
                       ("pgm", 8, 50.0, 100.0, 5.5, True, False)]
     assert not paretos(entries(QUALITY, replace(SPEED, sampler={**SAMPLER, "temperature": 0.5})))
+    assert not paretos(entries(replace(QUALITY, sampler={**SAMPLER, "length": 9}), replace(SPEED, details={"length": 4})))
+    image = replace(QUALITY, suite="images", metric="fid")
+    assert [(p.rate, p.rate_error) for p in paretos(entries(image, replace(SPEED, details={"length": 4})))[0].points] == [(25.0, 1.25)]
     assert len(paretos(entries(QUALITY, SPEED, replace(SPEED, name="gpu", hardware={"device": "cuda"})))) == 2
 
 

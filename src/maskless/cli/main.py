@@ -27,11 +27,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
-<<<<<<< HEAD
-for verb in (demo, train, distill, encode_images, sample, infill, convert, inspect, verify, report, doctor):
-=======
-for verb in (demo, train, distill, encode_images, sample, infill, evaluate, convert, inspect, verify, doctor):
->>>>>>> evaluate
+for verb in (demo, train, distill, encode_images, sample, infill, evaluate, report, convert, inspect, verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

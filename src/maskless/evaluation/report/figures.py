@@ -67,9 +67,9 @@ def pareto_svg(found: Pareto, name: str) -> str:
     def draw(axes: Any) -> None:
         for place, (model, points) in enumerate(by_model(found.points).items()):
             colour, mark = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
-            speeds, qualities = [p.speed.result.value for p in points], [p.quality.result.value for p in points]
-            errors = [[each.result.uncertainty.value or 0.0 for each in column] for column in zip(*((p.speed, p.quality) for p in points))]
-            axes.errorbar(speeds, qualities, xerr=errors[0], yerr=errors[1], color=colour, linewidth=1, capsize=2, elinewidth=0.8, zorder=2)
+            speeds, qualities = [p.rate for p in points], [p.quality.result.value for p in points]
+            errors = {"xerr": [p.rate_error for p in points], "yerr": [p.quality.result.uncertainty.value or 0.0 for p in points]}
+            axes.errorbar(speeds, qualities, **errors, color=colour, linewidth=1, capsize=2, elinewidth=0.8, zorder=2)
             for point, speed, quality in zip(points, speeds, qualities):
                 axes.plot(speed, quality, marker=mark, markersize=8, color=colour, markerfacecolor="none" if point.doubtful else colour, zorder=3)
                 if len(found.points) <= MOST_LABELS:
@@ -86,7 +86,7 @@ def pareto_svg(found: Pareto, name: str) -> str:
 
 def _front(axes: Any, found: Pareto) -> None:
     """A dotted line along the points that no other beats."""
-    front = sorted((p.speed.result.value, p.quality.result.value) for p in found.points if p.front)
+    front = sorted((p.rate, p.quality.result.value) for p in found.points if p.front)
     if len(front) > 1:
         axes.plot(*zip(*front), color=INK, linestyle=":", linewidth=1, alpha=0.6, zorder=1, label="not beaten in both")
 

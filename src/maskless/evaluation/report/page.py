@@ -121,7 +121,8 @@ def _pareto(plot: Pareto, name: str) -> Element:
 def pareto_rows(plot: Pareto) -> tuple[list[str], list[list[str]]]:
     """The points of a plot as a table."""
     head = ["model", "NFE", words(plot.metric), plot.rate, "entropy", "not beaten in both"]
-    return head, [[point.model, str(point.nfe), said(point.quality), said(point.speed), "–" if point.entropy is None else number(point.entropy),
+    entropy = lambda point: "–" if point.entropy is None else number(point.entropy)
+    return head, [[point.model, str(point.nfe), said(point.quality), number(point.rate, point.rate_error), entropy(point),
                    "yes" if point.front else "no"] for point in plot.points]
 
 
