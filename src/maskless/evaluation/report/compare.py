@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskless.evaluation.report.gather import Entry, described
+from maskless.evaluation.report.gather import Entry, acting, described
 
 SURE = 2.0                                                          # standard errors of a difference that make it one
 SUITES = ("likelihood", "generative", "images", "tasks", "speed", "parity")
@@ -27,7 +27,7 @@ class Column:
     Attributes:
         metric, unit, better, kind: as in the results.
         scorer: name and hash of the network that judged; empty without one.
-        data: name, split and hash of what the value depends on; empty without any.
+        data: split and hash of what the value depends on; empty without any. `data_name` is what the first result calls it.
         protocol: what else changes the number: the length of the rows, how much the scorer reads, how many images.
     """
 
@@ -38,6 +38,7 @@ class Column:
     scorer: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     protocol: tuple[str, ...] = ()
+    data_name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class Table:
 def column_of(entry: Entry) -> Column:
     result = entry.result
     scorer = () if result.scorer is None else (result.scorer.name, result.scorer.hash)
-    data = () if result.data is None else (result.data.name, result.data.split, result.data.hash)
-    return Column(result.metric, result.unit, result.better, result.kind, scorer, data, protocol_of(entry))
+    data = () if result.data is None else (result.data.split, result.data.hash)
+    name = "" if result.data is None else result.data.name
+    return Column(result.metric, result.unit, result.better, result.kind, scorer, data, protocol_of(entry), name)
 
 
 def protocol_of(entry: Entry) -> tuple[str, ...]:
@@ -182,7 +184,7 @@ def _labels(entries: Sequence[Entry], files: Sequence[str]) -> list[tuple[tuple[
 
 def _beside_calls(entry: Entry) -> dict[str, Any]:
     """The options of a sampler, without the number of steps where it is that of the calls."""
-    return {key: value for key, value in (entry.result.sampler or {}).items() if key != "steps" or value != entry.result.nfe}
+    return {key: value for key, value in acting(entry.result.sampler).items() if key != "steps" or value != entry.result.nfe}
 
 
 def _model_names(entries: Sequence[Entry]) -> list[str]:

@@ -27,7 +27,7 @@ class Entry:
     @property
     def how(self) -> str:
         """The sampler in words; empty where nothing was sampled."""
-        return described(self.result.sampler)
+        return described(acting(self.result.sampler))
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,21 @@ def checked(path: Path, result: Result) -> Result:
     if result.kind == "joint_ce" and "perplexity" in result.metric:
         raise ValueError(f"{path} calls a joint cross-entropy a {result.metric}, and it bounds no likelihood; evaluate the bound of the model again")
     return result
+
+
+def acting(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options of a sampler, without those that change nothing beside the others.
+
+    Example:
+        >>> acting({"order": "random", "gamma": 0.1, "top_p": 1.0, "temperature": 1.0})
+        {'order': 'random', 'temperature': 1.0}
+    """
+    options = dict(sampler or {})
+    idle = {
+        "confidence_noise": options.get("order") != "confidence", "gamma": options.get("order") != "entropy-bound", "top_p": options.get("top_p") == 1,
+        "guidance_schedule": not options.get("guidance"), "temperature_power": options.get("temperature_power") == 1,
+    }
+    return {key: value for key, value in options.items() if not idle.get(key)}
 
 
 def described(tree: Mapping[str, Any] | None) -> str:

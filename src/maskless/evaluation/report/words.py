@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from maskless.evaluation.report.compare import Cell, Column, Table, named
-from maskless.evaluation.report.gather import Entry, described
+from maskless.evaluation.report.gather import Entry, acting, described
 
 KINDS = {"bound": "upper bound", "exact": "exact", "estimate": "", "joint_ce": "joint cross-entropy, no bound", "measurement": "", "check": ""}
 TITLES = {"generative": "Generated text", "images": "Generated images"}
@@ -49,7 +49,7 @@ def words(metric: str) -> str:
 
 def heading(column: Column) -> tuple[str, list[str]]:
     """The head of a column: the metric, and what all its values share."""
-    data = [] if not column.data else [f"{named(column.data[0], column.data[2])}, {column.data[1]}"]
+    data = [] if not column.data else [f"{named(column.data_name, column.data[1])}, {column.data[0]}"]
     scorer = [] if not column.scorer else [f"scorer {named(*column.scorer)}"]
     unit = "" if column.unit == words(column.metric) else column.unit
     lines = (unit, KINDS[column.kind], *scorer, *data, ", ".join(column.protocol), ARROWS[column.better])
@@ -85,7 +85,7 @@ def common(table: Table) -> list[str]:
     seeds = {entry.result.seed for entry in entries}
     if "seed" not in told and len(seeds) == 1:
         lines.append(f"seed {seeds.pop()}")
-    samplers = [entry.result.sampler for entry in entries if entry.result.sampler]
+    samplers = [acting(entry.result.sampler) for entry in entries if entry.result.sampler]
     shared = {key: value for key, value in (samplers[0] if samplers else {}).items() if all(other.get(key) == value for other in samplers)}
     if options := described(shared):
         lines.append(f"sampler: {options}")
