@@ -29,8 +29,23 @@ def places(tmp_path, model, left_to_right):
     (tmp_path / "garbage.yaml").write_text("model: [")
     (tmp_path / "text_pgm_loss.safetensors").write_bytes(b"garbage")
     (tmp_path / "unknown_kind.safetensors").write_bytes(b"garbage")
+    results(tmp_path)
     absent = "mps" if torch.cuda.is_available() else "cuda"
     return {"model": model, "ar": left_to_right, "tmp": tmp_path, "absent": absent}
+
+
+def results(folder):
+    """Two results that share no column, one that is torn, and a page of somebody else's."""
+    from dataclasses import replace
+
+    from maskless.evaluation.results import write
+    from tests.evaluation.test_report import BOUND
+
+    write(BOUND, folder / "results")
+    write(replace(BOUND, name="raw", model=replace(BOUND.model, weights="raw")), folder / "results")
+    torn = write(BOUND, folder / "torn")
+    torn.write_text(torn.read_text()[:-20])
+    (folder / "mine.html").write_text("<p>mine</p>")
 
 
 MISTAKES = {
@@ -130,6 +145,12 @@ MISTAKES = {
     "convert: garbage": ("convert {tmp}/text_pgm_loss.safetensors {tmp}/m", "truncated, corrupt"),
     "inspect: no such file": ("inspect {tmp}/none.ckpt", "none.ckpt"),
     "inspect: no folder of weights": ("inspect {tmp}/nowhere", "nowhere"),
+    "report: no folder there": ("report {tmp}/nowhere --out {tmp}/r", "nowhere is no folder"),
+    "report: nothing in it": ("report {tmp}/truncated --out {tmp}/r", "no result file and no run"),
+    "report: over another file": ("report {tmp}/results --out {tmp}/mine", "mine.html exists and is no report"),
+    "report: inside a file": ("report {tmp}/results --out {tmp}/empty.txt/r", "empty.txt is a file"),
+    "report: EMA and raw in one column": ("report {tmp}/results --out {tmp}/r --together", "for different weights (EMA; raw)"),
+    "report: a torn result": ("report {tmp}/torn --out {tmp}/r", "is not JSON"),
     "nothing to verify": ("verify", "FILE"),
     "verify: no such file": ("verify {tmp}/text_pgm_loss_none.safetensors", "text_pgm_loss_none"),
     "verify: garbage": ("verify {tmp}/text_pgm_loss.safetensors", "text_pgm_loss"),

@@ -4,18 +4,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from maskless.evaluation.drawing import smoothed
 from maskless.evaluation.speed import Timing
 
 COLOURS = ("#1b6ca8", "#d1603d")
-
-
-def smoothed(values: Sequence[float], share: float = 0.9) -> list[float]:
-    """An exponential mean without the pull towards its start."""
-    total, weight, means = 0.0, 0.0, []
-    for value in values:
-        total, weight = share * total + (1 - share) * value, share * weight + (1 - share)
-        means.append(total / weight)
-    return means
 
 
 def draw(path: Path, curves: Mapping[str, Sequence[tuple[int, float]]], speeds: Mapping[str, Sequence[Timing]]) -> None:

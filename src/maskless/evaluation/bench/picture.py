@@ -8,6 +8,7 @@ from typing import Any
 from maskless.evaluation.bench.sampling import LARGE, Row, Sampling
 from maskless.evaluation.bench.setting import Setting, name_of
 from maskless.evaluation.bench.training import Step
+from maskless.evaluation.drawing import logarithmic, ticks_at
 
 COLOURS = {"pgm-cached": "#d1603d", "pgm-speculative": "#8c2f39", "pgm": "#e2a72e", "pgm-confidence": "#b08d57", "pgm-entropy-bound": "#7f6a4a",
            "any-order": "#d1603d", "mdlm": "#1b6ca8", "mdlm-fair": "#1b6ca8", "mdlm-published": "#7aa6cc", "ar": "#4f7f52"}
@@ -36,25 +37,6 @@ def figure_of(panels: int, title: str) -> tuple[Any, list[Any]]:
         each.grid(alpha=0.25, linewidth=0.6)
         each.set_axisbelow(True)
     return figure, axes[:panels]
-
-
-def ticks_at(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic x axis with ticks where something was measured."""
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
-    axes.minorticks_off()
-    axes.margins(x=0.08)
-
-
-def logarithmic(axis: Any, unit: str = "") -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, with prefixes in place of powers."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0) if high > 4 * low else tuple(range(1, 10))))
-    axis.set_major_formatter(EngFormatter(unit, sep=" " if unit else ""))
-    axis.set_minor_locator(NullLocator())
 
 
 def draw_sampling(path: Path, found: Sampling, subtitle: str) -> None:
