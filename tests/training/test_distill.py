@@ -105,7 +105,7 @@ def test_a_student_of_another_kind(folder, tmp_path):
 
 
 REFUSED = {
-    ("model.length=32",): "has length 24 and the student 32; both must speak of the same sites and tokens: set model.length=24",
+    ("model.length=32",): "has length 24 and the student 32; both must speak of the same sites, tokens and classes: set model.length=24",
     ("data.tokenizer=characters",): "has vocab_size 259 and the student",
     ("distill.teacher=nowhere",): "nowhere does not exist; give a run folder",
     ("model.time_conditioned=true",): "the student is time-conditioned",
