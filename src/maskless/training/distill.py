@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 
@@ -125,13 +125,13 @@ class Distilling(Work):
 
     def teacher(self, round: int) -> Teacher:
         """What a round is taught by, from its folder."""
-        options = self.options
+        options, coding = self.options, cast(Any, self.data.tokenizer)
         model, _ = load_model(self.round_folder(round), ema=options.next_teacher == "ema")
         return Teacher(
             model.to(self.machine.device).requires_grad_(False),
             steps=options.teacher_steps,
             dt=options.dt(round),
-            order=Halton(self.data.tokenizer.grid) if options.order == "halton" else ORDERS[options.order],
+            order=Halton(coding.grid) if options.order == "halton" else ORDERS[options.order],
             choice=Choice(top_p=options.top_p),
             times=reference_times if options.times == "reference" else exact_times,
             schedule=options.hiding,
