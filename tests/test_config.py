@@ -127,3 +127,26 @@ def test_files_that_cannot_be_read(tmp_path):
         parse("a: 1\nb: 2\na: 3", "here")
     with pytest.raises(ValueError, match=r"here line 1 cannot be read as YAML"):
         parse("!!python/object:os.system {}", "here")
+
+
+def test_lists_of_tagged_sections():
+    from maskless.evaluation.settings import Evaluation, Generative, Likelihood
+
+    tree = {"suites": [{"type": "likelihood", "data": {"type": "prose"}}, {"type": "generative", "sampler": {"steps": 3}}]}
+    built = build(Evaluation, tree)
+    assert [type(suite) for suite in built.suites] == [Likelihood, Generative] and built.suites[1].sampler.steps == 3
+    assert build(Evaluation, tree_of(built)) == built
+
+
+@pytest.mark.parametrize("suites, sentence", [
+    ({"likelihood": 1}, "evaluation.suites is .* must be a list"),
+    ([{"type": "likelihood", "budgt": 8}], r"did you mean evaluation.suites\[0\].budget"),
+    ([{"type": "like"}], r"evaluation.suites\[0\].type is 'like'; did you mean likelihood"),
+    ([{"type": "likelihood", "budget": 0}], r"evaluation.suites\[0\]: budget is 0"),
+    ([{"type": "likelihood"}, {"type": "likelihood"}], "twice"),
+])
+def test_strange_lists_are_refused(suites, sentence):
+    from maskless.evaluation.settings import Evaluation
+
+    with pytest.raises(ValueError, match=sentence):
+        build(Evaluation, {"suites": suites}, where="evaluation")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from maskless.api.image import ImageModel
     from maskless.api.image_files import Film, GeneratedImages
     from maskless.api.load import load
-    from maskless.api.logprob import LogProb
     from maskless.api.text import Completion, TextModel
     from maskless.data.codec import PixelCodec, load_codec
     from maskless.data.images import ImageCodes
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         Scheduled,
         Spaced,
     )
+    from maskless.evaluation.conditional import LogProb
     from maskless.models import (
         AutoregressiveConfig,
         CausalPartitionConfig,
@@ -51,13 +51,13 @@ _HOMES = {
     "maskless.api.image": ("ImageModel",),
     "maskless.api.image_files": ("Film", "GeneratedImages"),
     "maskless.api.load": ("load",),
-    "maskless.api.logprob": ("LogProb",),
     "maskless.api.text": ("Completion", "TextModel"),
     "maskless.data.codec": ("PixelCodec", "load_codec"),
     "maskless.data.images": ("ImageCodes",),
     "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
     "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "Halton", "LeftToRight",
                           "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
+    "maskless.evaluation.conditional": ("LogProb",),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "build"),
     "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),

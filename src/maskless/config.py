@@ -128,18 +128,18 @@ def build(cls: type[T], tree: Mapping, *, where: str = "") -> T:
 def tree_of(value: Any) -> dict:
     """The plain tree of a dataclass, defaults filled in and `type:` tags included: `build(type(value), tree_of(value))
     == value`."""
-    tree = {}
-    for field, hint in _fields(type(value)):
-        inner = getattr(value, field.name)
-        tags = _tagged(hint)
-        if tags is not None and inner is not None:
-            tag = next(tag for tag, kind in tags.kinds.items() if type(inner) is kind)
-            tree[field.name] = {"type": tag, **tree_of(inner)}
-        elif dataclasses.is_dataclass(inner):
-            tree[field.name] = tree_of(inner)
-        else:
-            tree[field.name] = _plain(inner)
-    return tree
+    return {field.name: _branch(hint, getattr(value, field.name)) for field, hint in _fields(type(value))}
+
+
+def _branch(hint: Any, value: Any) -> Any:
+    """The tree of one field's value."""
+    tags, item = _tagged(hint), _item(hint)
+    if item is not None and value is not None:
+        return [_branch(item, each) for each in value]
+    if tags is not None and value is not None:
+        tag = next(tag for tag, kind in tags.kinds.items() if type(value) is kind)
+        return {"type": tag, **tree_of(value)}
+    return tree_of(value) if dataclasses.is_dataclass(value) else _plain(value)
 
 
 def _plain(value: Any) -> Any:
@@ -181,6 +181,10 @@ def _value(hint: Any, value: Any, where: str, leaves: Mapping[str, list[str]]) -
     optional = type(None) in get_args(_bare(hint))
     if value is None and optional:
         return None
+    if (item := _item(hint)) is not None:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where} is {_shown(value)}; it must be a list")
+        return tuple(_value(item, each, f"{where}[{place}]", leaves) for place, each in enumerate(value))
     if tags is not None:
         return _choice(tags, value, where, leaves)
     nested = [kind for kind in (get_args(_bare(hint)) or (_bare(hint),)) if dataclasses.is_dataclass(kind)]
@@ -239,6 +243,14 @@ def _tagged(hint: Any) -> Tagged | None:
     return None
 
 
+def _item(hint: Any) -> Any:
+    """The element of `tuple[X, ...]` where X is a dataclass or a tagged union; None for any other hint."""
+    arguments = get_args(hint)
+    if get_origin(hint) is not tuple or len(arguments) != 2 or arguments[1] is not Ellipsis:
+        return None
+    return arguments[0] if _tagged(arguments[0]) or dataclasses.is_dataclass(_bare(arguments[0])) else None
+
+
 def _bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
@@ -254,6 +266,7 @@ def _leaves(cls: Any, where: str = "") -> dict[str, list[str]]:
     for field, hint in _fields(cls):
         key = _join(where, field.name)
         found.setdefault(field.name, []).append(key)
+        hint = _item(hint) or hint
         tags = _tagged(hint)
         kinds = tags.kinds.values() if tags else (get_args(_bare(hint)) or (_bare(hint),))
         for kind in kinds:

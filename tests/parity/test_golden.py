@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.cli import main as command
-from maskless.cli.verify import check_ema
+from maskless.suites.parity import check_ema
 from maskless.evaluation.golden import verify
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -22,7 +22,7 @@ MORE = {"text_ema": check_ema}
 INPUTS = re.compile(
     r"param/.*|student/.*|teacher/.*|dt|u|step_of_round_start|rng/.*|x|x0|xt|t|valid_tokens|group_idxs|sigma_nonzero|train/(x|sigma|sigma_nonzero|group_idxs)|probs.*|uniform.*"
     r"|infer\w*/(x|clean_positions|noisy_positions|concrete_lengths|full_tokens|equivalent_group_idxs)|sample/gumbel|init/.*"
-    r"|step\d+/param\d+|tokens|lm_logits|val_updates|train_t/(eps|plain)_draw"
+    r"|step\d+/param\d+|tokens|lm_logits|val_updates|train_t/(eps|plain)_draw|prefix|suffix|suffix_greedy_correct"
 )
 
 
@@ -111,7 +111,7 @@ def test_exit_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [
-    "image_vq.safetensors", "prime_text_l2.safetensors", "text_harness_mdlm.safetensors", "other.safetensors", "text_pgm_tiny.ckpt",
+    "image_vq.safetensors", "prime_text_l2.safetensors", "text_harmless.safetensors", "other.safetensors", "text_pgm_tiny.ckpt",
 ])
 def test_unknown_kinds(name, tmp_path, capsys):
     save_file({"x": torch.zeros(1)}, tmp_path / name)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.checkpoints.reference.quirks import CountedIds
-from maskless.cli.verify import check_rates
+from maskless.suites.parity import check_rates
 from maskless.evaluation.golden import Case, verify
 from maskless.models import MaskGITConfig, build
 

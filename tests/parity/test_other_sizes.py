@@ -254,3 +254,32 @@ def test_distillation(kind, steps, leaks, tmp_path):
         "dt": torch.tensor(dt, dtype=torch.float64), "teacher_times": times, "teacher_targets": targets, "grad/output_layer.linear.bias": gradient,
         **{f"loss/{name}": loss.detach() for name, loss in losses.items()},
     }, meta)
+
+
+@pytest.mark.parametrize("make", [masked, partition])
+@pytest.mark.parametrize(("rows", "batches"), [(3, 2), (1, 5)])
+def test_harness(make, rows, batches, tmp_path):
+    """The released score token by token: every draw is a row, every hidden token weighs 1 / t."""
+    model, prefix, suffix = make(), torch.tensor([BOS, 3, 11]), torch.tensor([8, 2, 7])
+    row = torch.cat([prefix, suffix])
+    first, uniforms = torch.rand(rows * batches), [torch.rand(rows, 6) for _ in range(batches)]
+    means = []
+    for number, draw in enumerate(uniforms):
+        total = 0.0
+        for b in range(rows):
+            place = number * rows + b
+            t = 1e-3 + (1 - 1e-3) * (float(first[place]) + place) / len(first)
+            hidden = draw[b] < 1 - (1 - (1 - 1e-3) * t)
+            logits = model(row[None], ~hidden[None]).detach()[0]
+            logits[:, MASK] = -torch.inf
+            nll = -logits.log_softmax(-1)[torch.arange(6), row]
+            total += float(nll[hidden].sum()) / t
+        means.append(total / (rows * 6))
+    known = torch.tensor([True] * 3 + [False] * 2 + [True])
+    logits = model(row[None], known[None]).detach()[0]
+    logits[:, MASK] = -torch.inf
+    best = torch.cat([logits.argmax(-1)[3:5], suffix[-1:]])
+    name = "text_harness_mdlm" if make is masked else "text_harness_pgm"
+    found = {"prefix": prefix, "suffix": suffix, "suffix_greedy_correct": best, "nll": torch.tensor(sum(means) / batches, dtype=torch.float64),
+             "greedy_flag": torch.tensor(int(torch.equal(best, suffix))), "greedy_flag_correct": torch.tensor(1), "rng/000_rand": first}
+    checked(tmp_path, name, {**exported(model), **found, **{f"rng/{i:03d}_rand": u for i, u in enumerate(uniforms, 1)}}, META)

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskless.api.logprob import LogProb, conditional_bounds, log_prob
-from maskless.api.model import LoadedModel
+from maskless.api.model import LoadedModel, seeds_of
 from maskless.api.template import Template
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
+from maskless.evaluation.conditional import LogProb, conditional_bounds, log_prob
 from maskless.models import Denoiser
 
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
@@ -75,15 +75,16 @@ class TextModel(LoadedModel):
         super().__init__(model, device=device, dtype=dtype)
         self.tokenizer = tokenizer
 
-    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int = 0, sampler: Sampler | Speculative | None = None,
-                 watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
+    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int | Sequence[int] = 0,
+                 sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0,
+                 **options: Any) -> list[Completion]:
         """Texts, in parallel and in any order.
 
         Args:
             n: how many.
             prompt: the beginning of each; kept as it is.
             length: sites of a row, BOS and prompt included; the model's length if None.
-            seed: row b of any call with this seed draws the same noise.
+            seed: one number (row b of any call with this seed draws the same noise), or one per text.
             sampler: full control; without it one is made from `options`, the fields of `SamplerOptions` (steps, order, top_p, guidance, ...).
             watch: called with (canvas, record) after every step.
             refresh: order-causal models: encode everything known afresh, as one bidirectional commit, every so many steps; 0 keeps the cache.
@@ -110,7 +111,7 @@ class TextModel(LoadedModel):
         known = (torch.arange(sites) < len(row)).expand(n, -1)
         sampler = sampler or self._sampler(options, sites - len(row), **self._fixed(self._opening))
         canvas = self._canvas(tokens, known)
-        nfe = self._fill(canvas, Noise.of(seed, n, self.device), sampler, watch, refresh)
+        nfe = self._fill(canvas, Noise(seeds_of(seed, n), self.device), sampler, watch, refresh)
         rows = self._rows(canvas)
         return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
 

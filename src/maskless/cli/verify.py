@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from maskless.evaluation.golden import Case, Report
+    from maskless.evaluation.golden import Report
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -23,13 +23,14 @@ def verify(
     import torch
 
     from maskless.evaluation.golden import verify as check
+    from maskless.suites.parity import MORE
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     compared, wrong, refused = 0, 0, 0
     for path in files:
         try:
-            report = check(path, device=device, dtype=getattr(torch, dtype), more={"text_ema": check_ema, "image_schedules": check_schedules})
+            report = check(path, device=device, dtype=getattr(torch, dtype), more=MORE)
         except (ValueError, OSError) as error:
             typer.echo(f"{path.name}: cannot be checked: {error}", err=True)
             refused += 1
@@ -57,45 +58,3 @@ def show(report: Report, *, quiet: bool = False) -> None:
     if report.unchecked:
         names = ", ".join(report.unchecked[:5]) + (" ..." if len(report.unchecked) > 5 else "")
         typer.echo(f"{report.path.name}: not checked: {names} mean nothing in a {report.kind}", err=True)
-
-
-def check_ema(case: Case) -> None:
-    """text_ema*: the moving average after each update, from recorded parameters."""
-    import torch
-    from torch import nn
-
-    from maskless.training.ema import effective_decay, update
-
-    def module(prefix: str) -> nn.ParameterList:
-        return nn.ParameterList(case.input(name).clone() for name in case.names(prefix))
-
-    average, decay = module("init/"), float(case.meta.get("decay", 0.9999))
-    steps = sorted({name.split("/")[0] for name in case.names("step")}, key=lambda step: int(step[4:]))
-    for n, step in enumerate(steps, 1):
-        update(average, module(f"{step}/param"), effective_decay(decay, n))
-        for i, shadow in enumerate(average):
-            case.expect(f"{step}/shadow{i}", torch.as_tensor(shadow))
-
-
-def check_schedules(case: Case) -> None:
-    """image_schedules*: what decoding knows of them, and the learning rates."""
-    from maskless.evaluation.golden.image_samplers import check_schedules as check_tables
-
-    check_tables(case)
-    if case.has("lr/iter"):
-        check_rates(case)
-
-
-def check_rates(case: Case) -> None:
-    """lr/* of image_schedules*: the learning rates of the released image code, which are ours of one update earlier."""
-    import torch
-
-    from maskless.training.optim import learning_rate
-    from maskless.training.recipe import Training
-
-    about = {"base": 1e-4, "floor": 0.01, "max_iter": 1_000_000, "warmup": 2500, **case.meta.get("config", {}).get("lr", {})}
-    training = Training(
-        steps=about["max_iter"], lr=about["base"], lr_floor=about["base"] * about["floor"], warmup=about["warmup"], schedule="cosine_tail",
-    )
-    rates = [learning_rate(training, int(n) - 1) for n in case.input("lr/iter")]
-    case.expect("lr/value", torch.tensor(rates, dtype=torch.float64))

@@ -227,7 +227,7 @@ def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Coding:
     return load_tokenizer(folder)
 
 
-def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None = None) -> Rows:
+def open_data(spec: Source, *, length: int, split: str, tokenizer: Coding | None = None, cache: Path | str | None = None) -> Rows:
     """The rows of a split: a token store, built the first time and reused as long as nothing it was built from changes.
 
     A store's folder is named by a hash of its source (with names, sizes and times of the files), split, packing,
@@ -237,6 +237,7 @@ def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None
         spec: the source.
         length: L, with BOS and EOS.
         split: "train" or "valid".
+        tokenizer: what the rows are written in; None: the source's own. A model reads other data in its own tokenizer.
         cache: as in `cache_folder`.
 
     Raises:
@@ -246,7 +247,7 @@ def open_data(spec: Source, *, length: int, split: str, cache: Path | str | None
     part = _split(split)
     if (ready := spec.stored(part, length)) is not None:
         return ready
-    tokenizer = tokenizer_of(spec, cache=cache)
+    tokenizer = tokenizer or tokenizer_of(spec, cache=cache)
     identity = {**_origin(spec), "tokenizer": tokenizer.hash, "length": length, "split": split}
     folder = cache_folder(cache) / f"{identity['source']}-{split}-{length}-{digest(identity)[:16]}"
     rows = spec.rows(part, tokenizer, length)

@@ -120,13 +120,13 @@ class Moments:
         return Statistics(whole.mean, whole.covariance, int(count), self.features, self.transform, self.split, without)
 
 
-def checked(features: Float[Tensor, "B F"], width: int) -> Float[Tensor, "B F"]:
-    """Features in float64. Raises ValueError if they are of another width or not finite."""
+def checked(features: Float[Tensor, "B F"], width: int, of: str = "images") -> Float[Tensor, "B F"]:
+    """Features in float64. Raises ValueError if they are of another width or not finite; `of` says what they are features of."""
     if features.ndim != 2 or features.shape[1] != width:
-        raise ValueError(f"features of shape {tuple(features.shape)} were given where (images, {width}) is needed; use one extractor for all images")
+        raise ValueError(f"features of shape {tuple(features.shape)} were given where ({of}, {width}) is needed; use one extractor for all {of}")
     if not bool(features.isfinite().all()):
         bad = int((~features.isfinite()).any(1).sum())
-        raise ValueError(f"features of {bad} of {len(features)} images are not finite; look for NaN in the images or the extractor's weights")
+        raise ValueError(f"features of {bad} of {len(features)} {of} are not finite; look for NaN in the {of} or the extractor's weights")
     return features.detach().cpu().double() if features.device.type == "mps" else features.detach().double()
 
 

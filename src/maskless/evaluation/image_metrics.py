@@ -115,6 +115,13 @@ def _jackknife(whole: Statistics, other: Gaussian) -> float | None:
     return float((found - found.mean()).square().sum()) * (groups - 1) / groups
 
 
+def check_enough(count: int, split: str, width: int) -> None:
+    """Raise ValueError for too few images for a covariance of `width` features."""
+    if count <= width:
+        raise ValueError(f"{count} images of {split} are too few for a covariance of {width} features; "
+                         f"give at least {width + 1}, or use the kernel distance")
+
+
 def frechet_distance(generated: Statistics, reference: Statistics) -> Measurement:
     """The Frechet distance of two sets of images ("FID" with Inception's features), with its jackknife error.
 
@@ -125,9 +132,7 @@ def frechet_distance(generated: Statistics, reference: Statistics) -> Measuremen
     if generated.mean.shape != reference.mean.shape:
         raise ValueError(f"the images have {len(generated.mean)} features and the reference {width}; use one extractor")
     for each in (generated, reference):
-        if each.count <= width:
-            raise ValueError(f"{each.count} images of {each.split} are too few for a covariance of {width} features; "
-                             f"give at least {width + 1}, or use the kernel distance")
+        check_enough(each.count, each.split, width)
     parts = {"generated": _jackknife(generated, reference), "reference": _jackknife(reference, generated)}
     known = {who: variance for who, variance in parts.items() if variance is not None}
     error = math.sqrt(sum(known.values())) if known else None

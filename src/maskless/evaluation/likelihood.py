@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskless.data.batch import Batch
+from maskless.evaluation.micro import micro_batches
 from maskless.noise import uniform
 from maskless.objectives.any_order import AnyOrder
 from maskless.objectives.base import Draws, Objective
@@ -99,7 +100,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.inference_mode()
 def bound(
-    model: nn.Module, objective: Objective, batches: Iterable[Batch], *, seed: int = 0, samples: int = 1,
+    model: nn.Module, objective: Objective, batches: Iterable[Batch], *, seed: int = 0, samples: int = 1, micro: int | None = None,
 ) -> Bound:
     """The objective's bound over a validation set.
 
@@ -109,6 +110,8 @@ def bound(
         batches: the rows in order; how they are cut into batches does not change the result.
         seed: of times and hidden sites. The same seed measures every checkpoint with the same noise.
         samples: times per row; the error falls slowly with it when there are many rows.
+        micro: rows that are computed at once, in batches of this one shape whatever the `batches` are, so that not a bit depends on them;
+            None: as they come.
 
     Raises:
         ValueError: no target tokens at all, or `samples` < 1.
@@ -121,31 +124,42 @@ def bound(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; at least one time per row is needed")
+    each, tokens = _each_draw(model, objective, batches, samples, seed, micro)
+    return _summary(each.mean(0), tokens, samples, objective.valid)
+
+
+def _each_draw(
+    model: nn.Module, objective: Objective, batches: Iterable[Batch], samples: int, seed: int, micro: int | None,
+) -> tuple[Float[Tensor, "S R"], Int[Tensor, " R"]]:
+    """Nats of every draw and row, and the target tokens of every row."""
     device = next(model.parameters()).device
+    cuts = ((batch, len(batch)) for batch in batches) if micro is None else micro_batches(batches, micro)
     nats, tokens, first = [], [], 0
     with evaluating(model):
-        for cut in batches:
+        for cut, real in cuts:
             batch = cut.to(device)
             rows = torch.arange(first, first + len(batch.tokens), device=device)
-            first += len(rows)
+            first += real
             draws = (_draws(seed, rows, k, samples, batch, objective) for k in range(samples))
-            found = [objective(model, batch, each).bound.double().cpu() for each in draws]
-            nats.append(torch.stack(found).mean(0))
-            tokens.append(objective.count(batch).cpu())
+            nats.append(torch.stack([objective(model, batch, each).bound.double().cpu()[:real] for each in draws]))
+            tokens.append(objective.count(batch).cpu()[:real])
     if not nats:
         raise ValueError("the validation set has no rows; check its split")
-    return _summary(torch.cat(nats), torch.cat(tokens), samples, objective.valid)
+    return torch.cat(nats, 1), torch.cat(tokens)
+
+
+def ratio_error(totals: Float[Tensor, " R"], counts: Int[Tensor, " R"]) -> float:
+    """The standard error of sum(totals) / sum(counts) from the spread between rows; infinite for one row."""
+    rows, total = len(totals), int(counts.sum())
+    residual = totals - float(totals.sum()) / total * counts        # of the ratio estimator, one per row
+    return math.sqrt(float(residual.square().sum()) * rows / (rows - 1)) / total if rows > 1 else math.inf
 
 
 def _summary(nats: Float[Tensor, " R"], tokens: Int[Tensor, " R"], samples: int, valid: bool) -> Bound:
     total = int(tokens.sum())
     if total == 0:
         raise ValueError("the validation set has 0 target tokens; check its split and its given sites")
-    ratio = float(nats.sum()) / total
-    residual = nats - ratio * tokens  # of the ratio estimator, one per row
-    count = len(nats)
-    error = math.sqrt(float(residual.square().sum()) * count / max(count - 1, 1)) / total if count > 1 else math.inf
-    return Bound(float(nats.sum()), total, count, samples, error, valid)
+    return Bound(float(nats.sum()), total, len(nats), samples, ratio_error(nats, tokens), valid)
 
 
 @dataclass(frozen=True)
@@ -166,7 +180,9 @@ class OrderBounds:
 
 
 @torch.inference_mode()
-def any_order_bound(model: nn.Module, batches: Iterable[Batch], *, orders: int = 8, seed: int = 0, anchor: bool = True) -> OrderBounds:
+def any_order_bound(
+    model: nn.Module, batches: Iterable[Batch], *, orders: int = 8, seed: int = 0, anchor: bool = True, micro: int | None = None,
+) -> OrderBounds:
     """Both any-order bounds of a validation set, from `orders` passes over every row.
 
     Args:
@@ -175,23 +191,14 @@ def any_order_bound(model: nn.Module, batches: Iterable[Batch], *, orders: int =
         orders: random orders per row, K of the importance-weighted bound.
         seed: of the orders.
         anchor: site 0 opens every order.
+        micro: as in `bound`.
 
     Raises:
         ValueError: `orders` < 2, or no target tokens.
     """
     if orders < 2:
         raise ValueError(f"orders is {orders}; a standard error over orders needs at least 2")
-    objective = AnyOrder(anchor=anchor)
-    device, each, tokens, first = next(model.parameters()).device, [], [], 0
-    with evaluating(model):
-        for cut in batches:
-            batch = cut.to(device)
-            rows = torch.arange(first, first + len(batch.tokens), device=device)
-            first += len(rows)
-            draws = (_draws(seed, rows, k, orders, batch, objective) for k in range(orders))
-            each.append(torch.stack([objective(model, batch, noise).bound.double().cpu() for noise in draws]))      # (K, B)
-            tokens.append(objective.count(batch).cpu())
-    nats, counts = torch.cat(each, 1), torch.cat(tokens)
+    nats, counts = _each_draw(model, AnyOrder(anchor=anchor), batches, orders, seed, micro)
     weighted = math.log(orders) - torch.logsumexp(-nats, 0)
     error = float(nats.var(0).div(orders).sum().sqrt()) / max(int(counts.sum()), 1)
     return OrderBounds(_summary(nats.mean(0), counts, orders, True), _summary(weighted, counts, orders, True), orders, error)

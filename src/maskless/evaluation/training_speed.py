@@ -21,9 +21,11 @@ from maskless.layers.groups import GROUPINGS
 from maskless.models import (
     AutoregressiveConfig,
     CausalPartitionConfig,
+    CausalPartitionTransformer,
     Denoiser,
     MaskedConfig,
     PartitionConfig,
+    PartitionTransformer,
     build,
 )
 from maskless.objectives.cross_entropy import weighted_nll
@@ -151,6 +153,16 @@ def training_contenders(setting: TrainingSetting, names: Sequence[str], device: 
     return [table[name]() for name in names]
 
 
+def contender_of(name: str, model: Denoiser, setting: TrainingSetting, device: torch.device) -> TrainingContender:
+    """A model that is there already, trained as its kind is: a partition model attends the fastest way, an order-causal one in one pass."""
+    if isinstance(model, CausalPartitionTransformer):
+        return TrainingContender(name, model, _in_random_order)
+    if isinstance(model, PartitionTransformer):
+        way = fastest(setting, device)
+        return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known, grouping=GROUPINGS[way]), way)
+    return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known))
+
+
 def _in_random_order(model: Any, tokens: Tensor, known: Tensor) -> Tensor:
     return model.hidden_in_order(tokens, torch.rand(tokens.shape, device=tokens.device).argsort(1))
 
@@ -183,15 +195,21 @@ def training_timings(setting: TrainingSetting, names: Sequence[str], device: tor
     Raises:
         ValueError: for a name that is not known.
     """
+    return time_steps(training_contenders(setting, names, device), setting, device, repeats=repeats, progress=progress)
+
+
+def time_steps(contenders: Sequence[TrainingContender], setting: TrainingSetting, device: torch.device, *, repeats: int = 5, warmups: int = 1,
+               progress: Callable[[str], None] = lambda line: None) -> list[TrainingTiming]:
+    """`training_timings` of contenders that are there already; of the setting, batch, length, vocabulary and precision are looked at."""
     keep_freed_memory()
-    contenders = training_contenders(setting, names, device)
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + warmups):
         tokens, known = (x.to(device) for x in _batch(setting, seed=repeat))
         for contender in contenders:
             seconds[contender.name].append(contender.seconds(tokens, known, setting.dtype))
-            progress(f"repetition {repeat}/{repeats}: {contender.name} {1000 * seconds[contender.name][-1]:,.1f} ms")
-    return [TrainingTiming(each.name, each.attention, tuple(seconds[each.name][1:]), setting.batch * setting.length, each.model.parameter_count())
+            progress(f"repetition {repeat}/{repeats + warmups - 1}: {contender.name} {1000 * seconds[contender.name][-1]:,.1f} ms")
+    sites = setting.batch * setting.length
+    return [TrainingTiming(each.name, each.attention, tuple(seconds[each.name][warmups:]), sites, each.model.parameter_count())
             for each in contenders]
 
 

@@ -16,6 +16,7 @@ from maskless.data.images import ImageCodes, Images
 from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
+from maskless.evaluation.settings import Evaluation
 from maskless.models import MODELS, MaskGITConfig, PartitionConfig
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
@@ -184,7 +185,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: model, loss, data and numbers. See docs/training.md."""
+    """A whole run: model, loss, data and numbers, and what `maskless evaluate` measures of it afterwards. See docs/training.md."""
 
     model: Annotated[Any, Tagged({name: config for name, (config, _) in MODELS.items()})]
     objective: Annotated[Any, Tagged(OBJECTIVES)]
@@ -194,6 +195,7 @@ class Recipe:
     sampling: Sampling = field(default_factory=Sampling)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     log: Log = field(default_factory=Log)
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
     @property
     def length(self) -> int:

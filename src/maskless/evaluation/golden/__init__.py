@@ -13,6 +13,7 @@ import torch
 
 from maskless.evaluation.golden import (
     distillation,
+    harness,
     image_losses,
     image_metrics,
     image_networks,
@@ -46,6 +47,7 @@ KINDS: dict[str, Check] = {
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,
+    "text_harness": harness.check_harness,
     "text_mdlm_orig": losses.check_masked,
     "text_mdlm_efficient": losses.check_masked,
     "text_mdlm_tiny_io": networks.check_checkpoint,

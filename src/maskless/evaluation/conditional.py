@@ -1,0 +1,170 @@
+"""How probable some sites are, given others: one bound for every any-order model, with its Monte-Carlo error; exact from left to right.
+
+An any-order model factorises the target sites along any order. The mean over random orders of -log p is a bound on -log p(targets | given), and
+
+    sum over orders' entries  =  E over k uniform in 1..n, over subsets H of k targets:  (n / k) sum over i in H of -log p(x_i | all but H)
+
+so one pass with k of n targets hidden is an unbiased draw of it (Uria et al., arXiv 1310.1757, eq. 8; Nie et al., arXiv 2502.09992, eq. 6). With
+n = 1 every draw is the value itself. An order-causal model runs a whole order in one pass. Why this and not a random time t: docs/tasks.md.
+
+Letters: B rows, L sites, S samples, n target sites of a row, P rows of a pass.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskless.data.batch import Batch
+from maskless.models import Denoiser, kind_of
+from maskless.noise import uniform
+from maskless.objectives import AnyOrder, own
+from maskless.objectives.base import Draws, Timed, presence, terms
+
+COUNTS, ORDERS = 0x434F554E, 0x4F524452                             # purpose words: how many targets are hidden, and which
+
+
+@dataclass(frozen=True)
+class LogProb:
+    """log p(of | given) in nats.
+
+    Attributes:
+        nats: the value; for kind "bound" the true log-probability is at least this, up to the Monte-Carlo error.
+        standard_error: of `nats`; 0 for an exact value. Counts of hidden sites are spread evenly over samples, so the true error is smaller.
+        tokens: how many tokens were scored.
+        kind: "bound" (expectation over random orders; masked and partition models) or "exact" (the chain rule of an autoregressive model).
+
+    Example:
+        >>> LogProb(nats=-6.0, standard_error=0.1, tokens=3, kind="bound").nats_per_token
+        -2.0
+    """
+
+    nats: float
+    standard_error: float
+    tokens: int
+    kind: Literal["bound", "exact"]
+
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+
+@torch.inference_mode()
+def conditional_bounds(
+    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64,
+) -> Float[Tensor, "B S"]:
+    """Estimates of a lower bound on log p(targets | given) of every row, one per sample; their mean is the bound.
+
+    Args:
+        model: any; from left to right a single sample says all, and targets must be followed by no given site.
+        batch: its given sites are seen, its targets scored, its padding neither.
+        samples: S.
+        seed: of counts and orders.
+        keys: which noise each row draws; rows with equal keys and equally many targets hide the same ones, so that their difference has less
+            error than either. None: every row its own.
+        chunk: P; the last pass is filled up, so that every pass has the same shape and a row's value does not depend on how many rows there are.
+    """
+    rows = len(batch)
+    key = torch.arange(rows) if keys is None else torch.tensor(list(keys), dtype=torch.int64)
+    numbers, found = torch.arange(rows * samples), []
+    for some in numbers.split(chunk):
+        full = torch.cat([some, some[-1:].expand(chunk - len(some))])
+        source = full // samples
+        part = _rows(batch, source)
+        position, u = _draws(part, key[source], full % samples, samples, seed)
+        device = model.head.weight.device
+        nats = _one_pass(model, part.to(device), Draws(position, u).to(device))
+        found.append(-nats[:len(some)].double().cpu())
+    return torch.cat(found).view(rows, samples)
+
+
+def _rows(batch: Batch, which: Int[Tensor, " P"]) -> Batch:
+    labels = None if batch.labels is None else batch.labels[which]
+    return Batch(batch.tokens[which], batch.valid[which], batch.given[which], labels)
+
+
+def _draws(
+    batch: Batch, key: Int[Tensor, " P"], sample: Int[Tensor, " P"], samples: int, seed: int,
+) -> tuple[Float[Tensor, " P"], Float[Tensor, "P L"]]:
+    """Where between one and all targets the number of hidden ones lies, stratified over samples; and a uniform for every target."""
+    position = (sample + uniform(seed, COUNTS, key, sample)) / samples
+    ordinal = (batch.targets.cumsum(1) - 1).clamp_min(0)            # by the target's number, not its site: contexts may differ in length
+    u = uniform(seed, ORDERS, key[:, None], sample[:, None], ordinal)
+    return position.float(), u.float().clamp_max(1 - 2.0**-24)
+
+
+def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> Float[Tensor, " P"]:
+    """-log p along one order, or its one-draw estimate, of every row."""
+    objective = own(kind_of(model.config))
+    if not isinstance(objective, Timed):                            # it runs whole orders, or the only one it has
+        return objective(model, batch, draws).bound
+    n = batch.targets.sum(1)
+    count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
+    rank = torch.where(batch.targets, draws.u, 2.0).argsort(dim=1, stable=True).argsort(1)
+    hidden = batch.targets & (rank < count[:, None])
+    share = (count / n.clamp_min(1)).float()
+    states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=share, present=presence(batch))
+    weight = (1 / share)[:, None].expand(hidden.shape)
+    return terms(model, states, batch, wanted=hidden, loss_weight=weight, bound_weight=weight).bound
+
+
+def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0) -> LogProb:
+    """log p(targets | given) of a batch of one row."""
+    return log_probs(model, batch, samples=samples, seed=seed)[0]
+
+
+def log_probs(
+    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64,
+) -> list[LogProb]:
+    """log p(targets | given) of every row; arguments are those of `conditional_bounds`.
+
+    Raises:
+        ValueError: the network gave numbers that are not finite.
+    """
+    exact = model.left_to_right
+    values = conditional_bounds(model, batch, samples=1 if exact else samples, seed=seed, keys=keys, chunk=chunk)
+    if not bool(values.isfinite().all()):
+        bad = int((~values.isfinite()).any(1).sum())
+        raise ValueError(f"log-probabilities of {bad} of {len(batch)} texts are not finite; look at the model's weights, or score in float32")
+    errors = torch.zeros(len(values)) if values.shape[1] == 1 else values.std(1) / math.sqrt(samples)
+    kind = "exact" if exact else "bound"
+    return [LogProb(nats, error, n, kind) for nats, error, n in zip(values.mean(1).tolist(), errors.tolist(), batch.targets.sum(1).tolist())]
+
+
+@torch.inference_mode()
+def greedy(model: Denoiser, batch: Batch, *, together: bool = False, chunk: int = 64) -> Bool[Tensor, " B"]:
+    """Whether each row's targets are what greedy decoding from left to right would write in their place.
+
+    Args:
+        together: all targets at once, each the most probable given the given sites alone, as the released evaluation of LAMBADA decodes.
+        chunk: rows of a pass.
+    """
+    row, site = batch.targets.nonzero(as_tuple=True)                # (T,) of every target
+    device, right = model.head.weight.device, []
+    for some in torch.arange(len(row)).split(chunk):
+        part = _rows(batch, row[some])
+        later = torch.arange(batch.tokens.shape[1]) >= site[some, None]
+        known = part.given | (part.targets & ~later & (not together))
+        states = _states(model, part.to(device), known.to(device), in_order=not together)
+        logits = model.head(states[torch.arange(len(some)), site[some]])
+        if model.allowed is not None:
+            logits = logits.masked_fill(~model.allowed, -torch.inf)
+        right.append(logits.argmax(-1).cpu() == batch.tokens[row[some], site[some]])
+    wrong = torch.zeros(len(batch), dtype=torch.int64).index_add_(0, row, (~torch.cat(right)).long()) if right else torch.zeros(len(batch))
+    return wrong == 0
+
+
+def _states(model: Any, batch: Batch, known: Bool[Tensor, "P L"], *, in_order: bool) -> Float[Tensor, "P L D"]:
+    """The state of every unknown site from the known ones; an order-causal model may read its targets as one order, from left to right."""
+    if not (in_order and isinstance(own(kind_of(model.config)), AnyOrder)):
+        share = (~known & batch.valid).sum(1) / batch.targets.sum(1).clamp_min(1)
+        return model.hidden(batch.tokens, known, cond=batch.labels, t=share.float(), present=presence(batch))
+    objective = AnyOrder(left_to_right=1.0)
+    log = objective.order(batch, Draws(torch.zeros(len(batch), device=known.device), torch.zeros(known.shape, device=known.device)))
+    states = model.hidden_in_order(batch.tokens, log, objective.commits(batch.in_order(log)), cond=batch.labels)
+    return torch.zeros_like(states).scatter(1, log[..., None].expand_as(states), states)

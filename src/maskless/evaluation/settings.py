@@ -1,0 +1,220 @@
+"""What an evaluation may say: one frozen dataclass per suite, and the `evaluation:` section of a recipe.
+
+    evaluation:
+      suites:
+        - {type: likelihood, budget: 8}
+        - {type: likelihood, name: wikitext2, data: {type: hub, name: wikitext2}}
+        - {type: generative, samples: 1024, sampler: {steps: 128}, scorer: gpt2-large}
+
+A suite may stand there several times, under different names: `name` is part of the names of its results.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from maskless.config import Tagged
+from maskless.data.sources import SOURCES
+from maskless.decoding.options import SamplerOptions
+
+AnySource = Annotated[Any, Tagged(SOURCES)]
+NAME = re.compile(r"[A-Za-z0-9._+=-]*")
+IMAGE_METRICS = ("distance", "inception_score", "kernel_distance", "precision_recall")
+PROTOCOLS = ("latency", "throughput", "training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What all suites are told.
+
+    Args:
+        name: follows the model's name in the names of result files; tells two runs of one suite apart.
+        seed: of everything that is drawn.
+    """
+
+    name: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r} cannot be part of a file name; use letters, digits and . _ + = -")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood(Suite):
+    """-log p of held-out rows: a bound, or exact where the model goes from left to right.
+
+    Args:
+        data: where the rows come from, written in the model's own tokenizer; null: the data the model was trained on.
+        split: which part.
+        length: sites of a row; null: those of the model.
+        rows: at most so many (the first ones); null: all.
+        budget: Monte-Carlo draws per row: times, or orders of an order-causal model (K of its importance-weighted bound); null: 1, and 8 orders.
+    """
+
+    data: AnySource | None = None
+    split: Literal["train", "valid"] = "valid"
+    length: int | None = None
+    rows: int | None = None
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(length=self.length, rows=self.rows, budget=self.budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generative(Suite):
+    """Texts drawn from the model, judged by another language model and by themselves.
+
+    Args:
+        samples: how many texts.
+        length: sites of a text; null: the model's length.
+        sampler: how they are drawn.
+        refresh: order-causal models: encode all that is known afresh every so many steps; 0: keep the cache.
+        scorer: an autoregressive checkpoint of this library, or a causal language model by its Hugging Face name or folder; null: no
+            perplexity.
+        retokenise: whether the scorer reads the texts in its own tokens; null: a checkpoint of this library reads the ids themselves (it must
+            have the same tokenizer), another model reads the text.
+        window: tokens of a text that the scorer reads; null: as many as the model has sites, or the scorer takes.
+        file: samples to judge in place of drawing any: lines of JSON with `text`, and `tokens` where they are of the model's tokenizer.
+        data: real texts that MAUVE compares with; null: no MAUVE.
+    """
+
+    samples: int = 1024
+    length: int | None = None
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    refresh: int = 0
+    scorer: str | None = None
+    retokenise: bool | None = None
+    window: int | None = None
+    file: str | None = None
+    data: AnySource | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(samples=self.samples, length=self.length, window=self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageQuality(Suite):
+    """Images drawn from the model, compared with real ones.
+
+    Args:
+        samples: how many images; classes go round.
+        sampler: how they are drawn.
+        refresh: as in `Generative`.
+        features: a protocol of Inception (pgm-val, halton-train, adm), or the folder of a trained classifier.
+        data: where the real images come from; null: the data the model was trained on.
+        split: which part of them.
+        reference: a file of statistics of real images (.npz or .safetensors, for the distance only) in place of `data`.
+        rows: at most so many real images; null: all.
+        metrics: which of distance, inception_score, kernel_distance, precision_recall.
+        subset: images of a subset of the kernel distance.
+        splits: of the inception score.
+    """
+
+    samples: int = 50_000
+    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(steps=32, order="halton", plan="arccos"))
+    refresh: int = 0
+    features: str = "pgm-val"
+    data: AnySource | None = None
+    split: Literal["train", "valid"] = "valid"
+    reference: str | None = None
+    rows: int | None = None
+    metrics: tuple[str, ...] = IMAGE_METRICS
+    subset: int = 1000
+    splits: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(samples=self.samples, rows=self.rows, subset=self.subset, splits=self.splits)
+        among("metrics", self.metrics, IMAGE_METRICS)
+        if self.reference is not None and (rest := {*self.metrics} & {"kernel_distance", "precision_recall"}):
+            raise ValueError(f"reference {self.reference} holds a mean and a covariance, and {min(rest)} needs every real image; "
+                             "give data in its place, or set metrics=[distance,inception_score]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(Suite):
+    """Seconds and tokens per second of the model as it is, by the papers' protocols.
+
+    Args:
+        protocols: latency (one row), throughput (`batch` rows), training (forward and backward of `batch` rows).
+        batch: rows.
+        length: sites; null: those of the model.
+        sampler: how rows are drawn; an autoregressive model draws one site a call.
+        refresh: as in `Generative`.
+        warmups, repeats: generations (steps) before the clock counts, and counted ones.
+    """
+
+    protocols: tuple[str, ...] = PROTOCOLS
+    batch: int = 32
+    length: int | None = None
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    refresh: int = 0
+    warmups: int = 2
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(batch=self.batch, length=self.length, repeats=self.repeats)
+        among("protocols", self.protocols, PROTOCOLS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity(Suite):
+    """Golden files, as `maskless verify` compares them: does this build compute what it should on this machine?
+
+    Args:
+        files: golden files, or folders of them.
+    """
+
+    files: tuple[str, ...] = ()
+
+
+SUITES: dict[str, type[Suite]] = {
+    "likelihood": Likelihood, "generative": Generative, "images": ImageQuality, "speed": Speed, "parity": Parity,
+}
+AnySuite = Annotated[Any, Tagged(SUITES)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The `evaluation:` section of a recipe.
+
+    Args:
+        suites: what is measured, in order.
+    """
+
+    suites: tuple[AnySuite, ...] = ()
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for suite in self.suites:
+            place = (kind_of_suite(suite), suite.name)
+            if place in seen:
+                raise ValueError(f"suites: {place[0]} stands there twice under the name {suite.name!r}; give each a name of its own")
+            seen.add(place)
+
+
+def kind_of_suite(suite: Suite) -> str:
+    """The `type:` of a suite's settings."""
+    return next(name for name, kind in SUITES.items() if type(suite) is kind)
+
+
+def positive(**values: int | None) -> None:
+    """Raise ValueError naming the first value below 1; None is not looked at."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def among(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raise ValueError unless there are values, all of them known."""
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{name} has {value!r}; choose from {', '.join(known)}")
+    if not values:
+        raise ValueError(f"{name} is empty; choose from {', '.join(known)}")

@@ -1,0 +1,153 @@
+"""`images`: images drawn from the model against real ones, by features of Inception or of a classifier.
+
+    fid (frechet_distance)   kid (kernel_distance)   inception_score   precision   recall
+
+The names in brackets are for features that are not Inception's. Protocols and errors: docs/evaluation-images.md.
+
+n images, C channels, H, W pixels, F features.
+"""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskless.api.image import ImageModel
+from maskless.data.images import Pictures
+from maskless.data.pictures import grid_of, in_unit_range, picture
+from maskless.evaluation.feature_statistics import Statistics, load_statistics
+from maskless.evaluation.features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    classifier_features,
+    extract,
+    inception_features,
+    statistics_of,
+)
+from maskless.evaluation.image_metrics import (
+    Measurement,
+    Sample,
+    check_enough,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
+from maskless.evaluation.image_transform import PROTOCOLS
+from maskless.evaluation.results import DataRecord, Named, Result, digest_of, hash_of
+from maskless.evaluation.settings import ImageQuality
+from maskless.suites.drawing import drawn, options_of
+from maskless.suites.session import Session
+
+TOGETHER = 64                                                       # images at once, whatever the batch size
+SHOWN = 64                                                          # images of the picture beside the results
+Extractor = InceptionFeatures | ClassifierFeatures
+METRICS = {"FID": "fid", "Frechet distance": "frechet_distance", "KID": "kid", "kernel distance": "kernel_distance"}
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images by their features: of all of them, or only their statistics."""
+
+    statistics: Statistics | None
+    sample: Sample | None
+    record: DataRecord
+
+
+def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result]:
+    """How near the images of a model are to real ones.
+
+    Raises:
+        ValueError: a model of text, too few images, features that do not fit, or real images that cannot be had.
+    """
+    model = session.subject.opened
+    if not isinstance(model, ImageModel):
+        raise ValueError(f"{session.subject.record.path} is a model of text; measure it with the suite generative")
+    features = _features(settings.features, model.device)
+    if "distance" in settings.metrics:
+        check_enough(settings.samples, "generated", features.width)
+    real = _real(session, settings, features, model)
+    found = drawn(session, settings)
+    if found is None:
+        return
+    album, samples = found
+    codes = torch.tensor([sample["tokens"] for sample in samples]).unflatten(1, model.grid)
+    _show(model, codes[:SHOWN], album.path.with_suffix(".png"))
+    images = (model.codec.decode(part.to(torch.int64)) for part in codes.split(TOGETHER))
+    made = extract(features, session.counted("features", images, len(codes), len), split="generated")
+    options = options_of(session, settings.sampler)
+    about = {"sampler": {**options, "refresh": settings.refresh}, "plan": options["plan"], "nfe": max(sample["nfe"] for sample in samples),
+             "tokenizer": session.subject.tokenizer, "precision": session.sampling, "scorer": Named(features.name, digest_of(features.network))}
+    for measured in _measured(settings, features, made, real):
+        yield _result(session, measured, real, about)
+
+
+def _features(name: str, device: torch.device) -> Extractor:
+    """Inception behind a protocol, or a trained classifier."""
+    features = inception_features(name) if name in PROTOCOLS else classifier_features(name)
+    features.network.to(device)
+    return features
+
+
+def _measured(settings: ImageQuality, features: Extractor, made: Sample, real: Real) -> Iterator[Measurement]:
+    if "distance" in settings.metrics:
+        assert real.statistics is not None
+        yield frechet_distance(statistics_of(made), real.statistics)
+    if "inception_score" in settings.metrics:
+        logits = features.logits(made.features)
+        if logits is None:
+            raise ValueError(f"{features.name} has no classes, and an inception score needs them; leave inception_score out of metrics")
+        yield inception_score(logits.cpu(), made, splits=settings.splits, seed=settings.seed)
+    if "kernel_distance" in settings.metrics and real.sample is not None:
+        yield kernel_distance(made, real.sample, size=settings.subset, seed=settings.seed)
+    if "precision_recall" in settings.metrics and real.sample is not None:
+        yield from precision_recall(made, real.sample)
+
+
+def _result(session: Session, found: Measurement, real: Real, about: dict[str, Any]) -> Result:
+    metric = METRICS.get(found.metric, found.metric.replace(" ", "_"))
+    better = "lower" if metric in METRICS.values() else "higher"
+    details = {"transform": found.transform, "error_from": found.error_from, "real_images": found.reference_count}
+    data = None if found.reference_count is None else real.record
+    return session.result(metric, found.value, found.standard_error, found.count, kind="estimate", better=better, data=data, details=details,
+                          **about)
+
+
+# -------------------------------------------------------------------------------------------------------- real images
+
+
+def _real(session: Session, settings: ImageQuality, features: Extractor, model: ImageModel) -> Real:
+    """The real images' features, or what a file says of them.
+
+    Raises:
+        ValueError: there are none, they are codes and not pixels, or the file is of other features.
+    """
+    if settings.reference is not None:
+        found = load_statistics(settings.reference, features=features.name)
+        return Real(found, None, DataRecord(Path(settings.reference).name, found.split, hash_of(settings.reference), found.count))
+    source = session.subject.data(settings.data)
+    if not isinstance(source, Pictures):
+        raise ValueError(f"the data of {session.subject.record.path} are no pictures (codes are not compared); name data of images, "
+                         "or give statistics as images.reference")
+    found = [pixels for pixels, _ in islice(source.pictures(settings.split, model.codec.channels), settings.rows)]
+    if not found:
+        raise ValueError(f"the data have no images of {settings.split}; name another split or other data")
+    pixels = np.stack(found)
+    batches = (in_unit_range(part) for part in torch.from_numpy(pixels).split(TOGETHER))
+    sample = extract(features, session.counted("real images", batches, len(pixels), len), split=settings.split)
+    record = DataRecord(settings.name or type(source.source).__name__, settings.split, hashlib.sha256(pixels.tobytes()).hexdigest(), len(pixels))
+    return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record)
+
+
+def _show(model: ImageModel, codes: Tensor, path: Path) -> None:
+    """A picture of the first images."""
+    partial = path.with_name(f"{path.stem}.tmp.png")
+    picture(grid_of(model.render(codes))).save(partial)
+    partial.replace(path)

@@ -1,0 +1,134 @@
+"""`speed`: how long the model takes, by the papers' protocols: nothing is decoded to text or pixels, nothing is read from disk.
+
+    latency            seconds of a generation of one row
+    tokens_per_second  of generations of `batch` rows
+    training_step      seconds of a forward and backward of `batch` rows, the head on all sites
+
+Medians; the spread is half of the slowest less the fastest repetition. Other numbers come out the same twice; these do not.
+
+B rows, L sites.
+"""
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maskless.api.image import ImageModel
+from maskless.data.tokenizer import Coding
+from maskless.decoding import Canvas, Noise, SamplerOptions, Speculative
+from maskless.evaluation.bench.setting import name_of
+from maskless.evaluation.machine import fast_bf16
+from maskless.evaluation.results import Precision, Result, Uncertainty
+from maskless.evaluation.settings import Speed
+from maskless.evaluation.speed import Contender, Timing, from_start, race_them
+from maskless.evaluation.training_speed import TrainingSetting, contender_of, time_steps
+from maskless.models import Denoiser
+from maskless.suites.drawing import options_of
+from maskless.suites.session import Session
+
+
+def evaluate_speed(session: Session, settings: Speed) -> Iterator[Result]:
+    """Times of the protocols that are asked for.
+
+    Raises:
+        ValueError: more sites than the model has, a sampler that the model does not take.
+    """
+    length = settings.length or session.subject.length
+    if length > session.subject.length:
+        raise ValueError(f"length is {length} and the model has {session.subject.length} sites; give at most those")
+    for protocol in settings.protocols:
+        if protocol == "training":
+            yield _training(session, settings, length)
+        else:
+            yield _sampling(session, settings, length, 1 if protocol == "latency" else settings.batch, protocol)
+
+
+# ---------------------------------------------------------------------------------------------------------- sampling
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How rows are drawn from a model: what `evaluation.speed` times."""
+
+    session: Session
+    settings: Speed
+    batch: int
+    length: int
+
+    def __call__(self, model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+        opened = self.session.subject.opened
+        cond = None
+        if isinstance(opened, ImageModel):                          # an image begins with nothing, or with the BOS of imported models
+            nothing = torch.zeros(self.batch, *opened.grid, dtype=torch.int64)
+            canvas = opened._canvas(nothing, nothing.bool())
+            classes = opened.model.null_label
+            cond = None if classes is None else (torch.arange(self.batch) % classes).to(opened.device)
+        decoding = opened._decoding(self.settings.refresh)
+        sampler = self.sampler(int(canvas.open.sum(1).max()))
+        if isinstance(sampler, Speculative):
+            for round in sampler.rounds(decoding, canvas, noise):
+                yield round                                         # a draft
+                yield round                                         # and its verification
+        else:
+            yield from sampler.records(decoding, canvas, noise, cond)
+
+    def sampler(self, sites: int) -> Any:
+        opened = self.session.subject.opened
+        options = SamplerOptions(**options_of(self.session, self.settings.sampler))
+        grid = opened.grid if isinstance(opened, ImageModel) else None
+        coding: Coding = self.session.subject.coding
+        vocabulary = coding.vocabulary
+        forbid = () if getattr(vocabulary, "bos", None) is None or vocabulary.bos == vocabulary.eos else (vocabulary.bos,)
+        return options.sampler(sites, grid, left_to_right=opened.model.left_to_right, eos=vocabulary.eos, forbid=forbid)
+
+
+def _sampling(session: Session, settings: Speed, length: int, batch: int, protocol: str) -> Result:
+    opened = session.subject.opened
+    generation = Generation(session, settings, batch, length)
+    if not isinstance(opened, ImageModel):
+        generation.sampler(int(from_start(1, length, torch.device("cpu")).open.sum(1).max()))                    # says at once what does not fit
+    contender = Contender(session.title, opened.network, generation, batch, length, settings.sampler.steps or length)
+    extra = max(settings.warmups - 1, 0)                            # `race_them` warms up once itself
+    with torch.inference_mode():
+        found = race_them([contender], device=opened.device, repeats=settings.repeats + extra, progress=session.say)[0]
+    return _timed(session, settings, found, found.seconds[extra:], protocol)
+
+
+def _timed(session: Session, settings: Speed, found: Timing, seconds: tuple[float, ...], protocol: str) -> Result:
+    rates = [found.batch * found.length / second for second in seconds]
+    metric, values, unit = ("latency", list(seconds), "seconds") if protocol == "latency" else ("tokens_per_second", rates, "tokens per second")
+    options = options_of(session, settings.sampler)
+    details = {"batch": found.batch, "length": found.length, "seconds": list(seconds), "rows_per_second": found.batch / statistics.median(seconds),
+               "peak_bytes": found.peak_bytes, "warmups": settings.warmups}
+    return session.result(metric, statistics.median(values), None, len(values), kind="measurement", unit=unit, uncertainty=spread(values),
+                          better="lower" if protocol == "latency" else "higher", precision=session.sampling, details=details, nfe=found.nfe,
+                          sampler={**options, "refresh": settings.refresh}, plan=options["plan"])
+
+
+def spread(values: list[float]) -> Uncertainty:
+    """Half of the largest less the smallest repetition; none of one."""
+    return Uncertainty("spread", (max(values) - min(values)) / 2) if len(values) > 1 else Uncertainty()
+
+
+# ---------------------------------------------------------------------------------------------------------- training
+
+
+def _training(session: Session, settings: Speed, length: int) -> Result:
+    """A step of the model as it would be trained on this machine; the model itself is left as it is."""
+    opened, config = session.subject.opened, session.subject.opened.model.config
+    dtype = torch.bfloat16 if fast_bf16(opened.device) else torch.float32
+    depth = {name: getattr(config, name, 0) for name in ("layers", "encoder_layers", "decoder_layers")}
+    setting = TrainingSetting(settings.batch, length, opened.model.vocab_size, config.width, getattr(config, "heads", 1),
+                              sum(depth.values()), dtype)
+    model = copy.deepcopy(opened.model).train()
+    contender = contender_of(session.title, model, setting, opened.device)
+    found = time_steps([contender], setting, opened.device, repeats=settings.repeats, warmups=settings.warmups, progress=session.say)[0]
+    details = {"batch": settings.batch, "length": length, "seconds": list(found.seconds), "tokens_per_second": found.tokens_per_second,
+               "rows_per_second": settings.batch / found.median, "attention": found.attention, "warmups": settings.warmups}
+    return session.result("training_step", found.median, None, len(found.seconds), kind="measurement", unit="seconds",
+                          uncertainty=spread(list(found.seconds)), precision=Precision("float32", name_of(dtype)), details=details)
