@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.cli import main as command
-from maskless.suites.parity import check_ema
 from maskless.evaluation.golden import verify
+from maskless.suites.parity import check_ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("text_*.safetensors"))

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from maskless.checkpoints.reference.quirks import CountedIds
-from maskless.suites.parity import check_rates
 from maskless.evaluation.golden import Case, verify
 from maskless.models import MaskGITConfig, build
+from maskless.suites.parity import check_rates
 
 FILES = [Path(__file__).parents[1] / "golden" / f"image_loss_{kind}.safetensors" for kind in ("pgm", "maskgit")]
 EVERY = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

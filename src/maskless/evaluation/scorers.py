@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ from maskless.objectives import Autoregressive, Draws
 CHUNK = 1 << 22                                                     # logits that are normalised at once
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A language model that reads from left to right.
 
