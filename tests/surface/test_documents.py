@@ -18,7 +18,7 @@ from tests.training.runs import REPOSITORY
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n+)?```python\n(.*?)```", re.DOTALL)
 QUICKER = {'"training.steps=100"': '"training.steps=2", "model.width=16", "model.heads=2", "validation.rows=16", "training.device=cpu"'}
-VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "convert", "inspect", "verify", "bench", "doctor")
+VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "evaluate", "convert", "inspect", "verify", "bench", "doctor")
 MODULES = ["maskless", *(module.name for module in pkgutil.walk_packages(maskless.__path__, "maskless."))]
 
 

@@ -14,6 +14,7 @@ from maskless.cli.demo import demo
 from maskless.cli.distill import distill
 from maskless.cli.doctor import doctor
 from maskless.cli.encode_images import encode_images
+from maskless.cli.evaluate import evaluate
 from maskless.cli.infill import infill
 from maskless.cli.inspect import inspect
 from maskless.cli.sample import sample
@@ -25,7 +26,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
-for verb in (demo, train, distill, encode_images, sample, infill, convert, inspect, verify, doctor):
+for verb in (demo, train, distill, encode_images, sample, infill, evaluate, convert, inspect, verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

@@ -35,9 +35,11 @@ class Features(Protocol):
     """
 
     name: str
-    transform: str
     width: int
     classes: int
+
+    @property
+    def transform(self) -> str: ...
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         """Features of images in [-1, 1]."""

@@ -119,7 +119,8 @@ class CausalLM:
                              "give a folder or a Hub name, or go online") from None
         self.device = device
         self.tokenizer_hash: str | None = None
-        self.named = Named(source, digest_of(self.model))
+        local = Path(source).is_absolute() or Path(source).exists()
+        self.named = Named(Path(source).name if local else source, digest_of(self.model))
         self.window = int(getattr(self.model.config, "max_position_embeddings", None) or getattr(self.model.config, "n_positions", 1024))
         self.eos = self.tokenizer.eos_token_id
 

@@ -79,7 +79,7 @@ class Generative(Suite):
             have the same tokenizer), another model reads the text.
         window: tokens of a text that the scorer reads; null: as many as the model has sites, or the scorer takes.
         file: samples to judge in place of drawing any: lines of JSON with `text`, and `tokens` where they are of the model's tokenizer.
-        data: real texts that MAUVE compares with; null: no MAUVE.
+        real: held-out texts that MAUVE compares with, by the scorer's hidden states; null: no MAUVE.
     """
 
     samples: int = 1024
@@ -90,11 +90,13 @@ class Generative(Suite):
     retokenise: bool | None = None
     window: int | None = None
     file: str | None = None
-    data: AnySource | None = None
+    real: AnySource | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(samples=self.samples, length=self.length, window=self.window)
+        if self.real is not None and self.scorer is None:
+            raise ValueError("real texts are compared by the hidden states of a scorer and none is named; set scorer, or leave real out")
 
 
 @dataclass(frozen=True, kw_only=True)

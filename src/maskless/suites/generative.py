@@ -123,7 +123,7 @@ def _judged(session: Session, settings: Generative, samples: Sequence[Sample], s
         value, error, nats = corpus(nll, use)
         details = {**shared, "tokens": int(use.sum()), "nats_per_token": nats}
         yield session.result(metric, value, error, len(texts), kind="estimate", **{**made, "details": details})
-    if settings.data is not None:
+    if settings.real is not None:
         yield _mauve(session, settings, read, scorer, spell, {**made, "details": shared})
 
 
@@ -131,7 +131,7 @@ def _mauve(session: Session, settings: Generative, read: Read, scorer: Scorer, s
            made: dict[str, Any]) -> Result:
     """MAUVE against as many real rows, written and read as the samples were."""
     length = settings.length or session.subject.length
-    held = open_held(session.subject, settings.data, "valid", length, limit=len(read[0]))
+    held = open_held(session.subject, settings.real, "valid", length, limit=len(read[0]))
     rows = [spell(row[here].tolist()) for batch in held.batches(session.batch_size) for row, here in zip(batch.tokens, batch.valid)]
     real = in_micro_batches(scorer.features, table(rows, made["details"]["window"]), scorer.named.name)
     found = mauve(real, in_micro_batches(scorer.features, read, scorer.named.name))

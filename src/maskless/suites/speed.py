@@ -83,7 +83,7 @@ class Generation:
         grid = opened.grid if isinstance(opened, ImageModel) else None
         coding: Coding = self.session.subject.coding
         vocabulary = coding.vocabulary
-        forbid = () if getattr(vocabulary, "bos", None) is None or vocabulary.bos == vocabulary.eos else (vocabulary.bos,)
+        forbid = () if vocabulary.bos is None or vocabulary.bos == vocabulary.eos else (vocabulary.bos,)
         return options.sampler(sites, grid, left_to_right=opened.model.left_to_right, eos=vocabulary.eos, forbid=forbid)
 
 

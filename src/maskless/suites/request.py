@@ -1,0 +1,110 @@
+"""Words of a command line as suites: names of suites, recipes with an `evaluation:` section, changes, and what stands for several changes."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from maskless.config import build, override, parse, read, tree_of
+from maskless.data.hub import DATASETS
+from maskless.evaluation.settings import SUITES, Evaluation, Suite
+from maskless.training.recipe import Recipe, find, recipe_names
+
+USUAL = ", ".join(SUITES)
+
+
+def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe | None = None, called: str = "") -> tuple[Suite, ...]:
+    """The suites that a command line asks for.
+
+    Args:
+        words: names of suites, names or paths of recipes, and changes such as `likelihood.budget=8`.
+        shared: fields for every suite that has them (`seed`, `samples`, `sampler`: a mapping); None: not given.
+        recipe: of the model's run: its evaluation section counts where the words name nothing.
+        called: the name of suites that are given data and have none.
+
+    Raises:
+        ValueError: an unknown word, a field that no suite has, settings that are refused, or nothing to do.
+    """
+    changes = [word for word in words if "=" in word]
+    trees = [tree for word in words if "=" not in word for tree in _trees(word)]
+    if not trees and recipe is not None:
+        trees = tree_of(recipe.evaluation)["suites"]
+    if not trees:
+        raise ValueError(f"no suite was named and the model's run has no evaluation section; name some of {USUAL}, or a recipe that has one")
+    for field, value in shared.items():
+        if value is not None:
+            trees = _everywhere(trees, field, value)
+    if shared.get("data") is not None:
+        trees = [{**tree, "name": tree.get("name") or called} if "data" in tree else tree for tree in trees]
+    for change in changes:
+        trees = _changed(trees, change)
+    return build(Evaluation, {"suites": trees}, where="evaluation").suites
+
+
+def _trees(word: str) -> list[dict[str, Any]]:
+    """A suite with its defaults, or those of a recipe."""
+    if word in SUITES:
+        return [{"type": word}]
+    if not (Path(word).is_file() or word.removesuffix(".yaml") in recipe_names()):
+        raise ValueError(f"{word} is neither a suite nor a recipe; name some of {USUAL}, or a YAML file with an evaluation section")
+    tree = read(find(word)).get("evaluation")
+    if tree is None:
+        raise ValueError(f"the recipe {word} has no evaluation section, which says what is measured; add one, or name suites: {USUAL}")
+    return tree_of(build(Evaluation, tree, where="evaluation"))["suites"]
+
+
+def _everywhere(trees: list[dict[str, Any]], field: str, value: Any) -> list[dict[str, Any]]:
+    """A field set in every suite that has it; a mapping is merged into what is there."""
+    takes = [field in {each.name for each in fields(SUITES[tree["type"]])} for tree in trees]
+    if not any(takes):
+        having = ", ".join(name for name, kind in SUITES.items() if field in {each.name for each in fields(kind)})
+        raise ValueError(f"{field} is not for {', '.join(tree['type'] for tree in trees)}; it is for {having}")
+    merged = lambda tree: {**(tree.get(field) or {}), **value} if isinstance(value, Mapping) and field == "sampler" else value
+    return [{**tree, field: merged(tree)} if take else tree for tree, take in zip(trees, takes)]
+
+
+def _changed(trees: list[dict[str, Any]], change: str) -> list[dict[str, Any]]:
+    """`likelihood.budget=8` in every suite of that kind."""
+    kind, dot, rest = change.partition(".")
+    if not dot or kind not in SUITES or "=" in kind:
+        raise ValueError(f"{change!r} is no change of a suite; write suite.key=value, for example likelihood.budget=8 (suites: {USUAL})")
+    if not any(tree["type"] == kind for tree in trees):
+        raise ValueError(f"{change!r} changes the suite {kind}, which is not asked for; name it as well")
+    return [override(tree, [rest]) if tree["type"] == kind else tree for tree in trees]
+
+
+def sampler_of(changes: Sequence[str]) -> dict[str, Any] | None:
+    """Options of a sampler from `steps=64` and the like; None of none."""
+    return override({}, changes) if changes else None
+
+
+def data_of(text: str | None) -> dict[str, Any] | None:
+    """A data section from a recipe, the name of a data set, a file or folder of text, or YAML itself.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if text is None:
+        return None
+    if text.lstrip().startswith("{"):
+        return parse(text, "--data")
+    if text in DATASETS:
+        return {"type": "hub", "name": text}
+    if text.removesuffix(".yaml") in recipe_names() or text.endswith(".yaml"):
+        section = read(find(text)).get("data")
+        if section is None:
+            raise ValueError(f"the recipe {text} has no data section; name another, or data themselves")
+        return section
+    if Path(text).expanduser().exists():
+        return {"type": "files", "train": text, "valid": text}
+    raise ValueError(f"--data {text} is no file, no recipe and none of the data sets {', '.join(DATASETS)}; "
+                     "it may also be a data section: '{type: files, train: texts/}'")
+
+
+def named_by(text: str | None) -> str:
+    """What results call data that were named on a command line: letters and digits of the last word."""
+    if text is None or text.lstrip().startswith("{"):
+        return ""
+    word = Path(text).name.split(".")[0]
+    return "".join(letter for letter in word if letter.isalnum() or letter in "_-")
