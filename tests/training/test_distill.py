@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import maskless
 from maskless.checkpoints.native import load_checkpoint
 from maskless.cli import main as command
+from maskless.models.causal_partition import CachedPredictor
 from maskless.training.distill import distill
 from maskless.training.recipe import load_recipe
 from maskless.training.run import train
@@ -33,9 +34,22 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def tensors(run: Path) -> dict[str, torch.Tensor]:
+def curve(run: Path) -> list[list[float]]:
+    """Loss, gradient norm and what the teacher cost, update after update."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [[record[name] for name in LINES] for record in records if "loss" in record]
+    print(json.dumps(found))
+    return found
+
+
+def notes(run: Path) -> dict[str, dict]:
+    """What the folders of a run say beside their weights."""
+    return {str(file.parent.relative_to(run)): json.loads(file.read_text())["extra"] for file in run.rglob("config.json")}
+
+
+def tensors(run: Path, last: int = 8) -> dict[str, torch.Tensor]:
     """Everything that a run has trained and will go on with."""
-    files = [path for path in sorted(run.rglob("*.safetensors")) if "step-00000008" in path.parts or "rounds" in path.parts]
+    files = [path for path in sorted(run.rglob("*.safetensors")) if f"step-{last:08d}" in path.parts or "rounds" in path.parts]
     return {f"{file.relative_to(run)}:{name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
@@ -55,16 +69,24 @@ def test_a_killed_distillation_continues_bit_for_bit(folder, name, moment):
     assert ours.keys() == theirs.keys() and len(theirs) > 100
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert not list(out.rglob("*.tmp"))
+    ours, theirs = notes(out), notes(folder / "whole")
+    assert all(ours[place] == theirs[place] for place in ("rounds/0", "rounds/1", "rounds/2", "checkpoints/step-00000008"))
 
 
 def test_the_loss_curve_is_what_it_was(folder):
     """fp32, one thread, relative 1e-3; after a change that is meant, write the printed values into the file and say why."""
-    records = [json.loads(line) for line in (folder / "whole" / "metrics.jsonl").read_text().splitlines()]
-    curve = [[record[name] for name in LINES] for record in records if "loss" in record]
-    print(json.dumps(curve))
-    golden = json.loads(GOLDEN.read_text())
-    assert len(curve) == 8 and all(mine == pytest.approx(theirs, rel=1e-3) for mine, theirs in zip(curve, golden, strict=True))
-    assert all(calls in (2, 3, 4) for _, _, calls, _ in curve)
+    found = curve(folder / "whole")
+    golden = json.loads(GOLDEN.read_text())["partition"]
+    assert len(found) == 8 and all(mine == pytest.approx(theirs, rel=1e-3) for mine, theirs in zip(found, golden, strict=True))
+    assert all(calls in (2, 3, 4) for _, _, calls, _ in found)
+
+
+def test_a_round_says_what_it_has_cost(folder):
+    found = curve(folder / "whole")
+    for round, steps in (("1", 4), ("2", 8)):
+        cost = load_checkpoint(folder / "whole" / "rounds" / round).extra["cost"]
+        spent = {name: sum(line[place] for line in found[:steps]) for name, place in (("teacher_calls", 2), ("teacher_tokens", 3))}
+        assert cost == {"updates": steps, "processes": 1, "student_tokens": steps * 8 * 24, **spent}
 
 
 def test_every_round_is_a_model(folder):
@@ -95,20 +117,52 @@ def test_options_are_obeyed(folder, tmp_path):
 
 
 def test_a_student_of_another_kind(folder, tmp_path):
+    """A cached one by a bidirectional one, whose weights it begins with; a masked one; each is a model of its kind afterwards."""
     tree = distillation(folder)
     tree["model"] = {**tree["model"], "type": "causal_partition"}
-    run = distill(tree, "distill.round_steps=1", "training.steps=1", out=tmp_path / "causal")
+    run = distill(tree, "distill.round_steps=1", "training.steps=2", out=tmp_path / "causal")
     assert run.metrics[2]["loss"] < 0.1                             # it begins with the teacher's weights
+    made = [maskless.load(tmp_path / "causal" / "rounds" / name, device="cpu").model for name in "012"]
+    assert [type(model).__name__ for model in made] == ["PartitionTransformer", "CausalPartitionTransformer", "CausalPartitionTransformer"]
+    assert isinstance(made[2].predictor(), CachedPredictor)
+    tokens = [record["teacher_tokens"] for record in run.metrics if "loss" in record]
+    assert tokens[1] < tokens[0]                                    # in the second round the teacher walks with its cache
     tree = distillation(folder, "masked", groups="one")
     run = distill(tree, "distill.round_steps=1", "training.steps=1", out=tmp_path / "masked")
     assert run.model.config.layers == 2 and all(record["loss"] > 0 for record in run.metrics if "loss" in record)
 
 
+def test_a_masked_teacher_and_a_partition_student(tmp_path):
+    """No tensors in common: the student begins at random, or with `training.start`."""
+    teach(tmp_path, "masked")
+    run = distill(distillation(tmp_path, groups="both"), "distill.round_steps=2", "training.steps=4", out=tmp_path / "run")
+    assert [type(maskless.load(tmp_path / "run" / "rounds" / name, device="cpu").model).__name__ for name in "01"] == [
+        "MaskedTransformer", "PartitionTransformer"]
+    curve = [record["loss"] for record in run.metrics if "loss" in record]
+    assert all(0 < loss < 10 for loss in curve) and curve[0] > 0.1  # a random student has much to learn
+    distill(distillation(tmp_path), f"training.start={tmp_path / 'run'}", "distill.round_steps=2", "training.steps=2", out=tmp_path / "more")
+    assert losses(tmp_path / "more")[0][1] != curve[0]
+
+
+def test_a_bidirectional_walk_teaches_the_cached_one(folder, tmp_path):
+    """The same weights, order-causal: in round 1 they teach as one set what they are to say through their cache."""
+    tree = distillation(folder)
+    tree["model"] = {**tree["model"], "type": "causal_partition"}
+    start = distill(tree, "distill.round_steps=1", "training.steps=1", out=tmp_path / "start").folder
+    tree["distill"] = {**tree["distill"], "teacher": str(start), "round_steps": 1}
+    plain, afresh = (distill(tree, "training.steps=2", f"distill.refresh={n}", out=tmp_path / str(n)) for n in (0, 1))
+    tokens = [[record["teacher_tokens"] for record in run.metrics if "loss" in record] for run in (plain, afresh)]
+    assert tokens[1][0] > tokens[0][0] and tokens[1][1] < tokens[1][0]
+    with pytest.raises(ValueError, match=r"distill\.refresh is 1 and .* keeps no cache; leave it out"):
+        distill(distillation(folder), "distill.refresh=1", out=tmp_path / "none")
+
+
 REFUSED = {
-    ("model.length=32",): "has length 24 and the student 32; both must speak of the same sites and tokens: set model.length=24",
+    ("model.length=32",): "has length 24 and the student 32; both must speak of the same sites, tokens and classes: set model.length=24",
     ("data.tokenizer=characters",): "has vocab_size 259 and the student",
     ("distill.teacher=nowhere",): "nowhere does not exist; give a run folder",
     ("model.time_conditioned=true",): "the student is time-conditioned",
+    ("distill.guidance=2",): "has no classes to guide by; leave it out, or take a labelled teacher",
 }
 
 
@@ -126,6 +180,10 @@ IMPOSSIBLE = {
     ("distill.top_p=0.9",): "loss is kl-bwd and top_p 0.9: it is infinite where the teacher's law is cut to 0; use loss=kl-fwd or tvd",
     ("training.ema=0",): "use distill.next_teacher=raw",
     ("distill.loss=kl",): "distill.loss is 'kl'",
+    ("distill.guidance=.inf",): "distill.guidance is",
+    ("distill.refresh=-1",): "refresh is -1; give the number of calls",
+    ("distill.order=halton",): "distill.order is halton, the order of the cells of an image, and the data are texts; choose another",
+    ("distill.times=reference", "distill.schedule=arccos"): "the released code knows the linear one only; use times=exact",
     ("distill.teacher_steps=0",): "teacher_steps is 0; it must be at least 1",
     ("model.type=masked", "model.layers=1"): "",
 }

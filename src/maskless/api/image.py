@@ -126,7 +126,7 @@ class ImageModel(LoadedModel):
         """Write config.json, model.safetensors and the codec into a new folder; `maskless.load(folder)` gives the model back."""
         from maskless.checkpoints.native import save_model
 
-        return save_model(folder, self.model, tokenizer=self.codes, dtype=dtype)
+        return save_model(folder, self.model, tokenizer=self.codes, extra=self.notes, dtype=dtype)
 
     @staticmethod
     def from_pretrained(source: str | Path, **where: Any) -> ImageModel:

@@ -38,7 +38,7 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
         ValueError: no/such/folder does not exist; give a run folder, a step-... folder or a folder with config.json and model.safetensors
     """
     from maskless.checkpoints.convert import named_codec
-    from maskless.checkpoints.native import load_model
+    from maskless.checkpoints.native import guidance_in, load_model
     from maskless.checkpoints.source import find
     from maskless.data.tokenizer import load_tokenizer
 
@@ -54,7 +54,9 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     speaks = load_tokenizer(tokenizer) if tokenizer is not None else named_codec(model.config, codec) or own
     if speaks is None:
         raise ValueError(f"{place.path} has no tokenizer.json and no codec.json; a model needs its own: copy it into the folder")
-    return opened(model, speaks, device=device, dtype=dtype)
+    made = opened(model, speaks, device=device, dtype=dtype)
+    made.guidance = guidance_in(place.path)
+    return made
 
 
 def opened(model: Any, speaks: Any, **where: Any) -> TextModel | ImageModel:

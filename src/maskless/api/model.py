@@ -27,15 +27,26 @@ class LoadedModel:
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
 
+    Attributes:
+        guidance: what a distilled model has taken over of its teacher's guidance, {"weight", "schedule"}; None for any other. Guidance
+            that is asked for comes on top of it.
+
     Raises:
         ValueError: if this machine has no such device.
     """
+
+    guidance: dict[str, Any] | None = None
 
     def __init__(self, model: Denoiser, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
         self.device = device_of(device)
         self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
         self.model = model.to(self.device).eval()
         self._network: Denoiser | None = None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is saved beside the weights."""
+        return {} if self.guidance is None else {"guidance": self.guidance}
 
     @property
     def network(self) -> Denoiser:

@@ -190,7 +190,7 @@ class TextModel(LoadedModel):
         """
         from maskless.checkpoints.native import save_model
 
-        return save_model(folder, self.model, tokenizer=self.tokenizer, dtype=dtype)
+        return save_model(folder, self.model, tokenizer=self.tokenizer, extra=self.notes, dtype=dtype)
 
     @staticmethod
     def from_pretrained(source: str | Path, **where: Any) -> TextModel:

@@ -357,6 +357,11 @@ def coding_in(folder: Path) -> Any:
     return None
 
 
+def guidance_in(path: str | Path) -> dict[str, Any] | None:
+    """The guidance that a distilled student has taken over, {"weight", "schedule"}; None for any other model. Reads config.json alone."""
+    return described(resolve(path) / "config.json")[1].get("extra", {}).get("guidance")
+
+
 def kind_name(config: Any) -> str:
     """The `type:` of a configuration, codecs included."""
     return next(name for name, kind in KINDS.items() if type(config) is kind)

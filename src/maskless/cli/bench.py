@@ -204,6 +204,30 @@ def images(
     measure(models, classifier, real, chosen, count=count, batch=batch, seed=seed, device=str(_device(device)), out=out)
 
 
+@bench.command()
+def curve(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders: teachers, students (RUN/rounds/2), any others.")],
+    scorer: Annotated[str | None, typer.Option(help="Texts: an autoregressive checkpoint, or a causal model's Hugging Face name.")] = None,
+    features: Annotated[str | None, typer.Option(help="Images: a classifier's folder, or a protocol of Inception.")] = None,
+    steps: Annotated[str, typer.Option(help="Comma-separated calls of a generation.")] = "4,8,16,32,64,128,256",
+    samples: Annotated[int, typer.Option(help="Texts or images of a quality.", min=1)] = 256,
+    sampler: Annotated[list[str], typer.Option("--sampler", metavar="NAME=VALUE", help="Of the sampler: guidance=1, top_p=0.9, order=spaced; may be "
+                                               "repeated.")] = [],  # noqa: B006
+    refresh: Annotated[int, typer.Option(help="Order-causal models: encode all that is known afresh every so many steps.", min=0)] = 0,
+    batch: Annotated[int, typer.Option(help="Rows of a timing.", min=1)] = 32,
+    repeats: Annotated[int, typer.Option(help="Timings of each; 0: none.", min=0)] = 3,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    weights: Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")] = "ema",
+    device: Device = "auto", out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.")] = Path("curve"),
+) -> None:
+    """Quality against calls and against tokens per second, for teachers and students side by side, with what distilling them has cost."""
+    from maskless.cli.bench_curve import measure
+
+    asked = {"steps": tuple(_numbers(steps, "steps", 1)), "samples": samples, "scorer": scorer, "features": features, "refresh": refresh,
+             "batch": batch, "repeats": repeats, "seed": seed}
+    measure(models, asked, sampler, weights=weights, device=str(_device(device)), out=out)
+
+
 def _floats(given: str) -> list[float]:
     try:
         return [float(part) for part in given.split(",")]

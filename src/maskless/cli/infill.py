@@ -34,6 +34,7 @@ def infill(
         candidates=candidates, draft=draft)
     corner, wanted = _corner(at), _lengths(lengths)
     opened = s.open_model(model, weights, device)
+    s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
         more = {"n": n, "labels": imaging.labels_of(label, n), "seed": seed, "refresh": refresh, **chosen}

@@ -33,6 +33,7 @@ def sample(
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
         candidates=candidates, draft=draft, stop=stop)
     opened = s.open_model(model, weights, device)
+    s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", prompt=prompt, length=length, watch=watch)
         labels = imaging.labels_of(label, n)

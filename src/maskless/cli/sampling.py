@@ -61,6 +61,13 @@ def open_model(source: str, weights: str, device: str) -> Any:
     return maskless.load(source, weights="ema" if one_of(weights, "weights", ("ema", "raw")) == "ema" else "raw", device=device)
 
 
+def say_held(opened: Any, guidance: float) -> None:
+    """Say so where guidance is asked of a model that has its teacher's in it."""
+    if guidance and opened.guidance is not None:
+        held = opened.guidance["weight"]
+        typer.echo(f"this model was distilled from a teacher with guidance {held:g} and holds it; --guidance {guidance:g} comes on top", err=True)
+
+
 class Painter:
     """A live picture of the first row: known tokens, fresh ones highlighted, a dot for every site that is still open."""
 

@@ -17,7 +17,8 @@ from maskless.decoding.choice import Head
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 
-Scale = Callable[[Step], float]
+Scale = Callable[[Step], float | Tensor]
+"""Step -> w: of all rows, or of each of them (B,), where rows are at different times (the walks of distillation)."""
 
 
 def constant(w: float) -> Scale:
@@ -30,6 +31,11 @@ def ramped(w: float) -> Scale:
     """w i / (S - 1) at step i of S: none at the first step (and so none in a decode of one), `w` at the last. Raises: as `constant`."""
     _check(w)
     return lambda step: w * step.progress
+
+
+def ramp(times: Float[Tensor, "... B"], dt: float) -> Float[Tensor, "... B"]:
+    """Where a decode in equal steps of `dt` is at these times, as `ramped` counts: 0 at its first step (t = 1), 1 at its last (t = dt)."""
+    return ((1 - times) / (1 - dt)).clamp(0, 1) if dt < 1 else torch.zeros_like(times)
 
 
 def _check(w: float) -> float:
@@ -49,7 +55,7 @@ class Guided:
 
     Args:
         predictor: opened on 2B rows, [conditional; unconditional]: by label with the labels of `halves`.
-        scale: w as a function of the step (`constant`, `ramped`).
+        scale: w as a function of the step (`constant`, `ramped`), or of step and row.
         forget_prompt: the unconditional half does not know the prompt (guidance without labels); anchors stay in both halves.
 
     Raises:
@@ -69,13 +75,16 @@ class Guided:
         return self.predictor.allowed
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        w = _check(self.scale(step))
-        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=self._asked(canvas, step, w)))
+        w = self.scale(step)
+        alone = not isinstance(w, Tensor) and _check(w) == 0
+        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=self._asked(canvas, step, alone)))
         conditional, unconditional = both.chunk(2)
-        return conditional if w == 0 else torch.lerp(unconditional, conditional, 1 + w)
+        if alone:
+            return conditional
+        return torch.lerp(unconditional, conditional, 1 + (w.to(both)[:, None, None] if isinstance(w, Tensor) else w))
 
-    def _asked(self, canvas: Canvas, step: Step, w: float) -> Tensor | None:
+    def _asked(self, canvas: Canvas, step: Step, alone: bool) -> Tensor | None:
         """Rows of both halves, or of the first alone while w = 0; None for all."""
-        if w != 0:
+        if not alone:
             return None if step.rows is None else torch.cat([step.rows, step.rows + canvas.rows])
         return torch.arange(canvas.rows, device=canvas.count.device) if step.rows is None else step.rows

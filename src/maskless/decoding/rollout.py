@@ -35,14 +35,15 @@ class Heard:
 
 
 @torch.inference_mode()
-def rollout(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order: Order, choice: Choice,
-            noise: Noise) -> Float[Tensor, "B L D"]:
+def rollout(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order: Order, choice: Choice, noise: Noise,
+            last: int | None = None) -> Float[Tensor, "B L D"]:
     """Decode `steps`, then ask once about what is still unknown; what was last said of each site.
 
     Args:
         predictor: a model, opened; guided already where guidance is wanted.
         canvas: where the way begins; changed in place.
         steps: all but the last, at which nothing is drawn.
+        last: the index of that one, where idle steps before it have vanished; None: as many as there are steps.
 
     Returns:
         Hidden states by site; zeros at the sites that are known at the start.
@@ -51,6 +52,7 @@ def rollout(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, orde
     for _ in decode(heard, canvas, steps, order=order, choice=choice, noise=noise):
         pass
     rest = Sites.of(canvas.unknown, max(1, canvas.length - canvas.fewest))
-    heard(canvas, canvas.lift(rest), Step(len(steps), len(steps) + 1, most=rest.index.shape[1]))
+    index = len(steps) if last is None else last
+    heard(canvas, canvas.lift(rest), Step(index, index + 1, most=rest.index.shape[1]))
     assert heard.said is not None
     return heard.said[:, :-1]

@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskless.decoding import Canvas, Choice, Noise, Order, Random, Stretch, rollout
+from maskless.decoding import Canvas, Choice, Guided, Noise, Order, Predictor, Random, Stretch, halves, rollout
+from maskless.decoding.guidance import Scale, constant, ramp
 from maskless.objectives.divergence import Targets
+from maskless.schedules import LogLinear, Schedule
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
@@ -33,9 +35,41 @@ def exact_times(t: Float[Tensor, " B"], steps: int, dt: float) -> Float[Tensor, 
     return (t - dt * torch.arange(steps, device=t.device, dtype=t.dtype)[:, None]).clamp_min(0)
 
 
-def chances(times: Float[Tensor, "K B"], dt: float) -> tuple[tuple[float, ...], ...]:
-    """The probability dt / t of an unknown site to be revealed in each step; 1 where the step ends at 0 or below."""
-    return tuple(map(tuple, (dt / times.double().cpu().clamp_min(dt)).tolist()))
+def chances(times: Float[Tensor, "K B"], dt: float, schedule: Schedule = LogLinear()) -> tuple[tuple[float, ...], ...]:  # noqa: B008
+    """The probability of an unknown site to be revealed in each step (dt / t where alpha is linear); 1 where the step ends at 0 or below."""
+    begin = times.double().cpu().clamp_min(dt)
+    return tuple(map(tuple, schedule.reveal(begin, begin - dt).tolist()))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance by label, as a decode in steps of dt from t = 1 to 0 would have it.
+
+    Args:
+        weight: w of (1 + w) conditional - w unconditional; any finite number.
+        ramped: from 0 at t = 1 to w at t = dt; False: w at every time.
+
+    Raises:
+        ValueError: a weight that is not finite.
+
+    Example:
+        >>> from maskless.decoding import Step
+        >>> Guidance(2.0, ramped=True).scale(torch.tensor([[1.0, 0.5]]), 0.5)(Step(0, 1)).tolist()
+        [0.0, 2.0]
+    """
+
+    weight: float
+    ramped: bool = False
+
+    def __post_init__(self) -> None:
+        constant(self.weight)                                       # says so if it is no number
+
+    def scale(self, times: Float[Tensor, "K B"], dt: float) -> Scale:
+        """The strength at the steps of a walk, whose rows are at different times."""
+        if not self.ramped:
+            return constant(self.weight)
+        weights = self.weight * ramp(times, dt)
+        return lambda step: weights[step.index]
 
 
 @dataclass
@@ -68,6 +102,9 @@ class Teacher:
         order: which sites are revealed, see `decoding`; any but the entropy bound.
         choice: how its tokens are drawn. Top-k and nucleus cut the targets as well.
         times: of the steps; the released code has others (`checkpoints.reference.quirks`).
+        schedule: how much is known at which time; the one that the student's plan follows.
+        guidance: by label: what is drawn, and the targets, are of the guided laws; None: of the model's own.
+        refresh: an order-causal model encodes all that is known afresh at every so many calls (its bidirectional mode); 0: it keeps its cache.
         spent: is told what it costs.
     """
 
@@ -77,6 +114,9 @@ class Teacher:
     order: Order = field(default_factory=Random)
     choice: Choice = field(default_factory=Choice)
     times: Times = exact_times
+    schedule: Schedule = field(default_factory=LogLinear)
+    guidance: Guidance | None = None
+    refresh: int = 0
     spent: Spent = field(default_factory=Spent)
 
     def targets(
@@ -85,7 +125,7 @@ class Teacher:
         """What every site that is not known should be told, given the known ones.
 
         Args:
-            batch: tokens; those at sites that are not known are not looked at.
+            batch: tokens; those at sites that are not known are not looked at. Labels, where the model has any.
             known: sites that the student sees.
             t: the time of each row.
             rank: in which order a token-causal model reads the known sites.
@@ -95,13 +135,23 @@ class Teacher:
         canvas = Canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid).to(known.device)  # no answer on it
         if self.model.shuffle_prompt:
             canvas.arrange_prompt(rank)
-        noise = Noise(seeds.tolist(), known.device)
-        steps = Stretch(chances(self.times(t, self.steps, self.dt)[:-1], self.dt))(canvas, noise)
+        noise, times = Noise(seeds.tolist(), known.device), self.times(t, self.steps, self.dt)
+        steps = Stretch(chances(times[:-1], self.dt, self.schedule))(canvas, noise)
         with torch.no_grad(), counting(self.model.embedding, self.spent):
-            predictor = self.model.predictor()
-            hidden = rollout(predictor, canvas, steps, order=self.order, choice=self.choice, noise=noise)
+            predictor = self.opened(batch, times)
+            hidden = rollout(predictor, canvas, steps, order=self.order, choice=self.choice, noise=noise, last=self.steps - 1)
         self.spent.calls += len(steps) + 1
         return Targets(hidden.clone(), predictor.head, predictor.allowed, self.choice)
+
+    def opened(self, batch: Batch, times: Float[Tensor, "K B"]) -> Predictor:
+        """The model opened on a walk from these times, under the rows' labels. A row without a class is guided from itself to itself."""
+        model = self.model.reencoding(self.refresh) if self.refresh else self.model
+        null = self.model.null_label
+        labels = None if null is None else batch.labels
+        if self.guidance is None:
+            return model.predictor(cond=labels)
+        assert labels is not None and null is not None, "guidance is by label: it needs a model with classes, and rows that have them"
+        return Guided(model.predictor(cond=halves(labels, null)), self.guidance.scale(times, self.dt))
 
 
 @contextmanager

@@ -96,10 +96,10 @@ def _sampling(session: Session, settings: Speed, length: int, batch: int, protoc
     extra = max(settings.warmups - 1, 0)                            # `race_them` warms up once itself
     with torch.inference_mode():
         found = race_them([contender], device=opened.device, repeats=settings.repeats + extra, progress=session.say)[0]
-    return _timed(session, settings, found, found.seconds[extra:], protocol)
+    return timed(session, settings, found, found.seconds[extra:], protocol)
 
 
-def _timed(session: Session, settings: Speed, found: Timing, seconds: tuple[float, ...], protocol: str) -> Result:
+def timed(session: Session, settings: Speed, found: Timing, seconds: tuple[float, ...], protocol: str) -> Result:
     rates = [found.batch * found.length / second for second in seconds]
     metric, values, unit = ("latency", list(seconds), "seconds") if protocol == "latency" else ("tokens_per_second", rates, "tokens per second")
     options = options_of(session, settings.sampler)

@@ -9,6 +9,8 @@ from typing import Literal
 from maskless.decoding import Choice
 from maskless.objectives.divergence import INFINITE_AT_ZERO
 from maskless.objectives.rounds import dt_of
+from maskless.objectives.teacher import Guidance
+from maskless.schedules import SCHEDULES, Schedule
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,13 @@ class Distillation:
         groups: both groups of a split in one pass, from two walks (students with two sides), or one, as published.
         anchor: site 0 (BOS) is known to the walk that begins with less, as when sampling; false: hidden as any other (the
             released code).
-        order: which sites the teacher reveals.
+        order: which sites the teacher reveals; halton: the cells of an image.
+        schedule: how much is known at which time, of teacher and student: linear is what the plan `even` follows, arccos the plan `arccos`.
+        guidance: strength w of the first teacher's guidance by label, which the student takes over: one pass of it, without guidance, says what
+            (1 + w) conditional - w unconditional did. Later teachers have it in them.
+        guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last, as when sampling.
+        refresh: the first teacher, if it is order-causal, encodes all that is known afresh at every so many calls (its bidirectional mode, for which
+            it must have been trained); 0: it keeps its cache.
         top_p: nucleus of the teacher: of what it draws, and of its laws as targets.
         times: exact: t, t - dt, ...; reference: those of the released code.
         weights: of the first teacher: the moving average where it has one, or as trained.
@@ -40,7 +48,11 @@ class Distillation:
     loss: Literal["kl-bwd", "kl-fwd", "mse", "tvd"] = "kl-bwd"
     groups: Literal["both", "one"] = "both"
     anchor: bool = True
-    order: Literal["random", "spaced", "confidence", "margin"] = "random"
+    order: Literal["random", "spaced", "halton", "confidence", "margin"] = "random"
+    schedule: Literal["linear", "arccos", "cosine", "square", "root"] = "linear"
+    guidance: float = 0.0
+    guidance_schedule: Literal["constant", "linear"] = "constant"
+    refresh: int = 0
     top_p: float = 1.0
     times: Literal["exact", "reference"] = "exact"
     weights: Literal["ema", "raw"] = "ema"
@@ -51,7 +63,12 @@ class Distillation:
         for name in ("round_steps", "grid", "teacher_steps"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.refresh < 0:
+            raise ValueError(f"refresh is {self.refresh}; give the number of calls between two encodings, or 0 to keep the cache")
         Choice(top_p=self.top_p)
+        Guidance(self.guidance)
+        if self.times == "reference" and self.schedule != "linear":
+            raise ValueError(f"times is reference and schedule {self.schedule}: the released code knows the linear one only; use times=exact")
         if self.top_p < 1 and self.loss in INFINITE_AT_ZERO:
             raise ValueError(
                 f"loss is {self.loss} and top_p {self.top_p}: it is infinite where the teacher's law is cut to 0; use loss=kl-fwd or tvd"
@@ -75,6 +92,16 @@ class Distillation:
                 f"have at most {most} rounds (training.steps={most * self.round_steps}), or a finer grid"
             )
         return rounds
+
+    @property
+    def guides(self) -> Guidance | None:
+        """How the first teacher is guided."""
+        return Guidance(self.guidance, self.guidance_schedule == "linear") if self.guidance else None
+
+    @property
+    def hiding(self) -> Schedule:
+        """The schedule of teacher and student."""
+        return SCHEDULES[self.schedule]()
 
     def dt(self, round: int) -> float:
         """The teacher's step in a round (0, 1, ...)."""

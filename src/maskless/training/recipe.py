@@ -377,14 +377,18 @@ def _some_length(recipe: Recipe) -> int:
     """A length that a model can be built with before its own is known."""
     grid = recipe.model.grid if isinstance(recipe.model, LABELLED) else None
     return grid[0] * grid[1] if grid is not None else 1
+
+
 def _check_distillation(recipe: DistillRecipe, model: str) -> None:
     recipe.distill.rounds(recipe.training.steps)
     if model == "autoregressive":
         raise ValueError("model.type is autoregressive, which cannot reveal several sites in one step; distil a masked or partition model")
     if model == "prime":
         raise ValueError("model.type is prime, and teachers walk over whole tokens; distil a masked or partition model")
-    if recipe.distill.groups == "both" and model == "masked":
-        raise ValueError("distill.groups is both and model.type is masked, which predicts one side of a split in a pass; use distill.groups=one")
+    if recipe.distill.groups == "both" and model in ("masked", "maskgit"):
+        raise ValueError(f"distill.groups is both and model.type is {model}, which predicts one side of a split in a pass; use distill.groups=one")
+    if recipe.distill.order == "halton" and not isinstance(recipe.data, (Images, Encoded)):
+        raise ValueError("distill.order is halton, the order of the cells of an image, and the data are texts; choose another")
     if recipe.distill.next_teacher == "ema" and recipe.training.ema == 0:
         raise ValueError("distill.next_teacher is ema and training.ema is 0, so there is no average; use distill.next_teacher=raw")
 

@@ -119,6 +119,12 @@ def _keep_until(path: Path, step: int) -> None:
     os.replace(partial, path)
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; none if there is no such file. Lines cut by a crash are left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+
+
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
