@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.data.definition import digest, read_json, write_json
+from maskless.subtokens import smallest_base
 
 FILE = "codec.json"
 MOST_CODES = 1 << 16  # a code is stored in 16 bits
@@ -102,7 +103,8 @@ class PixelCodec:
             raise ValueError(f"planes is {self.planes}: a pixel has at least one code")
         if self.levels < 2 or self.vocab_size > MOST_CODES:
             most = round(MOST_CODES ** (self.planes / self.channels) - 0.5)
-            raise ValueError(f"levels is {self.levels}: use 2 to {most} with {self.channels} channels" + f" in {self.planes} planes" * (self.planes > 1))
+            where = f" in {self.planes} planes" if self.planes > 1 else ""
+            raise ValueError(f"levels is {self.levels}: use 2 to {most} with {self.channels} channels{where}")
         if self.vocab_size**self.planes != self.levels**self.channels:
             raise ValueError(f"{self.levels}^{self.channels} colours are no {self.planes}-fold power, so some codes would be no colour: "
                              f"use planes=1 or {self.channels}, or another number of levels")
@@ -110,7 +112,7 @@ class PixelCodec:
     @property
     def vocab_size(self) -> int:
         """The smallest b with b^planes >= levels^channels."""
-        return root_above(self.levels**self.channels, self.planes)
+        return smallest_base(self.levels**self.channels, self.planes)
 
     @property
     def factor(self) -> int:
@@ -139,14 +141,6 @@ class PixelCodec:
     def _definition(self) -> dict[str, Any]:
         planes = {} if self.planes == 1 else {"planes": self.planes}  # left out where older versions knew of none: same hash
         return {"kind": "pixels", "levels": self.levels, "channels": self.channels, **planes}
-
-
-def root_above(number: int, degree: int) -> int:
-    """The smallest b with b^degree >= number, in whole numbers (number ** (1 / degree) is one off for some powers)."""
-    b = max(1, round(number ** (1 / degree)) - 1)
-    while b**degree < number:
-        b += 1
-    return b
 
 
 def _places(base: int, digits: int, device: torch.device) -> Int[Tensor, "1 n 1 1"]:
