@@ -111,7 +111,7 @@ def bound(
         samples: times per row; the error falls slowly with it when there are many rows.
 
     Raises:
-        ValueError: no target tokens at all, or `samples` < 1.
+        ValueError: no target tokens at all, `samples` < 1, or an objective that has no bound and says why (`JointCE`).
 
     Example:
         >>> from maskless.evaluation.likelihood import Bound
@@ -121,6 +121,8 @@ def bound(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; at least one time per row is needed")
+    if (reason := getattr(objective, "no_bound", None)) is not None:
+        raise ValueError(reason)
     device = next(model.parameters()).device
     nats, tokens, first = [], [], 0
     with evaluating(model):
