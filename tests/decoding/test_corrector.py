@@ -6,7 +6,19 @@ import torch
 from tests.oracle import Oracle, frequencies
 from tests.tiny import L, ragged_canvas, tiny
 
-from maskless.decoding import Ancestral, Anew, Canvas, Choices, Corrected, Noise, Random, Sampler, SamplerOptions, Step, rising
+from maskless.decoding import (
+    Ancestral,
+    Anew,
+    Canvas,
+    Choices,
+    Corrected,
+    Noise,
+    Random,
+    Sampler,
+    SamplerOptions,
+    Step,
+    rising,
+)
 from maskless.decoding.corrector import binomial
 
 

@@ -15,8 +15,8 @@ from maskless.decoding.rollout import rollout
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative
 
-__all__ = ["Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "Choices", "CoarseFirst", "Confidence", "Corrected", "DigitCanvas", "Draw",
-           "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record",
+__all__ = ["Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "Choices", "CoarseFirst", "Confidence", "Corrected", "DigitCanvas",
+           "Draw", "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record",
            "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch", "arccos", "arccos_maskgit",
            "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear", "linear_top_k", "ramped", "remask", "rising",
            "rollout", "root", "slide", "square", "text_of"]

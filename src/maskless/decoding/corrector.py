@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -75,7 +76,7 @@ class Corrected:
     def _chances(self) -> list[tuple[float, float]]:
         """For every step, the probabilities that a site that was drawn is forgotten, and that an unknown one is revealed."""
         times, chances = _times(self.steps), []
-        for t, s in zip(times, times[1:]):
+        for t, s in pairwise(times):
             now, then, strength = self.alpha(t), self.alpha(s), self.strength(t)
             if not strength >= 0:
                 raise ValueError(f"the strength of the corrector is {strength} at time {t:g}; it must be at least 0")
@@ -95,7 +96,8 @@ def binomial(n: Int[Tensor, " B"], p: float, u: Float[Tensor, " B"]) -> Int[Tens
     high = torch.minimum((size * wide + reach).ceil(), size)
     k = low + torch.arange(int((high - low).max()) + 1, dtype=torch.float64)                                # (B, W)
     inside = torch.minimum(k, high)
-    log = torch.lgamma(size + 1) - torch.lgamma(inside + 1) - torch.lgamma(size - inside + 1) + inside * wide.log() + (size - inside) * (-wide).log1p()
+    ways = torch.lgamma(size + 1) - torch.lgamma(inside + 1) - torch.lgamma(size - inside + 1)
+    log = ways + inside * wide.log() + (size - inside) * (-wide).log1p()
     sums = torch.where(k <= high, log.exp(), 0.0).cumsum(1)
     at = torch.searchsorted(sums, u[:, None].double() * sums[:, -1:], right=True)[:, 0]
     return torch.minimum(low[:, 0] + at, high[:, 0]).long()

@@ -122,9 +122,9 @@ class SamplerOptions:
         if self.corrector_power != 1 and not self.corrector:
             raise ValueError(f"corrector_power is {self.corrector_power} and there is no corrector; give corrector, or leave the power out")
         if self.corrector and self.order not in (None, "random"):
-            raise ValueError(f"corrector {self.corrector} draws sites anew at every step and order is {self.order}; choose order random, or no corrector")
+            raise ValueError(f"corrector {self.corrector} draws sites anew, and order is {self.order}; choose order random, or no corrector")
         if self.temperature_rise_power != 1 and not self.temperature_rise:
-            raise ValueError(f"temperature_rise_power is {self.temperature_rise_power} and nothing rises; give temperature_rise, or leave the power out")
+            raise ValueError(f"temperature_rise_power is {self.temperature_rise_power} and nothing rises; give temperature_rise too")
 
     def sampler(self, sites: int, grid: tuple[int, int] | None = None, *, left_to_right: bool = False, eos: int | None = None,
                 forbid: tuple[int, ...] = ()) -> Sampler | Speculative:

@@ -21,7 +21,8 @@ class Step:
     """One call of the predictor.
 
     `counts[b]` sites of row b become known, `done[b]` were revealed by earlier steps of the plan; both are None where tokens decide
-    (then `most` only bounds them). Before the call, `forget[b]` of the sites that were drawn become unknown again; None: none. `rows` are the rows with anything to reveal, None for all. `window` limits the step to sites start..stop-1.
+    (then `most` only bounds them). Before the call, `forget[b]` of the sites that were drawn become unknown again; None: none. `rows` are
+    the rows with anything to reveal, None for all. `window` limits the step to sites start..stop-1.
     """
 
     index: int                          # place in the full grid, idle steps included: the noise depends on it

@@ -20,7 +20,85 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskless.layers.attention import everywhere, heads
-from maskless.layers.embedding import NormalEmbedding
+from maskless.models.prime import CodeName, OverDigits, code_of
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of a `UNet`; the defaults are the published model of 32 x 32 colour images with l = 2.
+
+    Args:
+        digits: l. With 1 the model is a masked one.
+        base: b; 0 for the smallest that holds the vocabulary.
+        code, code_seed: how tokens are written, as in `PrimeConfig`.
+        planes: codes of a pixel (`PixelCodec.planes`): they lie under each other in a row, and side by side in the network's channels.
+        grid: rows and columns of all codes, planes under each other, P H and W; None for square planes.
+        width: base channels; those of a level are `multipliers` times as many.
+        multipliers: of the levels; each level has half the rows and columns of the one above.
+        blocks: residual blocks of a level on the way down; one more on the way up.
+        attention: at the levels that are so many times smaller than the image; the middle always has it.
+        head_width: of attention.
+        classes: how many labels there are; 0: a model without.
+        modulation: scale and shift of a block are uniform in +- this at first. The released code has sqrt(4 width), 19.6, where one over it
+            was surely meant.
+        forbidden: ids that are never drawn.
+
+    Raises:
+        ValueError: sizes that do not fit.
+
+    Example:
+        >>> from maskless.models import build
+        >>> with torch.device("meta"):
+        ...     model = build(UNetConfig(vocab_size=256))
+        >>> f"{model.parameter_count():,}"
+        '113,965,680'
+    """
+
+    vocab_size: int
+    digits: int = 2
+    base: int = 0
+    code: CodeName = "digits"
+    code_seed: int = 0
+    length: int = 3 * 32 * 32
+    planes: int = 3
+    grid: tuple[int, int] | None = None
+    width: int = 96
+    multipliers: tuple[int, ...] = (3, 4, 4)
+    blocks: int = 5
+    attention: tuple[int, ...] = (2,)
+    head_width: int = 64
+    classes: int = 0
+    dropout: float = 0.4
+    modulation: float = 0.05
+    forbidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = {1: ("digits", "planes", "width", "head_width"), 0: ("base", "blocks", "classes", "modulation")}
+        for low, names in least.items():
+            for name in names:
+                if getattr(self, name) < low:
+                    raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"multipliers is {list(self.multipliers)}; give one number for each level, at least 1")
+        if self.entrance % (self.planes * self.digits):
+            raise ValueError(f"the first level has {self.entrance} channels, no multiple of {self.planes} planes x {self.digits} digits, whose "
+                             "vectors are joined; change width, multipliers or digits")
+        rows, columns = self.sides
+        if rows * columns * self.planes != self.length or rows < 1:
+            raise ValueError(f"length {self.length} is not {self.planes} planes of {rows} x {columns}; set length, planes and grid of the images")
+
+    @property
+    def entrance(self) -> int:
+        """Channels that go in."""
+        return self.width * self.multipliers[0]
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of a plane, H and W."""
+        if self.grid is not None:
+            return self.grid[0] // self.planes, self.grid[1]
+        side = math.isqrt(self.length // self.planes)
+        return side, side
 
 
 class ConstantModulation(nn.Embedding):
@@ -40,8 +118,8 @@ class ConstantModulation(nn.Embedding):
 
 
 def normalised(width: int) -> nn.GroupNorm:
-    """Group norm in 32 groups, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, width), width)
+    """Group norm in 32 groups, or in as many that divide the channels and have four or more of them."""
+    return nn.GroupNorm(next(groups for groups in (32, 16, 8, 4, 2, 1) if groups == 1 or (width % groups == 0 and width >= 4 * groups)), width)
 
 
 def silent(module: nn.Conv2d | nn.Linear) -> Any:
@@ -155,3 +233,70 @@ class Body(nn.Module):
     @staticmethod
     def _stages(stages: nn.Module) -> list[Any]:
         return list(stages.children())
+
+
+class LogitsHead(nn.Module):
+    """The head of a network whose states are logits already: it does nothing, and is affine all the same (weight one, no bias)."""
+
+    bias = None
+
+    def __init__(self, like: nn.Conv2d, classes: int):
+        super().__init__()
+        self._like, self.classes = (like,), classes                 # in a tuple, so that it is nobody's submodule twice
+
+    @property
+    def weight(self) -> Float[Tensor, "V V"]:
+        weight = self._like[0].weight
+        return torch.eye(self.classes, dtype=weight.dtype, device=weight.device)
+
+    def forward(self, x: Float[Tensor, "... V"]) -> Float[Tensor, "... V"]:
+        return x
+
+
+class UNet(OverDigits):
+    """p(x_i | known digits) for every code i of every plane of an image; D = V: the states are logits.
+
+    Input of digit j of plane p: row y of one table of all digits, y = b where it is not known; the vectors of a pixel are joined in the
+    order of planes, then digits. Time is not read: how much is known can be seen.
+
+    | part | initialisation |
+    |---|---|
+    | table | normal |
+    | scale and shift of a block | uniform in +-`modulation` |
+    | last convolution of a block, of attention, of the network | zero: blocks pass their input on, laws are uniform |
+    | everything else | torch's default |
+
+    Source: arXiv 2505.18495 (its image experiments), by the specification's section 5.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        self.write_in(code_of(config))
+        self.embedding = nn.Embedding(self.base + 1, config.entrance // (config.planes * config.digits))
+        self.body = Body(config.entrance, config)
+        self.norm = normalised(self.body.width)
+        self.out = silent(nn.Conv2d(self.body.width, config.planes * config.vocab_size, 3, padding=1))
+        self.head: Any = LogitsHead(self.out, config.vocab_size)
+
+    def embed(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B D H W"]:
+        rows, columns = self.config.sides
+        ids = torch.where(known, digits, self.base).unflatten(1, (self.config.planes, rows, columns, self.per_site))
+        return self.embedding(ids).permute(0, 1, 4, 5, 2, 3).flatten(1, 3)                  # (B, P l d, H, W)
+
+    def hidden_of_digits(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
+                         t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L V"]:
+        """`OverDigits.hidden_of_digits`; sites that are not there are read as unknown ones, for a convolution has neighbours everywhere.
+
+        Raises:
+            ValueError: rows of another length than the model's images.
+        """
+        sites = digits.shape[1] // self.per_site
+        if sites != self.config.length:
+            raise ValueError(f"rows of {sites} codes were given and the images of this model have {self.config.length}; they cannot be cut")
+        labels = self.labels_of(cond)
+        if labels is None:
+            labels = torch.full((1,), self.config.classes, device=digits.device)
+        x = self.body(self.embed(digits, known if present is None else known & present), labels)
+        logits = self.out(F.silu(self.norm(x))).unflatten(1, (self.config.planes, -1))      # (B, P, V, H, W)
+        return logits.permute(0, 1, 3, 4, 2).flatten(1, 3)
