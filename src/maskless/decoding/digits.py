@@ -125,7 +125,8 @@ class DigitCanvas(Canvas):
         """The classes that agree with the known digits of each site; all of them where factorised digits left none."""
         if not self.filter_observed or self.per_site == 1:
             return allowed
-        digits, known = (sites.take(self._of_sites(x)).flatten(0, 1) for x in (self.tokens, self.known))
+        digits, known = (sites.take(self._of_sites(x)) for x in (self.tokens, self.known))
+        digits, known = digits.flatten(0, 1), (known & sites.valid[..., None]).flatten(0, 1)        # the rest may stand at any site
 
         def of(span: slice) -> Bool[Tensor, "n V"]:
             fits = self.code.consistent(digits[span], known[span])
