@@ -84,7 +84,7 @@ class UNetConfig:
             raise ValueError(f"the first level has {self.entrance} channels, no multiple of {self.planes} planes x {self.digits} digits, whose "
                              "vectors are joined; change width, multipliers or digits")
         rows, columns = self.sides
-        if rows * columns * self.planes != self.length or rows < 1:
+        if rows * columns * self.planes != self.length:             # 0 = 0: a recipe that leaves the length to its data
             raise ValueError(f"length {self.length} is not {self.planes} planes of {rows} x {columns}; set length, planes and grid of the images")
 
     @property
