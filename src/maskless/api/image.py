@@ -114,7 +114,7 @@ class ImageModel(LoadedModel):
             ValueError: image and mask of different sizes, an image that does not fit, nothing to paint.
         """
         pixels, wanted = self._placed(image, mask, at)
-        open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor))
+        open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor)).repeat(self.codec.planes, 1)
         with torch.inference_mode():
             codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
         given = codes.masked_fill(open_cells, 0).expand(n, *self.grid)
@@ -205,6 +205,7 @@ class ImageModel(LoadedModel):
         picture: Any = np.atleast_3d(image)
         inside: Any = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
         (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
+        height //= self.codec.planes
         if inside.shape != picture.shape[:2]:
             raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {picture.shape[0]} x {picture.shape[1]}; "
                              "make them equal")

@@ -7,8 +7,9 @@ from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import PrimeConfig, PrimeTransformer
+from maskless.models.unet import UNet, UNetConfig
 
-ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig
+ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | UNetConfig
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -17,6 +18,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
     "prime": (PrimeConfig, PrimeTransformer),
+    "unet": (UNetConfig, UNet),
 }
 
 
@@ -35,6 +37,8 @@ def build(config: ModelConfig) -> Denoiser:
         >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
         11
     """
+    if isinstance(config, UNetConfig):
+        return UNet(config)
     even = config.width % config.heads == 0 and (config.width // config.heads) % 2 == 0
     if not even and not isinstance(config, MaskGITConfig):
         raise ValueError(f"width {config.width} with {config.heads} heads gives heads of width {config.width / config.heads:g}; "
@@ -44,4 +48,4 @@ def build(config: ModelConfig) -> Denoiser:
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
            "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "PrimeConfig", "PrimeTransformer", "build", "fold", "for_sampling", "kind_of"]
+           "PartitionTransformer", "PrimeConfig", "PrimeTransformer", "UNet", "UNetConfig", "build", "fold", "for_sampling", "kind_of"]

@@ -22,6 +22,7 @@ FITS = {                                                            # the object
     "causal_partition": ("any_order", "dial", "ordered_partition", "partition"),
     "autoregressive": ("autoregressive",),
     "prime": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
+    "unet": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
 }
 
 
