@@ -1,7 +1,6 @@
 """Where weights are: a path, or a repository of the Hugging Face Hub with or without a file and a revision.
 
     runs/first   model.ckpt   folder/                         paths come first
-    tiny                                                      a model that the package carries
     organisation/name                                         the whole repository (config.json, weights, tokenizer.json)
     organisation/name:file.ckpt   organisation/name/file.ckpt   one file of it
     organisation/name@revision[:file]                         of a branch, tag or commit
@@ -18,7 +17,6 @@ from maskless.data.offline import offline, quietly, reason
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 FILES = ["config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "codec.json", "images.json"]
-PRETRAINED = Path(__file__).parent.parent / "pretrained"
 BESIDE = FILES[:1] + FILES[2:]
 NAME = r"[\w-][\w.-]*"
 HUB = re.compile(rf"(?P<repository>{NAME}/{NAME})(@(?P<revision>[\w./-]+?))?(:(?P<colon>[\w./-]+)|/(?P<slash>[\w./-]+))?")
@@ -46,19 +44,12 @@ def find(source: str | Path) -> Place:
         ValueError: there is none, or it could not be fetched; the sentence says which.
     """
     path = Path(source)
-    if not path.exists() and str(source) in carried():
-        path = PRETRAINED / source
-    elif not path.exists() and (asked := _asked(str(source))):
+    if not path.exists() and (asked := _asked(str(source))):
         path = _fetched(str(source), *asked)
     if path.is_dir() and not is_native(path) and (weights := _weights_in(path)):
         path = weights
     # a folder that holds nothing is left to the reader of folders, whose sentence says what is missing
     return Place(path, str(source), path.is_dir() or (not path.exists() and path.suffix not in SUFFIXES))
-
-
-def carried() -> list[str]:
-    """The names of the models that the package carries."""
-    return sorted(folder.name for folder in PRETRAINED.iterdir() if (folder / "config.json").is_file()) if PRETRAINED.is_dir() else []
 
 
 def is_native(folder: Path) -> bool:
