@@ -138,7 +138,7 @@ def test_a_line_that_is_no_sample_is_refused(tmp_path):
     album(tmp_path).draw(3, Maker())
     path = tmp_path / "samples-x.jsonl"
     path.write_text(path.read_text() + "[1]\n")
-    with pytest.raises(ValueError, match="line 4 of .* is no sample"):
+    with pytest.raises(ValueError, match=r"line 4 of .* is no sample"):
         album(tmp_path).gather(3)
     with pytest.raises(ValueError, match="cannot be read"):
         read_lines(tmp_path / "absent.jsonl")

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import types
+from itertools import pairwise
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def words_scorer(models, folder) -> None:
 
 def test_a_scorer_with_another_vocabulary(models, tmp_path):
     words_scorer(models, tmp_path / "words")
-    with pytest.raises(ValueError, match="another vocabulary .* generative.retokenise=true"):
+    with pytest.raises(ValueError, match=r"another vocabulary .* generative\.retokenise=true"):
         evaluate(opened(models), [generative(models, scorer=str(tmp_path / "words"))], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()                          # said before anything is drawn
     found = by_metric(evaluate(opened(models), [generative(models, scorer=str(tmp_path / "words"), retokenise=True)], out=tmp_path / "out"))
@@ -194,7 +195,7 @@ def test_a_model_of_transformers_reads_the_text(models, tmp_path, monkeypatch):
     found = by_metric(evaluate(opened(models), [generative(models, scorer="letters", file=str(path))], out=tmp_path))["generative_perplexity"]
     texts = [[6, *(ord(letter) % 6 for letter in text)][:10] for text in ("abc", "a much longer one")]
     laws = network.table.weight.detach().double().log_softmax(-1)
-    nll = [-float(laws[before, after]) for row in texts for before, after in zip(row, row[1:])]
+    nll = [-float(laws[before, after]) for row in texts for before, after in pairwise(row)]
     assert found.value == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-5) and len(nll) == found.details["tokens"] == 12
     assert found.details["retokenised"] and found.details["tokens_beyond_window"] == 8 and found.scorer.name == "letters"
 

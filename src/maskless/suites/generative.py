@@ -43,22 +43,23 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
     opened = session.subject.opened
     if not isinstance(opened, TextModel):
         raise ValueError(f"{session.subject.record.path} is a model of images; measure it with the suite images")
+    if session.shard.alone:
+        if settings.file is None:
+            drawn(session, settings)
+        return
     scorer = None if settings.scorer is None else open_scorer(settings.scorer, opened.device)
     by_text = scorer is not None and _reads_text(scorer, settings, opened)
     samples = _samples(session, settings, opened)
-    if samples is None:
-        return
     about = _about(session, settings, samples)
     if scorer is not None:
         yield from _judged(session, settings, samples, scorer, by_text, about)
     yield from _variety(session, samples, about)
 
 
-def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample] | None:
-    """The samples to judge, each with its text and its tokens; None in a process that only draws."""
+def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample]:
+    """The samples to judge, each with its text and its tokens."""
     if settings.file is None:
-        found = drawn(session, settings)
-        return None if found is None else found[1]
+        return drawn(session, settings)
     samples = read_lines(Path(settings.file))[:settings.samples]
     if not samples:
         raise ValueError(f"{settings.file} holds no samples; give a file with a line of JSON for each")

@@ -8,6 +8,7 @@ from typing import Any
 
 from maskless.config import build, override, parse, read, tree_of
 from maskless.data.hub import DATASETS
+from maskless.data.zero_shot import CORPORA
 from maskless.evaluation.settings import SUITES, Evaluation, Suite
 from maskless.training.recipe import Recipe, find, recipe_names
 
@@ -36,7 +37,7 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
         if value is not None:
             trees = _everywhere(trees, field, value)
     if shared.get("data") is not None:
-        trees = [{**tree, "name": tree.get("name") or called} if "data" in tree else tree for tree in trees]
+        trees = [{**tree, "name": tree.get("name") or called} if tree.get("data") is not None else tree for tree in trees]
     for change in changes:
         trees = _changed(trees, change)
     return build(Evaluation, {"suites": trees}, where="evaluation").suites
@@ -45,7 +46,7 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
 def _trees(word: str) -> list[dict[str, Any]]:
     """A suite with its defaults, or those of a recipe."""
     if word in SUITES:
-        return [{"type": word}]
+        return [{"type": word, **tree_of(SUITES[word]())}]
     if not (Path(word).is_file() or word.removesuffix(".yaml") in recipe_names()):
         raise ValueError(f"{word} is neither a suite nor a recipe; name some of {USUAL}, or a YAML file with an evaluation section")
     tree = read(find(word)).get("evaluation")
@@ -80,7 +81,7 @@ def sampler_of(changes: Sequence[str]) -> dict[str, Any] | None:
 
 
 def data_of(text: str | None) -> dict[str, Any] | None:
-    """A data section from a recipe, the name of a data set, a file or folder of text, or YAML itself.
+    """A data section from a recipe, the name of a data set, a file or folder of text, CORPUS:FILE (wikitext:wiki.test.txt), or YAML itself.
 
     Raises:
         ValueError: none of these.
@@ -89,6 +90,9 @@ def data_of(text: str | None) -> dict[str, Any] | None:
         return None
     if text.lstrip().startswith("{"):
         return parse(text, "--data")
+    corpus, colon, place = text.partition(":")
+    if colon and corpus in CORPORA:
+        return {"type": "zero_shot", "name": corpus, "place": place}
     if text in DATASETS:
         return {"type": "hub", "name": text}
     if text.removesuffix(".yaml") in recipe_names() or text.endswith(".yaml"):
@@ -99,7 +103,7 @@ def data_of(text: str | None) -> dict[str, Any] | None:
     if Path(text).expanduser().exists():
         return {"type": "files", "train": text, "valid": text}
     raise ValueError(f"--data {text} is no file, no recipe and none of the data sets {', '.join(DATASETS)}; "
-                     "it may also be a data section: '{type: files, train: texts/}'")
+                     "it may also be CORPUS:FILE (wikitext:wiki.test.txt) or a data section: '{type: files, train: texts/}'")
 
 
 def named_by(text: str | None) -> str:
