@@ -102,12 +102,15 @@ def test_guidance_changes_what_is_learned_and_rows_without_a_class_learn_none(fo
     assert guided == pytest.approx(plain, rel=1e-4)
 
 
-def test_one_pass_learns_what_guidance_did_with_two(folder, tmp_path):
-    """Walks of one step: nothing but guidance is to be learned, and most of it is."""
-    run = distill(distillation(folder, teacher_steps=1, guidance_schedule="constant", loss="kl-fwd", round_steps=60),
-                  "training.steps=60", "training.lr=1e-2", "training.ema=0", "distill.next_teacher=raw", "checkpoints.every=0", out=tmp_path / "run")
+def test_one_pass_learns_what_guidance_did_with_two(tmp_path):
+    """Walks of one step: nothing but guidance is to be learned, and most of it is, in eighty updates."""
+    less_sure = ("training.steps=30", "training.class_dropout=0.3", "training.ema=0.5", "training.lr=3e-3", "validation.rows=0")
+    train(recipe(tmp_path), *less_sure, out=tmp_path / "teacher")
+    tree = distillation(tmp_path, teacher_steps=1, guidance=5.0, guidance_schedule="constant", loss="kl-fwd", round_steps=80, next_teacher="raw")
+    changes = ("training.steps=80", "training.lr=1e-3", "training.ema=0", "training.batch_size=16", "checkpoints.every=0")
+    run = distill(tree, *changes, out=tmp_path / "run")
     found = [record["loss"] for record in run.metrics if "loss" in record]
-    assert sum(found[-10:]) < 0.3 * sum(found[:3]) / 3 * 10 and found[0] > 1e-3
+    assert found[0] > 0.04 and sum(found[-10:]) / 10 < 0.2 * found[0]
 
 
 def test_a_student_of_another_kind(folder, tmp_path):
