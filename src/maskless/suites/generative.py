@@ -31,6 +31,7 @@ from maskless.suites.drawing import drawn, options_of
 from maskless.suites.likelihood import open_held
 from maskless.suites.session import Session
 
+LARGEST = 700.0                                                     # nats per token whose exponential is a float
 LONGEST = 4                                                         # tokens of the n-grams that repetition and self-BLEU look at
 
 
@@ -144,13 +145,15 @@ def corpus(nll: Float[Tensor, "N W"], use: Bool[Tensor, "N W"]) -> tuple[float, 
     """exp(all nats / all tokens), its standard error from the spread between samples, and the nats per token.
 
     Raises:
-        ValueError: no token counts.
+        ValueError: no token counts, or a perplexity beyond all numbers.
     """
     totals, counts = torch.where(use, nll, 0.0).sum(1), use.sum(1)
     if not int(counts.sum()):
         raise ValueError(f"no token of {len(nll)} samples counts: every sample is empty or ends at once; draw others")
     nats = float(totals.sum()) / int(counts.sum())
-    value = math.exp(min(nats, 700.0))
+    if nats > LARGEST:
+        raise ValueError(f"the scorer gives {nats:.4g} nats per token, whose exponential is no number; look at its weights")
+    value = math.exp(nats)
     return value, value * ratio_error(totals, counts), nats
 
 
