@@ -101,11 +101,17 @@ def test_generated_texts_obey_their_wishes(language_model):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"pretrained": "no/such/model"}, "no/such/model does not exist"),
-    ({"pretrained": None, "score": "best"}, "score has 'best'"),
+    ({"pretrained": None, "score": "best"}, "score has 'best'"), ({"pretrained": None, "mc": 3}, "mc is no argument of the model maskless"),
 ])
 def test_what_cannot_be_opened_is_refused(arguments, message, language_model):
     with pytest.raises(ValueError, match=message):
         language_model[0](**{**arguments, "pretrained": arguments["pretrained"] or text_model()})
+
+
+def test_the_default_device_of_lm_eval_is_none_of_a_machine_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert adaptor._device("cuda:0") == "auto" and "no cuda:0" in capsys.readouterr().err
+    assert adaptor._device("cpu") == "cpu" and adaptor._device(None) == "auto" and not capsys.readouterr().err
 
 
 def test_without_lm_eval_one_sentence_says_what_to_install(monkeypatch):

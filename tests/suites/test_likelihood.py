@@ -15,7 +15,7 @@ from maskless.data.sources import Files, Puzzles
 from maskless.evaluation.likelihood import any_order_bound, bound
 from maskless.evaluation.results import read_folders, same_but_times
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import Masked, Partition
+from maskless.objectives import Dial, Masked, Partition
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
 from maskless.suites.subject import open_subject, subject_of
@@ -114,6 +114,15 @@ def test_a_smaller_error_with_more_draws(models, text, tmp_path):
     errors = [evaluate(open_subject(models / "pgm", device="cpu"), [Likelihood(data=data, budget=budget)], out=tmp_path)[0].uncertainty.value
               for budget in (1, 16)]
     assert errors[1] < errors[0]
+
+
+def test_the_bounds_of_another_objective(models, text, tmp_path):
+    subject, data = open_subject(models / "causal", device="cpu"), Files(train=str(text), valid=str(text))
+    found = {each.metric: each for each in evaluate(subject, [Likelihood(data=data, objective=Dial(), rows=4)], out=tmp_path)}
+    assert {metric: each.kind for metric, each in found.items()} == {
+        "nelbo": "bound", "bound_of_2_a_step": "bound", "bound_of_two_groups": "bound"}
+    with pytest.raises(ValueError, match="objective masked does not fit a causal_partition model"):
+        evaluate(subject, [Likelihood(data=data, objective=Masked())], out=tmp_path)
 
 
 def test_what_cannot_be_measured(models, text, tmp_path):

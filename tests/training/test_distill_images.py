@@ -102,6 +102,17 @@ def test_guidance_changes_what_is_learned_and_rows_without_a_class_learn_none(fo
     assert guided == pytest.approx(plain, rel=1e-4)
 
 
+def test_one_pass_learns_what_guidance_did_with_two(tmp_path):
+    """Walks of one step: nothing but guidance is to be learned, and most of it is, in fifty updates."""
+    less_sure = ("training.steps=30", "training.class_dropout=0.3", "training.ema=0.5", "training.lr=3e-3", "validation.rows=0")
+    train(recipe(tmp_path), *less_sure, out=tmp_path / "teacher")
+    tree = distillation(tmp_path, teacher_steps=1, guidance=5.0, guidance_schedule="constant", loss="kl-fwd", round_steps=50, next_teacher="raw")
+    changes = ("training.steps=50", "training.lr=1e-3", "training.ema=0", "training.batch_size=16", "checkpoints.every=0")
+    run = distill(tree, *changes, out=tmp_path / "run")
+    found = [record["loss"] for record in run.metrics if "loss" in record]
+    assert found[0] > 0.04 and sum(found[-10:]) / 10 < 0.2 * found[0]
+
+
 def test_a_student_of_another_kind(folder, tmp_path):
     """A cached one begins with the partition teacher's weights; a MaskGIT at random, with one group."""
     tree = distillation(folder)

@@ -8,7 +8,9 @@ imported when it is needed, never with this module. What the scores are: docs/ta
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,21 +52,24 @@ class Answers:
     Args:
         pretrained: as `maskless.load` takes it, or a `TextModel`.
         weights, tokenizer, device: as in `maskless.load`.
-        score, samples, seed, overlong, eos, decoding: as in `Scoring`.
         block, steps, order: of generated texts: tokens of a gap, steps to fill it (as many if None), and the order of its sites.
-        batch_size, max_batch_size: lm-eval passes them; passes have a fixed shape here, and nothing depends on them.
+        scoring: the fields of `Scoring` (score, samples, seed, overlong, eos, decoding); and lm-eval's `batch_size` and `max_batch_size`, which
+            mean nothing here: passes have a fixed shape.
 
     Raises:
-        ValueError: as `maskless.load` and `Scoring`; also for a model of images.
+        ValueError: as `maskless.load` and `Scoring`; also for a model of images, and for an argument that means nothing.
     """
 
     def __init__(self, pretrained: str | TextModel, *, weights: str = "ema", tokenizer: str | None = None, device: str | None = None,
-                 score: str = "conditional", samples: int = 128, seed: int = 0, overlong: str = "window", eos: bool = False,
-                 decoding: str = "left_to_right", block: int = 32, steps: int | None = None, order: str = "left-to-right",
-                 batch_size: Any = None, max_batch_size: Any = None) -> None:
+                 block: int = 32, steps: int | None = None, order: str = "left-to-right", **scoring: Any) -> None:
         super().__init__()
+        given = {name: value for name, value in scoring.items() if name not in ("batch_size", "max_batch_size")}
+        names = [each.name for each in fields(Scoring)]
+        if unknown := sorted(set(given) - set(names)):
+            raise ValueError(f"{unknown[0]} is no argument of the model maskless; there are pretrained, weights, tokenizer, device, block, steps, "
+                             f"order, {', '.join(names)}")
         text = _opened(pretrained, weights, tokenizer, device)
-        self.harness = Harness(text.model, text.tokenizer, Scoring(score, samples, seed, overlong, eos, decoding))
+        self.harness = Harness(text.model, text.tokenizer, Scoring(**given))
         self.block, self.options = block, {"steps": steps or block, "order": order}
         self.source = str(pretrained) if isinstance(pretrained, (str, Path)) else type(text.model).__name__
 
@@ -122,10 +127,20 @@ def _opened(source: Any, weights: str, tokenizer: str | None, device: str | None
     from maskless.api.text import TextModel
 
     known: Any = weights
-    model = source if isinstance(source, TextModel) else load(source, weights=known, tokenizer=tokenizer, device=device or "auto")
+    model = source if isinstance(source, TextModel) else load(source, weights=known, tokenizer=tokenizer, device=_device(device))
     if not isinstance(model, TextModel):
         raise ValueError(f"{source} is a model of images, which reads no text; give a model of text")
     return model
+
+
+def _device(name: str | None) -> str:
+    """lm-eval's command line says cuda:0 where nobody chose; on a machine without a GPU that is told, and the best there is taken."""
+    import torch
+
+    if name == "cuda:0" and not torch.cuda.is_available():
+        print("maskless: there is no cuda:0, lm-eval's default; running on the best device there is", file=sys.stderr)
+        return "auto"
+    return name or "auto"
 
 
 def write_tasks(places: Sequence[str], folder: str | Path, *, rows: int | None = None) -> list[str]:
@@ -154,7 +169,7 @@ def write_tasks(places: Sequence[str], folder: str | Path, *, rows: int | None =
 
 
 def _record(question: Question) -> dict[str, Any]:
-    """The space before a choice is lm-eval's delimiter, which does not count in `acc_norm` (and which it leaves out of a cloze)."""
+    """The space before an answer is lm-eval's delimiter, which does not count in `acc_norm` (and which it leaves out of a cloze)."""
     return {"contexts": question.contexts, "continuations": [each.removeprefix(" ") for each in question.continuations], "gold": question.gold}
 
 
@@ -164,7 +179,7 @@ def _measured(*names: str) -> list[dict[str, Any]]:
 
 
 LAYOUTS: dict[Form, dict[str, Any]] = {
-    "choice": {"output_type": "multiple_choice", "doc_to_text": "{{contexts[0]}}", "doc_to_choice": "{{continuations}}", "doc_to_target": "gold",
+    "answers": {"output_type": "multiple_choice", "doc_to_text": "{{contexts[0]}}", "doc_to_choice": "{{continuations}}", "doc_to_target": "gold",
                "metric_list": _measured("acc", "acc_norm")},
     "schema": {"output_type": "multiple_choice", "doc_to_text": "gold", "doc_to_choice": "{{contexts}}", "doc_to_target": "{{continuations[0]}}",
                "metric_list": _measured("acc")},

@@ -17,8 +17,10 @@ from typing import Annotated, Any, Literal
 from maskless.config import Tagged
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
+from maskless.objectives import OBJECTIVES
 
 AnySource = Annotated[Any, Tagged(SOURCES)]
+AnyObjective = Annotated[Any, Tagged(OBJECTIVES)]
 NAME = re.compile(r"[A-Za-z0-9._+=-]*")
 IMAGE_METRICS = ("distance", "inception_score", "kernel_distance", "precision_recall")
 WAYS = {"score": ("conditional", "mean_joint"), "overlong": ("window", "refuse"), "decoding": ("left_to_right", "together")}   # of scoring tasks
@@ -52,6 +54,7 @@ class Likelihood(Suite):
         length: sites of a row; null: those of the model.
         rows: at most so many (the first ones); null: all.
         budget: Monte-Carlo draws per row: times, or orders of an order-causal model (K of its importance-weighted bound); null: 1, and 8 orders.
+        objective: whose bounds are measured, such as `{type: dial}`; null: the one of the model's kind.
     """
 
     data: AnySource | None = None
@@ -59,6 +62,7 @@ class Likelihood(Suite):
     length: int | None = None
     rows: int | None = None
     budget: int | None = None
+    objective: AnyObjective | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,7 +145,7 @@ class ImageQuality(Suite):
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks(Suite):
-    """Questions with choices, and last words, from local files: docs/tasks.md.
+    """Questions with answers to choose from, and last words, from local files: docs/tasks.md.
 
     Args:
         files: .jsonl or .jsonl.gz files of a known form, or folders of them.

@@ -258,7 +258,10 @@ def draw(path: Path, results: Sequence[Result]) -> None:
                 speed.annotate(str(p.nfe), (p.speed, p.value), textcoords="offset points", xytext=(4, 4), fontsize=7)
         ticks_at(calls, [point.nfe for point in found])
         calls.set(xlabel="calls of the model (NFE)", ylabel=metric.replace("_", " "))
-        speed.set(xscale="log", xlabel="tokens per second", ylabel=metric.replace("_", " "))
+        if any(point.speed is not None for point in found if point.metric == metric):
+            speed.set(xscale="log", xlabel="tokens per second", ylabel=metric.replace("_", " "))
+        else:
+            speed.remove()                                          # nothing was timed
     axes[0].legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

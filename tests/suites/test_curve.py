@@ -14,7 +14,6 @@ from maskless.suites.subject import open_subject
 from maskless.training.classifier import train_classifier
 from maskless.training.distill import distill
 from maskless.training.run import train
-from tests.surface.conftest import cache, call  # noqa: F401  (fixtures)
 from tests.training import test_distill_images as images
 from tests.training.distilling import distillation, teach
 from tests.training.test_labels import recipe as labelled
@@ -32,10 +31,10 @@ def texts(tmp_path_factory):
     return folder
 
 
-def test_texts(texts, call, tmp_path):  # noqa: F811
-    """Everything from the command line; then another sampler into the same folder, and the same command again."""
+def test_texts(texts, call, tmp_path):
+    """Everything from the command line; then another sampler into the same folder."""
     models = [texts / "teacher", texts / "student" / "rounds" / "2"]
-    how = ["--scorer", texts / "scorer", "--samples", 6, "--batch", 2, "--repeats", 2, "--device", "cpu", "--out", tmp_path / "curve"]
+    how = ["--scorer", texts / "scorer", "--samples", 4, "--batch", 2, "--repeats", 2, "--device", "cpu", "--out", tmp_path / "curve"]
     ended = call("bench", "curve", *models, "--steps", "2,4,99", *how)
     assert ended.code == 0, ended.err
     assert "left out: 99 steps, more than the 24 sites of a row" in ended.out and "Written to" in ended.out
@@ -44,7 +43,7 @@ def test_texts(texts, call, tmp_path):  # noqa: F811
         for steps in (2, 4):
             perplexity, entropy = (found[f"generative-{name}-nfe{steps}-{metric}.json"] for metric in ("generative_perplexity", "unigram_entropy"))
             speed = found[f"speed-{name}-nfe{steps}-tokens_per_second.json"]
-            assert perplexity.nfe == entropy.nfe == speed.nfe == steps and perplexity.samples == 6 and perplexity.uncertainty.kind == "standard error"
+            assert perplexity.nfe == entropy.nfe == speed.nfe == steps and perplexity.samples == 4 and perplexity.uncertainty.kind == "standard error"
             assert perplexity.value > 1 and perplexity.uncertainty.value > 0 and speed.value > 0 and speed.samples == 2
             assert perplexity.sampler["steps"] == steps and perplexity.scorer.name == "scorer"
     cost = json.loads((models[1] / "config.json").read_text())["extra"]["cost"]
@@ -60,12 +59,6 @@ def test_texts(texts, call, tmp_path):  # noqa: F811
         (label, metric, steps) for metric in ("generative_perplexity", "unigram_entropy")
         for label, steps in (("teacher", 2), ("teacher", 4), ("student-2", 2), ("student-2", 4), ("student-2, top_p 0.8", 4))}
     assert all(p.speed is not None and p.speed > 0 and p.error > 0 for p in drawn)
-
-    before = {name: result for name, result in found.items() if result.suite == "generative" and "teacher-nfe4" in name}
-    assert call("bench", "curve", models[0], "--steps", "4", *how).code == 0 and len(before) > 2
-    for name, result in before.items():                             # a quality is what it was: the same seeds, whatever else is measured
-        again = read(tmp_path / "curve" / name)
-        assert (again.value, again.uncertainty, again.details) == (result.value, result.uncertainty, result.details)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +95,7 @@ def test_images(pictures, tmp_path):
     assert first > 1.6 * second > 0 and spent[0].details["updates"] == 3
 
 
-def test_what_cannot_be_measured_is_one_sentence(texts, pictures, call, tmp_path):  # noqa: F811
+def test_what_cannot_be_measured_is_one_sentence(texts, pictures, call, tmp_path):
     out = ["--out", tmp_path / "curve", "--device", "cpu"]
     teacher, painter = texts / "teacher", pictures / "teacher"
     for arguments, word in {
