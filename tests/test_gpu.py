@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskless.data.batch import Batch
 from maskless.decoding import (
     Ancestral,
     Blockwise,
@@ -19,6 +20,7 @@ from maskless.decoding import (
     Scheduled,
     Spaced,
 )
+from maskless.evaluation.conditional import greedy, log_probs
 from maskless.evaluation.golden import verify
 from tests.tiny import L, prefix_canvas, ragged_canvas, tiny
 
@@ -50,6 +52,18 @@ def test_texts_equal_those_of_the_cpu_in_float64(name, model):
         SAMPLERS[name](tiny(model).to(device), canvas, Noise.of(3, canvas.rows, device))
         texts.append(torch.where(canvas.known, canvas.tokens, 0).cpu())
     assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("name", ["masked", "partition", "causal, token", "autoregressive"])
+def test_scores_equal_those_of_the_cpu_in_float64(name):
+    tokens = torch.tensor([[1, 5, 3, 7, 2, 0], [4, 2, 9, 8, 6, 3]])
+    valid, given = torch.arange(6) < torch.tensor([[5], [6]]), torch.arange(6) < torch.tensor([[2], [3]])
+    batch, found = Batch(tokens, valid, given), []
+    for device in ("cpu", "cuda"):
+        model = tiny(name).to(device)
+        found.append((log_probs(model, batch, samples=6, chunk=5), greedy(model, batch, chunk=2).tolist()))
+    assert [score.nats for score in found[0][0]] == pytest.approx([score.nats for score in found[1][0]], abs=1e-5)
+    assert found[0][1] == found[1][1]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

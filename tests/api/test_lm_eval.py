@@ -95,6 +95,8 @@ def test_generated_texts_obey_their_wishes(language_model):
     sampled = [Instance(("ab", {"until": "\n", "max_gen_toks": 12, "do_sample": True, "top_k": 50}))] * 2
     one, other = model.generate_until(sampled)
     assert one != other and [one, other] == model.generate_until(sampled)    # a text is a function of seed and place
+    (short,) = model.generate_until([Instance(("ab", {"max_new_tokens": 2}))])
+    assert model.generate_until([Instance(("ab", {"max_gen_toks": 2, "max_tokens": 9}))]) == [short] and len(short) <= 2
     assert model._sampler({}).temperature == 0 and model._sampler({"temperature": 0.5}).temperature == 0.5
     assert model._sampler({"do_sample": True, "top_p": 0.9}).top_p == 0.9 and model._sampler({"top_p": 0.9}).top_p == 1.0
 
@@ -149,6 +151,10 @@ def test_lm_eval_from_end_to_end_says_what_the_suite_says(kind, tmp_path, monkey
     for name, records in FORMS.items():
         written(tmp_path / "files", name, [record for record in records for _ in range(3)])
     names = adaptor.write_tasks([str(tmp_path / "files")], tmp_path / "tasks")
+    generated = json.loads((tmp_path / "tasks" / "local_cloze.yaml").read_text())
+    generated |= {"task": "local_written", "output_type": "generate_until", "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+                  "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]}
+    (tmp_path / "tasks" / "local_written.yaml").write_text(json.dumps(generated))
     text = text_model(kind)
     text.save_pretrained(tmp_path / "model")
     adaptor.register()
@@ -156,8 +162,9 @@ def test_lm_eval_from_end_to_end_says_what_the_suite_says(kind, tmp_path, monkey
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    found = lm_eval.simple_evaluate(model="maskless", model_args={"pretrained": str(tmp_path / "model"), "samples": 4, "device": "cpu"}, tasks=names,
-                                    task_manager=manager, bootstrap_iters=0)["results"]
+    found = lm_eval.simple_evaluate(model="maskless", model_args={"pretrained": str(tmp_path / "model"), "samples": 4, "device": "cpu"},
+                                    tasks=[*names, "local_written"], task_manager=manager, bootstrap_iters=0)["results"]
+    assert found["local_written"]["exact_match,none"] in (0.0, 1.0)
     harness = Harness(text.model, text.tokenizer, Scoring(samples=4))
     for path in find_tasks([str(tmp_path / "files")]):
         task = read_task(path)

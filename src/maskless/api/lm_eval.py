@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from maskless.api.text import TextModel
 
 TOKENS = 256                                                        # of a generated text, where a task does not say
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")     # how a task may say it, the first there is
 
 
 def register() -> type:
@@ -106,7 +107,8 @@ class Answers:
         for place, each in enumerate(requests):
             context, wishes = each.args
             until = wishes.get("until") or []
-            ending = Ending(int(wishes.get("max_gen_toks", TOKENS)), (until,) if isinstance(until, str) else tuple(until))
+            tokens = next((wishes[name] for name in LENGTHS if wishes.get(name) is not None), TOKENS)
+            ending = Ending(int(tokens), (until,) if isinstance(until, str) else tuple(until))
             texts += self.harness.go_on([context], ending, options=self._sampler(wishes), block=self.block, keys=[place])
         return self._kept("generate_until", requests, texts)
 

@@ -29,7 +29,7 @@ from maskless.objectives import own
 from maskless.objectives.base import Timed
 
 BUCKET = 32                                                         # rows are padded to a multiple of so many sites
-ROWS = 256                                                          # rows that are laid out at once
+ROWS, NUMBERS = 256, 1 << 23                                        # rows that are laid out at once, and nlls of all their draws, at most
 
 Progress = Callable[[int, int], None]                               # called with (done, all)
 Row = tuple[list[int], list[int], int]                              # given ids, scored ids, key of its noise
@@ -244,8 +244,9 @@ class Harness:
         size = lambda n: min(-(-(len(self.opening) + len(rows[n][0]) + len(rows[n][1])) // BUCKET) * BUCKET, self.model.config.length)
         for length in sorted({size(n) for n in range(len(rows))}):
             alike = [n for n in range(len(rows)) if size(n) == length]
-            for start in range(0, len(alike), ROWS):
-                numbers = alike[start:start + ROWS]
+            most = max(1, min(ROWS, NUMBERS // (self.scoring.samples * length)))
+            for start in range(0, len(alike), most):
+                numbers = alike[start:start + most]
                 yield numbers, self._batch([rows[n] for n in numbers], length)
 
     def _batch(self, rows: Sequence[Row], length: int) -> Batch:
