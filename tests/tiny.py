@@ -11,6 +11,7 @@ from maskless.models import (
     MaskedConfig,
     MaskGITConfig,
     PartitionConfig,
+    PrimeConfig,
     build,
 )
 
@@ -41,6 +42,10 @@ CONFIGS = {
     "causal, axial": CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=2, classes=3, registers=4, causal="set",
                                            query="logsumexp", positions="axial", **GRID),
     "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
+    "prime": PrimeConfig(**SIZES, layers=2, cond_dim=8),
+    "prime, one digit": PrimeConfig(**SIZES, layers=1, digits=1, cond_dim=8, time_conditioned=True),
+    "prime, bits": PrimeConfig(**SIZES, layers=1, digits=4, code="shuffled", merge="sum", tables="separate", cond_dim=0, forbidden=(10,)),
+    "prime, separate": PrimeConfig(**SIZES, layers=1, digits=2, base=5, tables="separate", cond_dim=8),
 }
 LABELLED = [name for name, config in CONFIGS.items() if getattr(config, "classes", 0)]
 ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
@@ -83,6 +88,11 @@ def ragged_canvas(seed: int = 0) -> Canvas:
     known[3, 3] = True
     present = torch.arange(L) < torch.tensor([L, 9, 5, L])[:, None]
     return Canvas(tokens, known, present=present, anchor=torch.arange(L).expand(4, -1) < 1)
+
+
+def opened(model: Denoiser, canvas: Canvas) -> Canvas:
+    """The same sites on the model's own canvas."""
+    return model.canvas(canvas.tokens, canvas.known, present=canvas.present, anchor=canvas.anchor)
 
 
 def prefix_canvas(lengths: tuple[int, ...] = (1, 4, 2), seed: int = 0) -> Canvas:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
         Blockwise,
         Canvas,
         Choice,
+        CoarseFirst,
         Confidence,
+        DigitCanvas,
         EntropyBound,
         Halton,
         LeftToRight,
@@ -42,8 +44,10 @@ if TYPE_CHECKING:
         MaskedConfig,
         MaskGITConfig,
         PartitionConfig,
+        PrimeConfig,
         build,
     )
+    from maskless.subtokens import SubTokenCode
     from maskless.training.distill import distill
     from maskless.training.run import train
 
@@ -55,20 +59,23 @@ _HOMES = {
     "maskless.data.codec": ("PixelCodec", "load_codec"),
     "maskless.data.images": ("ImageCodes",),
     "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
-    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Confidence", "EntropyBound", "Halton", "LeftToRight",
-                          "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
+    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "CoarseFirst", "Confidence", "DigitCanvas",
+                          "EntropyBound", "Halton", "LeftToRight", "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.evaluation.conditional": ("LogProb",),
-    "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "build"),
+    "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "PrimeConfig",
+                        "build"),
+    "maskless.subtokens": ("SubTokenCode",),
     "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "Completion", "Confidence",
-    "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel", "LeftToRight", "LogProb", "Margin", "MaskGITConfig",
-    "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "TextModel",
-    "__version__", "build", "distill", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
+    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "CoarseFirst", "Completion",
+    "Confidence", "DigitCanvas", "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel", "LeftToRight", "LogProb",
+    "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig", "Random", "Sampler",
+    "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "__version__", "build", "distill", "load", "load_codec",
+    "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -21,6 +21,7 @@ CONFIGS = {
     "partition": maskless.PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
     "causal_partition": maskless.CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
     "autoregressive": maskless.AutoregressiveConfig(**SIZES, layers=2),
+    "prime": maskless.PrimeConfig(**SIZES, layers=1, cond_dim=8),
 }
 
 
@@ -45,7 +46,7 @@ def test_a_prompt_is_kept_and_the_seed_decides(name):
     assert texts[0].nfe == (24 - 1 - len("Größe: ".encode()) if name == "autoregressive" else 5)
 
 
-@pytest.mark.parametrize("name", ["masked", "partition"])
+@pytest.mark.parametrize("name", ["masked", "partition", "prime"])
 @pytest.mark.parametrize("lengths", [3, [2, 5], "search"])
 def test_what_is_known_comes_back_byte_for_byte(name, lengths):
     text = "  The\tq___ s\u00e4t on ___!\n"
@@ -85,7 +86,7 @@ def test_nothing_merges_across_a_gap():
     assert template.ids(tokenizer) == [tokenizer.encode("the c"), tokenizer.encode("t sat")]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "prime"])                # a token's digits come in an order, too
 def test_logprob_of_one_token_is_a_conditional(name):
     """With one hidden token every random order is the same: the bound is exact, and equals the model's own log-softmax."""
     model = opened(name)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, LABELLED, L, V, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import ANY_ORDER, CAUSAL, CONFIGS, LABELLED, L, V, opened, prefix_canvas, ragged_canvas, tiny
 
 from maskless.checkpoints.native import load_model, save_model
 from maskless.data.batch import Batch
@@ -13,7 +13,7 @@ from maskless.objectives import draws, own
 from maskless.vocabulary import Vocabulary
 
 EVERY = list(CONFIGS)
-ONE_OF_EACH = ("masked", "partition", "causal, token", "maskgit", "partition, image", "causal, image", "autoregressive")
+ONE_OF_EACH = ("masked", "partition", "causal, token", "maskgit", "partition, image", "causal, image", "autoregressive", "prime")
 
 
 def sampler_of(name: str) -> Sampler:
@@ -21,7 +21,7 @@ def sampler_of(name: str) -> Sampler:
 
 
 def canvas_of(name: str):
-    return prefix_canvas() if name == "autoregressive" else ragged_canvas()
+    return opened(tiny(name), prefix_canvas() if name == "autoregressive" else ragged_canvas())
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -93,10 +93,10 @@ def test_forbidden_ids_are_never_drawn(name):
     with torch.no_grad():
         model.head.bias[10] = 100.0
     for choice in (Choice(), Choice(temperature=0), Choice(top_k=2), Choice(top_p=0.3)):
-        canvas = ragged_canvas()
-        fresh = canvas.unknown.clone()
+        canvas = opened(model, ragged_canvas())
+        fresh = ~canvas.by_site().known & canvas.by_site().present
         Sampler(Scheduled(4), Random(), choice)(model, canvas, Noise.of(0, 4))
-        assert (canvas.tokens[fresh] != 10).all()
+        assert (canvas.by_site().tokens[fresh] != 10).all()
 
 
 @pytest.mark.parametrize("name", [name for name in ANY_ORDER if name not in CAUSAL])
@@ -107,8 +107,8 @@ def test_rows_that_reveal_nothing_are_not_computed(name):
     passed = []
     model.embedding.register_forward_pre_hook(lambda _, args: passed.append(len(args[0])))
     with torch.no_grad():
-        everything = model.predictor()(canvas, sites, Step(0, 1))
-        few = model.predictor()(canvas, sites, Step(0, 1, rows=some))
+        everything = model.predictor()(opened(model, canvas), sites, Step(0, 1))
+        few = model.predictor()(opened(model, canvas), sites, Step(0, 1, rows=some))
     assert passed == [4, 2]
     torch.testing.assert_close(few[some], everything[some], rtol=0, atol=1e-12)
 

@@ -14,6 +14,7 @@ from tests.tiny import (
     V,
     embed_as,
     labels_of,
+    opened,
     prefix_canvas,
     ragged_canvas,
     tiny,
@@ -77,7 +78,7 @@ def test_what_stands_at_unknown_sites_is_not_read(name):
     sites = Sites.of(canvas.unknown, L)
     other = Canvas(torch.where(canvas.known, canvas.tokens, (canvas.tokens + 3) % V), canvas.known, present=canvas.present, anchor=canvas.anchor)
     with torch.no_grad():
-        a, b = model.predictor()(canvas, sites, STEP), model.predictor()(other, sites, STEP)
+        a, b = (model.predictor()(opened(model, each), sites, STEP) for each in (canvas, other))
     assert torch.equal(a[sites.valid], b[sites.valid])
 
 
@@ -86,7 +87,7 @@ def test_asking_for_more_sites_changes_nothing(name):
     model, canvas = tiny(name), ragged_canvas()
     everything, few = Sites.of(canvas.unknown, L), Sites.of(canvas.unknown, 2)
     with torch.no_grad():
-        a, b = model.predictor()(canvas, everything, STEP), model.predictor()(canvas, few, STEP)
+        a, b = (model.predictor()(opened(model, canvas), sites, STEP) for sites in (everything, few))
     valid = few.valid
     torch.testing.assert_close(a[:, :2][valid], b[valid], **EXACT)
 
@@ -96,13 +97,13 @@ def test_padding_and_batch_change_nothing(name):
     model, canvas = tiny(name), ragged_canvas()
     sites = Sites.of(canvas.unknown, L)
     with torch.no_grad():
-        together = model.predictor()(canvas, sites, STEP)
+        together = model.predictor()(opened(model, canvas), sites, STEP)
     for row in range(canvas.rows):
         one = slice(row, row + 1)
         alone = Canvas(canvas.tokens[one], canvas.known[one], present=canvas.present[one], anchor=canvas.anchor[one])
         mine = Sites.of(alone.unknown, L)
         with torch.no_grad():
-            hidden = model.predictor()(alone, mine, STEP)
+            hidden = model.predictor()(opened(model, alone), mine, STEP)
         torch.testing.assert_close(hidden[mine.valid], together[one][sites.valid[one]], **EXACT)
 
 
@@ -180,7 +181,7 @@ def test_a_row_that_knows_nothing_gives_finite_states_and_gradients(name):
     canvas = Canvas(torch.zeros(1, L, dtype=torch.int64), torch.zeros(1, L, dtype=torch.bool))
     sites = Sites.of(canvas.unknown, L)
     with torch.no_grad():
-        assert model.predictor()(canvas, sites, STEP).isfinite().all()
+        assert model.predictor()(opened(model, canvas), sites, STEP).isfinite().all()
 
 
 SAMPLERS = {

@@ -17,12 +17,13 @@ from maskless.evaluation.golden import verify
 from maskless.suites.parity import check_ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(GOLDEN.glob("text_*.safetensors"))
+FILES = sorted([*GOLDEN.glob("text_*.safetensors"), *GOLDEN.glob("prime_text_*.safetensors")])
 MORE = {"text_ema": check_ema}
 INPUTS = re.compile(
     r"param/.*|student/.*|teacher/.*|dt|u|step_of_round_start|rng/.*|x|x0|xt|t|valid_tokens|group_idxs|sigma_nonzero|train/(x|sigma|sigma_nonzero|group_idxs)|probs.*|uniform.*"
     r"|infer\w*/(x|clean_positions|noisy_positions|concrete_lengths|full_tokens|equivalent_group_idxs)|sample/gumbel|init/.*"
     r"|step\d+/param\d+|tokens|lm_logits|val_updates|train_t/(eps|plain)_draw|prefix|suffix|suffix_greedy_correct"
+    r"|in/(x0|yt|t|sigma_net)|step/(t|dt|u_x0|u_reveal)|final/u_x0"
 )
 
 
@@ -111,7 +112,7 @@ def test_exit_codes(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [
-    "image_vq.safetensors", "prime_text_l2.safetensors", "text_harmless.safetensors", "other.safetensors", "text_pgm_tiny.ckpt",
+    "image_vq.safetensors", "prime_image_l2.safetensors", "text_harmless.safetensors", "other.safetensors", "text_pgm_tiny.ckpt",
 ])
 def test_unknown_kinds(name, tmp_path, capsys):
     save_file({"x": torch.zeros(1)}, tmp_path / name)

@@ -24,7 +24,8 @@ BOARDS = "puzzle,solution\n" + "\n".join(f"0{''.join(rest)},{first}{''.join(rest
 
 def smaller(section: dict[str, Any]) -> dict[str, Any]:
     """Sizes of a model or a codec brought down."""
-    small = {key: SIZES.get(key, ALSO.get(key) if value and key in ALSO else value) for key, value in section.items()}
+    sizes = SIZES if "digits" not in section else {**SIZES, "width": 48}  # which every number of digits divides
+    small = {key: sizes.get(key, ALSO.get(key) if value and key in ALSO else value) for key, value in section.items()}
     return {key: value for key, value in small.items() if key != "vocab_size"}  # the toy's tokenizer says it
 
 

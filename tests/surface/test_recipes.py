@@ -27,6 +27,8 @@ ROWS = {
     "text/owt_mdlm": "23.07", "text/owt_complementary": "22.98", "text/owt_pgm_8_8": "22.61", "text/owt_pgm_6_6_dim1024": "21.43",
     "distill/owt_mdlm": "61.65", "distill/owt_pgm_6_6_dim1024": "84.97",
     "image/maskgit_imagenet_large": "5.35", "image/pgm_imagenet_12_12": "5.54", "image/pgm_imagenet_14_10": "5.55",
+    "prime/owt_l2": "36.55", "prime/owt_l3": "41.20", "prime/owt_l4": "44.08", "prime/owt_l6": "47.68", "prime/owt_l8": "48.85",
+    "prime/owt_v2": "27.49",
 }
 MEASURED = {"validation perplexity": Likelihood, "generative perplexity": Generative, "FID": ImageQuality, "tokens/s": Speed, "images/s": Speed,
             "sequences/s": Speed}

@@ -16,6 +16,7 @@ from tests.training.runs import recipe
 # trainable parameters in the native form (V without [MASK])
 PUBLISHED = {
     "text/owt_mdlm": 169_626_449,
+    "prime/owt_l2": 131_115_089,
     "text/owt_complementary": 169_626_449,
     "text/owt_pgm_8_8": 202_707_281,
     "distill/owt_mdlm": 169_626_449,

@@ -166,7 +166,7 @@ class ImageModel(LoadedModel):
             canvas = self._canvas(codes[rows], known[rows])
             noise = Noise([seeds[row] for row in rows.tolist()], self.device)
             nfe = self._fill(canvas, noise, sampler, how.watch, how.refresh, None if classes is None else classes[rows].to(self.device))
-            found.append(self.cells(canvas.tokens).cpu())
+            found.append(self.cells(canvas.by_site().tokens).cpu())
         drawn = torch.cat(found)
         return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
 
@@ -175,7 +175,7 @@ class ImageModel(LoadedModel):
         tokens = torch.cat([opening, codes.flatten(1)], 1)
         at_start = (torch.arange(tokens.shape[1]) < self.opening).expand_as(tokens)
         seen = torch.cat([torch.ones_like(opening, dtype=torch.bool), known.flatten(1)], 1)
-        return Canvas(tokens, seen, anchor=at_start).to(self.device)
+        return self.model.canvas(tokens, seen, anchor=at_start).to(self.device)
 
     def _labels(self, labels: Labels, n: int) -> Int[Tensor, " n"] | None:
         """(n,) numbers, None for an unlabelled model."""

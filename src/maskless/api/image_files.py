@@ -99,8 +99,9 @@ class Film:
         self.frames: list[np.ndarray] = []
 
     def __call__(self, canvas: Canvas, record: Record) -> None:
-        known = self.model.cells(canvas.known)
-        pixels = self.model.render(self.model.cells(canvas.tokens))
+        tokens, seen, _ = canvas.by_site()
+        known = self.model.cells(seen)
+        pixels = self.model.render(self.model.cells(tokens))
         frame = np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)
         self.frames.append(grid_of(frame.repeat(self.enlarge, 1).repeat(self.enlarge, 2)))
 

@@ -52,8 +52,7 @@ class LoadedModel:
         fields = SamplerOptions.__dataclass_fields__
         if unknown := sorted(set(options) - set(fields)):
             raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
-        return replace(SamplerOptions(), **options).sampler(sites, left_to_right=self.model.left_to_right, **fixed)
-
+        return replace(SamplerOptions(), **options).sampler(sites * self.model.per_site, left_to_right=self.model.left_to_right, **fixed)
     def _fill(self, canvas: Canvas, noise: Noise, sampler: Sampler | Speculative, watch: Callback | None, refresh: int,
               labels: Int[Tensor, " B"] | None = None) -> int:
         """Fill a canvas that lies on the device; returns the NFE."""

@@ -236,7 +236,7 @@ class TextModel(LoadedModel):
 
     def _canvas(self, tokens: Tensor, known: Tensor, present: Tensor | None = None) -> Canvas:
         anchor = (torch.arange(tokens.shape[1]) < len(self._opening)).expand_as(tokens)
-        return Canvas(tokens, known, present=present, anchor=anchor).to(self.device)
+        return self.model.canvas(tokens, known, present=present, anchor=anchor).to(self.device)
 
     def _fixed(self, forbid: Sequence[int]) -> dict[str, Any]:
         """What the vocabulary decides about a sampler."""
@@ -249,7 +249,7 @@ class TextModel(LoadedModel):
         return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
 
     def _rows(self, canvas: Canvas) -> list[list[int]]:
-        tokens, present = canvas.tokens.cpu(), canvas.present.cpu()
+        tokens, _, present = (x.cpu() for x in canvas.by_site())
         return [row[here].tolist() for row, here in zip(tokens, present)]
 
     def _layout(self, template: Template, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -282,8 +282,8 @@ class TextModel(LoadedModel):
     def _likeliest(self, canvas: Canvas, layouts: Sequence[tuple[Tensor, Tensor]]) -> int:
         """The row whose filled gaps have the best bound per token."""
         known = torch.nn.utils.rnn.pad_sequence([seen for _, seen in layouts], batch_first=True)
-        present = canvas.present.cpu()
-        batch = Batch(canvas.tokens.cpu(), present, known & present)
+        tokens, _, present = (x.cpu() for x in canvas.by_site())
+        batch = Batch(tokens, present, known & present)
         bounds = conditional_bounds(self.model, batch, samples=32).mean(1) / batch.targets.sum(1)
         return int(bounds.argmax())
 

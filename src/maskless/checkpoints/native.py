@@ -297,7 +297,7 @@ def save_model(
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already; choose a new folder or delete this one yourself")
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
     write_model(folder, model.config, weights, vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
     flush(folder)
     return folder
@@ -331,12 +331,17 @@ def load_model(path: str | Path, *, ema: bool = True) -> tuple[Any, Any]:
     checkpoint = load_checkpoint(path, ema=ema)
     if isinstance(checkpoint.config, VQConfig):
         raise ValueError(f"{path} holds a codec of images, not a model; open it with load_codec, or name it as data.codec")
-    weights = {name: tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for name, tensor in checkpoint.weights.items()}
+    weights = {name: single(tensor) for name, tensor in checkpoint.weights.items()}
     model = assemble(checkpoint.config, weights, str(checkpoint.folder))
     coding = coding_in(checkpoint.folder)
     if coding is not None:
         check_vocabulary(coding.vocabulary.size, checkpoint.config, f"the tokenizer or codec of {checkpoint.folder}")
     return model, coding
+
+
+def single(tensor: Tensor) -> Tensor:
+    """Floating-point numbers as float32 at least; codes are whole numbers and stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
 
 
 def coding_in(folder: Path) -> Any:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill), of images 32; they need not divide it.")]
-Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin or entropy-bound.")]
+Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin, entropy-bound, "
+                                                      "or coarse-first (Prime).")]
 Roll = Annotated[bool, typer.Option("--roll", help="Halton order: every image begins at a place of its own.")]
 Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos or ancestral: how many sites are revealed when.")]
 Block = Annotated[int, typer.Option(help="Sites of a block, for blocks from left to right (0: no blocks).")]
@@ -36,7 +37,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Images: a .png (o
 Animate = Annotated[Path | None, typer.Option(help="Images: a .gif of how they come to be.")]
 
 CHOICES = {
-    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound"),
+    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first"),
     "plan": ("even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"),
     "guidance_schedule": ("constant", "linear"),
 }
@@ -85,8 +86,8 @@ class Painter:
     def picture(self, canvas: Canvas, record: Record) -> Any:
         from rich.text import Text
 
-        tokens, known, present = canvas.tokens[0].tolist(), canvas.known[0].tolist(), canvas.present[0].tolist()
-        fresh = set(record.sites.index[0][record.kept[0]].tolist())
+        tokens, known, present = (x[0].tolist() for x in canvas.by_site())
+        fresh = set((record.sites.index[0][record.kept[0]] // canvas.per_site).tolist())
         picture = Text(f"step {record.step.index + 1}/{record.step.total}\n", style="dim")
         for site, piece in enumerate(self.tokenizer.pieces(tokens)):
             if not known[site]:

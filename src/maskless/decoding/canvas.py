@@ -4,8 +4,9 @@ B rows, L sites of a row, Q queried sites. Buffers are (B, L + 1): entries that 
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -38,6 +39,18 @@ class Sites:
         return Sites(self.index.repeat(2, 1), self.valid.repeat(2, 1))
 
 
+Allowed = Bool[Tensor, " V"] | Callable[[slice], Bool[Tensor, "n V"]]
+"""The ids that may be drawn: the same at all sites, or of the sites in a slice of the flattened (B * Q)."""
+
+
+class BySite(NamedTuple):
+    """A canvas site by site; `tokens` mean something where `known`, which says that all of a site is."""
+
+    tokens: Int[Tensor, "B L"]
+    known: Bool[Tensor, "B L"]
+    present: Bool[Tensor, "B L"]
+
+
 @dataclass(frozen=True)
 class Intact:
     """How many log entries of each row a `forget` left as they were: up to the first that went, and up to the start of its commit."""
@@ -62,6 +75,8 @@ def _write(buffer: Tensor, index: Tensor, value: Tensor, valid: Tensor) -> None:
 class Canvas:
     """The state of a decode. Models read it, the loop commits to it, and neither keeps books of its own.
 
+    What is committed are slots. Here a slot is a site; a `DigitCanvas` has several slots a site, and its L is their number.
+
     `log[b, :count[b]]` are the known sites of row b, oldest first: the anchors, then the prompt in reading order, then commit after
     commit. `born` says at which commit each log entry was made (anchors 0, prompt 1). `least[b] <= count[b] <= greatest[b]` are known
     to the host, so that the loop never waits for the device.
@@ -80,6 +95,8 @@ class Canvas:
         >>> canvas.log[0, :canvas.count[0]].tolist(), canvas.fewest
         ([0, 2], 2)
     """
+
+    per_site: int = 1                                               # slots of a site
 
     def __init__(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, present: Bool[Tensor, "B L"] | None = None,
                  anchor: Bool[Tensor, "B L"] | None = None):
@@ -125,9 +142,37 @@ class Canvas:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
+    # -- sites and slots: the same, for whole tokens --------------------------------------------------------------------------------------------
+
+    def by_site(self) -> BySite:
+        """Tokens, known and present of the sites."""
+        return BySite(self.tokens, self.known, self.present)
+
+    def another(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], **named: Tensor) -> Canvas:
+        """A canvas of the same kind with other sites."""
+        return Canvas(tokens, known, **named)
+
     def lift(self, slots: Sites) -> Sites:
-        """The sites that hold `slots`: themselves, for whole tokens."""
+        """The sites that hold `slots`."""
         return slots
+
+    def drawn(self, slots: Sites, sites: Sites) -> Sites:
+        """What each draw belongs to, and so its noise."""
+        return sites
+
+    def restrict(self, allowed: Bool[Tensor, " V"] | None, sites: Sites) -> Allowed | None:
+        """The ids that may be drawn at `sites`."""
+        return allowed
+
+    def spread(self, values: Shaped[Tensor, "B n"], sites: Sites, slots: Sites) -> Shaped[Tensor, "B Q"]:
+        """What was found at `sites` = lift(slots), slot by slot."""
+        return values
+
+    def written(self, tokens: Int[Tensor, "B Q"], slots: Sites) -> Int[Tensor, "B Q"]:
+        """What a token puts into each slot."""
+        return tokens
+
+    # -- changes -------------------------------------------------------------------------------------------------------------------------------
 
     def commit(self, sites: Sites, tokens: Int[Tensor, "B Q"], kept: Bool[Tensor, "B Q"], counts: Sequence[int] | None) -> None:
         """Make the kept sites known. `counts` says how many per row where the host knows; None where tokens decide."""
@@ -180,7 +225,7 @@ class Canvas:
 
     def doubled(self, forget_prompt: bool = False) -> Canvas:
         """The canvas twice, rows [conditional; unconditional]; the second half may forget the prompt (and keeps its anchors)."""
-        two = object.__new__(Canvas)
+        two = object.__new__(type(self))
         two.__dict__.update(self.__dict__)
         halves = {name: getattr(self, name) for name in ("_known", "_log", "_born", "count")}
         least, greatest = self.least, self.greatest

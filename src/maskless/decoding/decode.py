@@ -72,9 +72,11 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
         slots = order_at_work.propose(canvas, step)
         if slots.index.shape[1] == 0:
             continue
-        hidden = predictor(canvas, canvas.lift(slots), step)
-        draw = choice.at(step)(hidden, predictor.head, allowed=predictor.allowed, pick=noise.picker(slots, step.index),
-                               measure=order_at_work.measure)
+        sites = canvas.lift(slots)
+        hidden = predictor(canvas, sites, step)
+        drawn = choice.at(step)(hidden, predictor.head, allowed=canvas.restrict(predictor.allowed, sites),
+                                pick=noise.picker(canvas.drawn(slots, sites), step.index), measure=order_at_work.measure)
+        draw = slot_by_slot(canvas, drawn, sites, slots)
         kept = order_at_work.keep(slots, draw, step)
         canvas.trouble = canvas.trouble | draw.trouble
         canvas.commit(slots, draw.token, kept, None if reads else step.counts)
@@ -85,6 +87,13 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
             canvas.look()
             if not canvas.open.any():
                 break
+
+
+def slot_by_slot(canvas: Canvas, draw: Draw, sites: Sites, slots: Sites) -> Draw:
+    """What was drawn at `sites`, for each of the `slots` they hold."""
+    measure = None if draw.measure is None else canvas.spread(draw.measure, sites, slots)
+    token = canvas.written(canvas.spread(draw.token, sites, slots), slots)
+    return Draw(token, canvas.spread(draw.logp, sites, slots), measure, draw.trouble)
 
 
 def check(canvas: Canvas) -> None:

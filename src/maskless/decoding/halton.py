@@ -74,11 +74,12 @@ class Halton(Planned):
 
     def key(self, canvas: Canvas, noise: Noise) -> Int[Tensor, "B L"]:
         rank = halton_rank(*self.grid).to(canvas.count.device)[None]
-        cells, before = rank.shape[1], canvas.length - rank.shape[1]
-        if before < 0 or bool(canvas.open[:, :before].any()):
-            raise ValueError(f"grid {self.grid[0]} x {self.grid[1]} has {cells} cells and the canvas {canvas.length} sites; "
+        sites, cells = canvas.length // canvas.per_site, rank.shape[1]
+        before = sites - cells
+        if before < 0 or bool(canvas.open[:, :before * canvas.per_site].any()):
+            raise ValueError(f"grid {self.grid[0]} x {self.grid[1]} has {cells} cells and the canvas {sites} sites; "
                              "give the grid of the model's images (sites before the cells must be known)")
         if self.roll:
             luck = noise.at(ORDER, 0, rank.new_zeros(1, 1))                                  # (B, 1)
             rank = (rank + (luck * cells).long()) % cells
-        return torch.nn.functional.pad(rank, (before, 0), value=-1)
+        return torch.nn.functional.pad(rank, (before, 0), value=-1).repeat_interleave(canvas.per_site, 1)

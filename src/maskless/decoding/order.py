@@ -133,8 +133,9 @@ class Spaced(Planned):
     """
 
     def key(self, canvas: Canvas, noise: Noise) -> Int[Tensor, "1 L"]:
-        position, reverse = _positions(canvas), torch.zeros_like(_positions(canvas))
-        for _ in range(max(1, (canvas.length - 1).bit_length())):
+        position = _positions(canvas) // canvas.per_site            # the slots of a site one after the other
+        reverse = torch.zeros_like(position)
+        for _ in range(max(1, (canvas.length // canvas.per_site - 1).bit_length())):
             reverse, position = reverse * 2 + position % 2, position // 2
         return reverse
 

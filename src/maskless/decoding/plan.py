@@ -223,7 +223,8 @@ class Blockwise:
             raise ValueError(f"block size {self.size} is below 1; give the number of sites of a block")
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
-        windows = [(start, min(start + self.size, canvas.length)) for start in range(0, canvas.length, self.size)]
+        size = self.size * canvas.per_site
+        windows = [(start, min(start + size, canvas.length)) for start in range(0, canvas.length, size)]
         plans = [self.inside(window)(canvas, noise) for window in windows]
         grid = max((step.total for plan in plans for step in plan), default=0)
         done, steps = [0] * canvas.rows, []

@@ -160,8 +160,8 @@ def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, strid
     Yields:
         (first site of the window in the whole text, the window's canvas, record), step after step.
     """
-    if not 0 < stride < canvas.length:
-        raise ValueError(f"stride {stride} is not in 1..{canvas.length - 1}; it is the number of fresh sites of each window")
+    if not 0 < stride < (length := canvas.length // canvas.per_site):
+        raise ValueError(f"stride {stride} is not in 1..{length - 1}; it is the number of fresh sites of each window")
     for window in range(windows + 1):
         if window:
             canvas = _next_window(canvas, stride)
@@ -171,10 +171,10 @@ def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, strid
 
 
 def _next_window(canvas: Canvas, stride: int) -> Canvas:
-    kept = canvas.length - stride
-    tokens = torch.nn.functional.pad(canvas.tokens[:, stride:], (0, stride)).cpu()
-    known = (torch.arange(canvas.length) < kept).expand(canvas.rows, -1)
-    return Canvas(tokens, known, anchor=known & (torch.arange(canvas.length) < 1)).to(canvas.count.device)
+    tokens = torch.nn.functional.pad(canvas.by_site().tokens[:, stride:], (0, stride)).cpu()
+    site = torch.arange(tokens.shape[1])
+    known = (site < len(site) - stride).expand(canvas.rows, -1)
+    return canvas.another(tokens, known, anchor=known & (site < 1)).to(canvas.count.device)
 
 
 def remask(canvas: Canvas, share: float, noise: Noise, *, round: int = 0) -> None:
@@ -193,6 +193,6 @@ def text_of(windows: Iterator[tuple[int, Canvas, Record]]) -> Int[Tensor, "B T"]
     """Run `slide` to its end; the tokens of the whole text."""
     parts: dict[int, Canvas] = {start: canvas for start, canvas, _ in windows}
     starts = sorted(parts)
-    heads = [parts[start].tokens[:, :after - start] for start, after in pairwise(starts)]
-    return torch.cat([*heads, parts[starts[-1]].tokens], 1)
+    heads = [parts[start].by_site().tokens[:, :after - start] for start, after in pairwise(starts)]
+    return torch.cat([*heads, parts[starts[-1]].by_site().tokens], 1)
 

@@ -114,7 +114,7 @@ def bound(
             None: as they come.
 
     Raises:
-        ValueError: no target tokens at all, or `samples` < 1.
+        ValueError: no target tokens at all, `samples` < 1, or an objective that has no bound and says why (`JointCE`).
 
     Example:
         >>> from maskless.evaluation.likelihood import Bound
@@ -124,6 +124,8 @@ def bound(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; at least one time per row is needed")
+    if (reason := getattr(objective, "no_bound", None)) is not None:
+        raise ValueError(reason)
     each, tokens = _each_draw(model, objective, batches, samples, seed, micro)
     return _summary(each.mean(0), tokens, samples, objective.valid)
 

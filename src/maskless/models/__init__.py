@@ -1,4 +1,4 @@
-"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive."""
+"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive, prime."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
@@ -6,8 +6,9 @@ from maskless.models.fold import fold
 from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
+from maskless.models.prime import PrimeConfig, PrimeTransformer
 
-ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig
+ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -15,6 +16,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "partition": (PartitionConfig, PartitionTransformer),
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
+    "prime": (PrimeConfig, PrimeTransformer),
 }
 
 
@@ -42,4 +44,4 @@ def build(config: ModelConfig) -> Denoiser:
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
            "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "build", "fold", "kind_of"]
+           "PartitionTransformer", "PrimeConfig", "PrimeTransformer", "build", "fold", "kind_of"]

@@ -38,6 +38,16 @@ class Denoiser(nn.Module):
         return self.config.vocab_size
 
     @property
+    def per_site(self) -> int:
+        """Slots of a site on this model's canvas: its digits in a Prime model, 1 elsewhere."""
+        return 1
+
+    def canvas(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, present: Bool[Tensor, "B L"] | None = None,
+               anchor: Bool[Tensor, "B L"] | None = None) -> Canvas:
+        """A canvas that this model decodes; arguments and errors are those of `Canvas`."""
+        return Canvas(tokens, known, present=present, anchor=anchor)
+
+    @property
     def null_label(self) -> int | None:
         """The label that means "no class", one past the last; None for a model without labels."""
         return getattr(self.config, "classes", 0) or None
@@ -157,16 +167,24 @@ class FullPredictor:
     """Any model by its full-length training forward: MDLM's only way, and for the others the reference their fast predictors equal.
 
     Only rows with something to reveal pass the network: where a row does not change, its last prediction would be the same.
+
+    Args:
+        read: the forward, from what the canvas holds slot by slot; `model.hidden` if None.
     """
 
-    def __init__(self, model: Denoiser, cond: Int[Tensor, " B"] | None = None):
+    def __init__(self, model: Denoiser, cond: Int[Tensor, " B"] | None = None, read: Callable[..., Tensor] | None = None):
+        self.read = model.hidden if read is None else read
         self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
+        if canvas.per_site != self.model.per_site:
+            raise ValueError(f"the canvas has {canvas.per_site} slots a site and this {type(self.model).__name__} decodes {self.model.per_site}; "
+                             "make the canvas with model.canvas(tokens, known)")
+
         def run(rows: Tensor | None) -> Tensor:
             tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)
             present = None if canvas.whole else pick_rows(canvas.present, rows)
             t = torch.full((len(tokens),), step.t, device=tokens.device)
-            hidden = self.model.hidden(tokens, known, cond=pick_labels(self.labels, rows), t=t, present=present)
+            hidden = self.read(tokens, known, cond=pick_labels(self.labels, rows), t=t, present=present)
             return Sites(pick_rows(sites.index, rows), pick_rows(sites.valid, rows)).take(hidden)
         return on_rows(step, canvas, sites, run)

@@ -50,7 +50,28 @@ class MaskedConfig:
     norm_bias: bool = False
 
 
-class MaskedTransformer(Conditioned):
+class Bidirectional(Conditioned):
+    """What stands between the embedding of L sites and the head: attention from every site to every other."""
+
+    def add_trunk(self, config: Any) -> None:
+        """Make the parts, after the embeddings (random numbers are drawn in this order)."""
+        sizes: dict[str, Any] = {"cond_dim": config.cond_dim, "norm_bias": config.norm_bias}
+        self.time = TimeEmbedding(config.cond_dim) if config.cond_dim else None
+        self.labels = None
+        self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, dropout=config.dropout, **sizes) for _ in range(config.layers))
+        self.final = FinalNorm(config.width, **sizes)
+        self.head = initial_head(config.width, config.vocab_size)
+
+    def through(self, x: Float[Tensor, "B L D"], condition: Tensor | None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """Embedded sites to hidden states, under a given condition vector."""
+        rotate = rotation(torch.arange(x.shape[1], device=x.device), self.config.width // self.config.heads, x.dtype)
+        attend = under(None if present is None else present[:, None, None])
+        for block in self.blocks:
+            x = block(x, condition, rotate, attend)
+        return self.final(x, condition)
+
+
+class MaskedTransformer(Bidirectional):
     """p(x_i | known) for every unknown i: bidirectional attention over L sites, [MASK] where unknown (spec: MDLM, section 3.3).
 
     | part | initialisation |
@@ -64,14 +85,9 @@ class MaskedTransformer(Conditioned):
     def __init__(self, config: MaskedConfig):
         super().__init__()
         self.config = config
-        sizes: dict[str, Any] = {"cond_dim": config.cond_dim, "norm_bias": config.norm_bias}
         self.embedding = TokenEmbedding(config.vocab_size, config.width)
         self.mask = TokenEmbedding(1, config.width) if config.mask_id is None else None
-        self.time = TimeEmbedding(config.cond_dim) if config.cond_dim else None
-        self.labels = None
-        self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, dropout=config.dropout, **sizes) for _ in range(config.layers))
-        self.final = FinalNorm(config.width, **sizes)
-        self.head = initial_head(config.width, config.vocab_size)
+        self.add_trunk(config)
 
     def embed(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         if self.mask is None:
@@ -81,12 +97,7 @@ class MaskedTransformer(Conditioned):
     def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None,
                present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """`hidden` under a given condition vector."""
-        x = self.embed(tokens, known)
-        rotate = rotation(torch.arange(tokens.shape[1], device=tokens.device), self.config.width // self.config.heads, x.dtype)
-        attend = under(None if present is None else present[:, None, None])
-        for block in self.blocks:
-            x = block(x, condition, rotate, attend)
-        return self.final(x, condition)
+        return self.through(self.embed(tokens, known), condition, present)
 
     def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
                t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:

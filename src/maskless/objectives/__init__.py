@@ -8,10 +8,11 @@ from maskless.objectives.complementary import Complementary
 from maskless.objectives.draws import draws, unlabelled
 from maskless.objectives.masked import Masked
 from maskless.objectives.partition import Partition
+from maskless.objectives.prime import FiniteSteps, JointCE, SubNelbo
 
 OBJECTIVES = {
     "masked": Masked, "complementary": Complementary, "partition": Partition, "ordered_partition": OrderedPartition,
-    "any_order": AnyOrder, "dial": Dial, "autoregressive": Autoregressive,
+    "any_order": AnyOrder, "dial": Dial, "autoregressive": Autoregressive, "sub_nelbo": SubNelbo, "joint_ce": JointCE, "finite_steps": FiniteSteps,
 }
 
 FITS = {                                                            # the objectives of each kind of model; the first is its own
@@ -20,6 +21,7 @@ FITS = {                                                            # the object
     "partition": ("partition",),
     "causal_partition": ("any_order", "dial", "ordered_partition", "partition"),
     "autoregressive": ("autoregressive",),
+    "prime": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
 }
 
 
@@ -28,6 +30,6 @@ def own(kind: str) -> Objective:
     return OBJECTIVES[FITS[kind][0]]()
 
 __all__ = [
-    "FITS", "OBJECTIVES", "AnyOrder", "Autoregressive", "Complementary", "Dial", "Draws", "Masked", "Objective", "OrderedPartition",
-    "Partition", "Terms", "draws", "own", "unlabelled",
+    "FITS", "OBJECTIVES", "AnyOrder", "Autoregressive", "Complementary", "Dial", "Draws", "FiniteSteps", "JointCE", "Masked", "Objective",
+    "OrderedPartition", "Partition", "SubNelbo", "Terms", "draws", "own", "unlabelled",
 ]

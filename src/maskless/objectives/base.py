@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskless.objectives.chunks import Piece, sites_per_chunk, weighted_sum
 from maskless.objectives.cross_entropy import weighted_nll
 from maskless.schedules import SCHEDULES, LogLinear, Schedule
 from maskless.tagged import Tagged
@@ -209,10 +210,14 @@ def scatter_sites(values: Float[Tensor, "B L"], log: Int[Tensor, "B L"]) -> Floa
 
 def terms(
     model: Any, hidden: Float[Tensor, "B L D"], batch: Batch, *, wanted: Bool[Tensor, "B L"],
-    loss_weight: Float[Tensor, "B L"], bound_weight: Float[Tensor, "B L"],
+    loss_weight: Float[Tensor, "B L"], bound_weight: Float[Tensor, "B L"], piece: Piece | None = None,
 ) -> Terms:
-    """The cross-entropies of the `wanted` sites, weighted twice: to train on and to report."""
-    loss, nll = weighted_nll(model, hidden, batch.tokens, loss_weight, wanted=wanted)
+    """The cross-entropies of the `wanted` sites (or another loss of theirs, `piece`), weighted twice: to train on and to report."""
+    if piece is None:
+        loss, nll = weighted_nll(model, hidden, batch.tokens, loss_weight, wanted=wanted)
+    else:
+        size = sites_per_chunk(model.head.weight.shape[0], hidden.device)
+        loss, nll = weighted_sum(model, hidden, loss_weight, piece, wanted=wanted, chunk=size)
     zero = torch.zeros_like(nll)
     return Terms(
         loss=loss,

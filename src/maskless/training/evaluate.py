@@ -84,10 +84,10 @@ def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary, *, 
 def paint(model: Any, recipe: Recipe, codes: ImageCodes, path: Path) -> dict[str, Any]:
     """Images of class after class, as one picture in the run's folder."""
     count = recipe.sampling.count
-    canvas = Canvas(torch.zeros(count, codes.length, dtype=torch.int64), torch.zeros(count, codes.length, dtype=torch.bool))
+    canvas = model.canvas(torch.zeros(count, codes.length, dtype=torch.int64), torch.zeros(count, codes.length, dtype=torch.bool))
     labels = None if model.null_label is None else torch.arange(count) % model.null_label
     fill(model, canvas, recipe, codes.vocabulary, grid=codes.grid, labels=labels)
-    picture(grid_of(to_bytes(codes.images(canvas.tokens.cpu())))).save(path)
+    picture(grid_of(to_bytes(codes.images(canvas.by_site().tokens.cpu())))).save(path)
     return {"picture": path.name}
 
 
@@ -98,9 +98,9 @@ def generate(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:
     anchor = torch.zeros_like(tokens, dtype=torch.bool)
     if (bos := data.tokenizer.vocabulary.bos) is not None:
         tokens[:, 0], anchor[:, 0] = bos, True
-    canvas = Canvas(tokens, anchor, anchor=anchor)
+    canvas = model.canvas(tokens, anchor, anchor=anchor)
     fill(model, canvas, recipe, data.tokenizer.vocabulary)
-    return {"samples": [data.tokenizer.decode(row) for row in canvas.tokens.tolist()]}
+    return {"samples": [data.tokenizer.decode(row) for row in canvas.by_site().tokens.tolist()]}
 
 
 def measure_completion(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:
@@ -113,9 +113,9 @@ def measure_completion(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]
     right, cells, solved, boards = 0, 0, 0, 0
     for batch in first_rows(data.validation, recipe.validation.complete, recipe.validation.batch_size):
         known = batch.given & batch.valid
-        canvas = Canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid)  # no answer on the canvas
+        canvas = model.canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid)  # no answer on the canvas
         fill(model, canvas, recipe, data.tokenizer.vocabulary)
-        hits = (canvas.tokens.cpu() == batch.tokens) | ~batch.targets
+        hits = (canvas.by_site().tokens.cpu() == batch.tokens) | ~batch.targets
         right += int((hits & batch.targets).sum())
         cells += int(batch.targets.sum())
         solved += int(hits.all(1).sum())

@@ -357,9 +357,10 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
 
 
 def _check_steps(recipe: Recipe) -> None:
-    steps = recipe.sampling.sampler.steps
-    if steps is not None and steps > recipe.length:
-        raise ValueError(f"sampling.sampler.steps is {steps}, more than the {recipe.length} sites of a row; lower it")
+    steps, most = recipe.sampling.sampler.steps, recipe.length * getattr(recipe.model, "digits", 1)
+    if steps is not None and steps > most:
+        what = "sites" if most == recipe.length else "digits"
+        raise ValueError(f"sampling.sampler.steps is {steps}, more than the {most} {what} of a row; lower it")
 
 
 def classes_of(model: Any) -> int:
@@ -380,6 +381,8 @@ def _check_distillation(recipe: DistillRecipe, model: str) -> None:
     recipe.distill.rounds(recipe.training.steps)
     if model == "autoregressive":
         raise ValueError("model.type is autoregressive, which cannot reveal several sites in one step; distil a masked or partition model")
+    if model == "prime":
+        raise ValueError("model.type is prime, and teachers walk over whole tokens; distil a masked or partition model")
     if recipe.distill.groups == "both" and model == "masked":
         raise ValueError("distill.groups is both and model.type is masked, which predicts one side of a split in a pass; use distill.groups=one")
     if recipe.distill.next_teacher == "ema" and recipe.training.ema == 0:

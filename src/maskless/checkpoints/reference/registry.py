@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskless.checkpoints.reference import images, vq
+from maskless.checkpoints.reference import images, prime, vq
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.names import BUFFER, bare
@@ -59,6 +59,10 @@ def _vq(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*vq.converted_vq(weights, facts))
 
 
+def _prime_text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*prime.converted_prime(weights, facts))
+
+
 def _has(*keys: str) -> Fits:
     return lambda found: all(key in found for key in keys)
 
@@ -78,7 +82,7 @@ IMPORTERS: tuple[Importer, ...] = (  # the first that fits
     Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _images),
     Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _vq, codec=True),
     Importer("Prime image model", _like(r"(model\.)?pixel_embedding\.")),
-    Importer("Prime text model", _prime),
+    Importer("Prime text model", _prime, _prime_text, buffers=prime.is_buffer, tokens=True),
     Importer("Prime text model of the lit-gpt form", _has("lm_head.weight", "transformer.wte.weight")),
     Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _text, tokens=True),
     Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),

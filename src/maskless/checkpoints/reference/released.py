@@ -18,6 +18,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "pgm_6_6_dim1024_sdtt_fp32_50k.ckpt": {**PGM, **WIDE},
     "mdlm-owt": {**TEXT, **SMALL},
     "sdtt": TEXT,
+    "mdm-prime": TEXT,
     "maskgit_100epochs.ckpt": {"heads": 16},
     "images_pgm_12_12_100epochs.ckpt": {"query": "position", "heads": 16},
     "images_pgm_14_10_100epochs.ckpt": {"query": "position", "heads": 16},

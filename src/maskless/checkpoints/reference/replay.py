@@ -149,6 +149,38 @@ class Unmasking:
         return sites.valid & (draw.token != self.mask_id)
 
 
+@dataclass(frozen=True)
+class DigitRace:
+    """The reveals of Prime's released sampler: the drawn digit races with weight t - s against the mask with weight s.
+
+    Args:
+        uniforms: (B, S, b + 1) of every slot, for the digits and the mask; the last step of a plan (`rest`) has none and reveals all.
+        mask: b, the mask's column.
+    """
+
+    uniforms: Tensor
+    mask: int
+    left_to_right: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = True
+
+    @property
+    def measure(self) -> None:
+        return None
+
+    def start(self, canvas: Canvas, steps: Sequence[Step], noise: Noise) -> DigitRace:
+        return self
+
+    def propose(self, canvas: Canvas, step: Step) -> Sites:
+        return Sites.of(canvas.unknown, canvas.length - canvas.fewest)
+
+    def keep(self, sites: Sites, draw: Draw, step: Step) -> Bool[Tensor, "B Q"]:
+        if step.rest:
+            return sites.valid
+        wait = 1e-10 - (sites.take(self.uniforms) + 1e-10).log()                             # (B, Q, b + 1)
+        digit = (step.t - step.s) / wait.gather(2, draw.token[..., None])[..., 0]
+        return sites.valid & (digit > step.s / wait[..., self.mask])
+
+
 def open_steps(count: int, most: int) -> list[Step]:
     """`count` steps whose counts depend on tokens."""
     return [Step(i, count, most=most) for i in range(count)]

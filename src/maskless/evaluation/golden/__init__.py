@@ -21,6 +21,7 @@ from maskless.evaluation.golden import (
     image_vq,
     losses,
     networks,
+    prime,
     samplers,
     small,
 )
@@ -44,6 +45,7 @@ KINDS: dict[str, Check] = {
     "image_vq_a": image_vq.check_vq,
     "image_vq_b_decode": image_vq.check_vq,
     "image_vq_b_encode": image_vq.check_vq,
+    "prime_text_l": prime.check_prime,
     "text_ar": losses.check_autoregressive,
     "text_categorical": small.check_categorical,
     "text_complement_mdlm": losses.check_complementary,

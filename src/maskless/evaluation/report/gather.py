@@ -122,7 +122,8 @@ def acting(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
     options = dict(sampler or {})
     idle = {
         "confidence_noise": options.get("order") != "confidence", "gamma": options.get("order") != "entropy-bound",
-        "guidance_schedule": not options.get("guidance"), "temperature_power": options.get("temperature_power") == 1, "top_p": options.get("top_p") == 1,
+        "guidance_schedule": not options.get("guidance"), "temperature_power": options.get("temperature_power") == 1,
+        "top_p": options.get("top_p") == 1,
     }
     return {key: value for key, value in options.items() if not idle.get(key)}
 
