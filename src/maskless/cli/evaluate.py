@@ -11,14 +11,15 @@ from maskless.cli import sampling as s
 
 Words = Annotated[list[str] | None, typer.Argument(
     metavar="[SUITE|RECIPE|SUITE.KEY=VALUE]...",
-    help="likelihood, generative, images, speed, parity; a recipe with an evaluation section; changes such as likelihood.budget=8. "
+    help="likelihood, generative, images, tasks, speed, parity; a recipe with an evaluation section; changes such as likelihood.budget=8. "
     "By default what the recipe of the model's run says.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder of results and samples (default: RUN/results, else results).")]
 Name = Annotated[str | None, typer.Option(help="What results and tables call the model (default: the last word of its path).")]
 Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=0)]
 Samples = Annotated[int | None, typer.Option(help="generative, images: how many to draw.")]
-Budget = Annotated[int | None, typer.Option(help="likelihood: draws (orders) per row.")]
-Rows = Annotated[int | None, typer.Option(help="likelihood, images: at most so many real rows.")]
+Budget = Annotated[int | None, typer.Option(help="likelihood: draws (orders) per row; tasks: draws per choice.")]
+Rows = Annotated[int | None, typer.Option(help="likelihood, images, tasks: at most so many real rows (questions).")]
+Files = Annotated[list[str] | None, typer.Option(help="tasks: question files or folders; parity: golden files. May be given several times.")]
 SamplerChanges = Annotated[list[str] | None, typer.Option(
     "--sampler", metavar="KEY=VALUE", help="steps=64, order=margin, top_p=0.9, ...; may be given several times.")]
 Scorer = Annotated[str | None, typer.Option(help="generative: an autoregressive checkpoint, or a causal model of transformers (gpt2-large).")]
@@ -35,7 +36,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but er
 
 def evaluate(
     model: s.ModelArgument, words: Words = None, out: Out = None, name: Name = None, seed: Seed = None, samples: Samples = None,
-    budget: Budget = None, rows: Rows = None, sampler: SamplerChanges = None, scorer: Scorer = None, data: Data = None,
+    budget: Budget = None, rows: Rows = None, sampler: SamplerChanges = None, scorer: Scorer = None, data: Data = None, files: Files = None,
     batch_size: BatchSize = 64, shard: Share = None, raw: Raw = False, device: Device = "auto", dtype: Dtype = "auto",
     tokenizer: TokenizerName = None, codec: CodecName = None, quiet: Quiet = False,
 ) -> None:
@@ -49,7 +50,7 @@ def evaluate(
     subject = open_subject(model, weights="raw" if raw else "ema", name=name, device=_own(device), dtype=_dtype(dtype), tokenizer=tokenizer,
                            codec=codec)
     shared = {"seed": seed, "samples": samples, "budget": budget, "rows": rows, "sampler": sampler_of(sampler or []), "scorer": scorer,
-              "data": data_of(data)}
+              "data": data_of(data), "files": files or None}
     suites = requested(words or [], shared, recipe=subject.recipe, called=named_by(data))
     folder = out or (Path(model) / "results" if (Path(model) / "config.yaml").is_file() else Path("results"))
     with Progress(quiet or share.index > 0) as progress:

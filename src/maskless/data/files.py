@@ -99,10 +99,16 @@ DOCUMENTS = {"file": _whole, "paragraph": _paragraphs, "line": _lines}
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
+    return (_text_of(record, field, where) for where, record in read_records(path))
+
+
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Every record of a .jsonl or .jsonl.gz file, with where it stands. Raises ValueError for a line that is not JSON."""
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _text_of(_parsed(line, f"line {number} of {path}"), field, f"line {number} of {path}")
+                where = f"line {number} of {path}"
+                yield where, _parsed(line, where)
 
 
 def _parsed(line: str, where: str) -> Any:

@@ -5,7 +5,8 @@ An any-order model factorises the target sites along any order. The mean over ra
     sum over orders' entries  =  E over k uniform in 1..n, over subsets H of k targets:  (n / k) sum over i in H of -log p(x_i | all but H)
 
 so one pass with k of n targets hidden is an unbiased draw of it (Uria et al., arXiv 1310.1757, eq. 8; Nie et al., arXiv 2502.09992, eq. 6). With
-n = 1 every draw is the value itself. An order-causal model runs a whole order in one pass. Why this and not a random time t: docs/tasks.md.
+n = 1 every draw is the value itself. An order-causal model runs a whole order in one pass. Which tokens a draw happens to hide is most of its
+noise, and is taken out (`controlled`). Why this and not a random time t: docs/tasks.md.
 
 Letters: B rows, L sites, S samples, n target sites of a row, P rows of a pass.
 """
@@ -24,7 +25,8 @@ from maskless.data.batch import Batch
 from maskless.models import Denoiser, kind_of
 from maskless.noise import uniform
 from maskless.objectives import AnyOrder, own
-from maskless.objectives.base import Draws, Timed, presence, terms
+from maskless.objectives.base import Draws, Timed, presence
+from maskless.objectives.cross_entropy import weighted_nll
 
 COUNTS, ORDERS = 0x434F554E, 0x4F524452                             # purpose words: how many targets are hidden, and which
 
@@ -71,16 +73,37 @@ def conditional_bounds(
     """
     rows = len(batch)
     key = torch.arange(rows) if keys is None else torch.tensor(list(keys), dtype=torch.int64)
-    numbers, found = torch.arange(rows * samples), []
-    for some in numbers.split(chunk):
+    parts = []
+    for some in torch.arange(rows * samples).split(chunk):
         full = torch.cat([some, some[-1:].expand(chunk - len(some))])
         source = full // samples
         part = _rows(batch, source)
         position, u = _draws(part, key[source], full % samples, samples, seed)
         device = model.head.weight.device
-        nats = _one_pass(model, part.to(device), Draws(position, u).to(device))
-        found.append(-nats[:len(some)].double().cpu())
-    return torch.cat(found).view(rows, samples)
+        found = _one_pass(model, part.to(device), Draws(position, u).to(device))
+        parts.append([each[:len(some)].cpu() for each in found])
+    nll, weight = (torch.cat(each).unflatten(0, (rows, samples)) for each in zip(*parts))
+    return -controlled(nll.double(), weight.double(), batch.targets)
+
+
+def controlled(nll: Float[Tensor, "B S L"], weight: Float[Tensor, "B S L"], targets: Bool[Tensor, "B L"]) -> Float[Tensor, "B S"]:
+    """Sums over sites of weight * nll, with the noise of which sites a draw weighs taken out; as unbiased as the plain sums.
+
+    Where a_i is any guess of the nll of site i, sum_i weight_i (nll_i - a_i) + sum_i a_i has the same mean, because every target's weight has
+    mean 1. The guess for a draw is the average of the draws of the other parity, which are independent of it.
+    """
+    samples, seen = nll.shape[1], (weight > 0).double()
+    values = (weight * nll).sum(2)
+    for half in (0, 1):
+        here, other = torch.arange(half, samples, 2), torch.arange(1 - half, samples, 2)
+        if len(other) == 0:
+            continue
+        counts = seen[:, other].sum(1)                              # (B, L)
+        sums = (seen[:, other] * nll[:, other]).sum(1)
+        usual = (sums.sum(1) / counts.sum(1).clamp_min(1))[:, None]
+        guess = torch.where(counts > 0, sums / counts.clamp_min(1), usual) * targets
+        values[:, here] += guess.sum(1)[:, None] - (weight[:, here] * guess[:, None]).sum(2)
+    return values
 
 
 def _rows(batch: Batch, which: Int[Tensor, " P"]) -> Batch:
@@ -98,19 +121,20 @@ def _draws(
     return position.float(), u.float().clamp_max(1 - 2.0**-24)
 
 
-def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> Float[Tensor, " P"]:
-    """-log p along one order, or its one-draw estimate, of every row."""
+def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
+    """The nlls of one draw of every row, and what each weighs in the draw's estimate: 0, or n / k of the k hidden ones."""
     objective = own(kind_of(model.config))
     if not isinstance(objective, Timed):                            # it runs whole orders, or the only one it has
-        return objective(model, batch, draws).bound
+        nll = objective(model, batch, draws).token_loss
+        return nll, batch.targets.to(nll)
     n = batch.targets.sum(1)
     count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
     rank = torch.where(batch.targets, draws.u, 2.0).argsort(dim=1, stable=True).argsort(1)
     hidden = batch.targets & (rank < count[:, None])
     share = (count / n.clamp_min(1)).float()
     states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=share, present=presence(batch))
-    weight = (1 / share)[:, None].expand(hidden.shape)
-    return terms(model, states, batch, wanted=hidden, loss_weight=weight, bound_weight=weight).bound
+    _, nll = weighted_nll(model, states, batch.tokens, hidden.float(), wanted=hidden)
+    return torch.where(hidden, nll, 0.0), hidden / share[:, None]
 
 
 def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0) -> LogProb:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ from maskless.objectives import Autoregressive, Draws
 CHUNK = 1 << 22                                                     # logits that are normalised at once
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A language model that reads from left to right.
 
@@ -118,7 +119,8 @@ class CausalLM:
                              "give a folder or a Hub name, or go online") from None
         self.device = device
         self.tokenizer_hash: str | None = None
-        self.named = Named(source, digest_of(self.model))
+        local = Path(source).is_absolute() or Path(source).exists()
+        self.named = Named(Path(source).name if local else source, digest_of(self.model))
         self.window = int(getattr(self.model.config, "max_position_embeddings", None) or getattr(self.model.config, "n_positions", 1024))
         self.eos = self.tokenizer.eos_token_id
 

@@ -17,10 +17,13 @@ from typing import Annotated, Any, Literal
 from maskless.config import Tagged
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
+from maskless.objectives import OBJECTIVES
 
 AnySource = Annotated[Any, Tagged(SOURCES)]
+AnyObjective = Annotated[Any, Tagged(OBJECTIVES)]
 NAME = re.compile(r"[A-Za-z0-9._+=-]*")
 IMAGE_METRICS = ("distance", "inception_score", "kernel_distance", "precision_recall")
+WAYS = {"score": ("conditional", "mean_joint"), "overlong": ("window", "refuse"), "decoding": ("left_to_right", "together")}   # of scoring tasks
 PROTOCOLS = ("latency", "throughput", "training")
 
 
@@ -51,6 +54,7 @@ class Likelihood(Suite):
         length: sites of a row; null: those of the model.
         rows: at most so many (the first ones); null: all.
         budget: Monte-Carlo draws per row: times, or orders of an order-causal model (K of its importance-weighted bound); null: 1, and 8 orders.
+        objective: whose bounds are measured, such as `{type: dial}`; null: the one of the model's kind.
     """
 
     data: AnySource | None = None
@@ -58,6 +62,7 @@ class Likelihood(Suite):
     length: int | None = None
     rows: int | None = None
     budget: int | None = None
+    objective: AnyObjective | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,6 +144,33 @@ class ImageQuality(Suite):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tasks(Suite):
+    """Questions with choices, and last words, from local files: docs/tasks.md.
+
+    Args:
+        files: .jsonl or .jsonl.gz files of a known form, or folders of them.
+        rows: at most so many questions of each file (the first ones); null: all.
+        budget: Monte-Carlo draws of a score.
+        score, overlong, decoding: as in `evaluation.harness.Scoring`.
+    """
+
+    files: tuple[str, ...] = ()
+    rows: int | None = None
+    budget: int = 128
+    score: str = "conditional"
+    overlong: str = "window"
+    decoding: str = "left_to_right"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(rows=self.rows)
+        for name, choices in WAYS.items():
+            among(name, (getattr(self, name),), choices)
+        if self.budget < 2:
+            raise ValueError(f"budget is {self.budget}; a score with its error needs at least 2 draws")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed(Suite):
     """Seconds and tokens per second of the model as it is, by the papers' protocols.
 
@@ -177,7 +209,7 @@ class Parity(Suite):
 
 
 SUITES: dict[str, type[Suite]] = {
-    "likelihood": Likelihood, "generative": Generative, "images": ImageQuality, "speed": Speed, "parity": Parity,
+    "likelihood": Likelihood, "generative": Generative, "images": ImageQuality, "tasks": Tasks, "speed": Speed, "parity": Parity,
 }
 AnySuite = Annotated[Any, Tagged(SUITES)]
 

@@ -27,7 +27,7 @@ from maskless.evaluation.likelihood import Bound, any_order_bound, bound
 from maskless.evaluation.micro import micro_rows
 from maskless.evaluation.results import DataRecord, Kind, Result
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import AnyOrder, Objective, own
+from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Objective, own
 from maskless.suites.session import Session
 from maskless.suites.subject import Subject
 
@@ -64,21 +64,25 @@ def evaluate_likelihood(session: Session, settings: Likelihood) -> Iterator[Resu
     subject = session.subject
     held = open_held(subject, settings.data, settings.split, settings.length or subject.length, limit=settings.rows, name=settings.name)
     model, size = subject.opened.model, micro_rows(held.rows.length)
-    labelled = model.null_label is not None
-    read = (batch if labelled else batch.labelled(None) for batch in held.batches(session.batch_size))
-    batches = session.counted("rows", read, held.count, len)
-    objective = own(subject.record.kind)
-    if isinstance(objective, AnyOrder):
+    objective = _objective(subject, settings)
+    if isinstance(objective, AnyOrder) and objective.commit == 1 and not objective.left_to_right:
         budget = settings.budget or ORDERS
-        found = any_order_bound(model, batches, orders=max(budget, 2), seed=settings.seed, anchor=_anchored(subject), micro=size)
+        found = any_order_bound(model, _read(session, held), orders=max(budget, 2), seed=settings.seed, anchor=_anchored(subject), micro=size)
         about = {"orders": found.orders, "error_over_orders": found.order_error}
         yield _result(session, "nelbo", found.average, "bound", held, size, about)
         yield _result(session, "weighted_bound", found.weighted, "bound", held, size, about)
         return
     for reported, each in objective.reported(held.rows.length).items():
-        found = bound(model, each, batches, seed=settings.seed, samples=budget_of(model, settings), micro=size)
+        found = bound(model, each, _read(session, held), seed=settings.seed, samples=budget_of(model, settings), micro=size)
         metric, kind = named(model, each, reported)
         yield _result(session, metric, found, kind, held, size, {"draws_per_row": found.samples})
+
+
+def _read(session: Session, held: Held) -> Iterator[Batch]:
+    """The rows, with their classes only if the model tells them apart."""
+    labelled = session.subject.opened.model.null_label is not None
+    read = (batch if labelled else batch.labelled(None) for batch in held.batches(session.batch_size))
+    return session.counted("rows", read, held.count, len)
 
 
 def budget_of(model: Any, settings: Likelihood) -> int:
@@ -90,9 +94,23 @@ def named(model: Any, objective: Objective, reported: str) -> tuple[str, Kind]:
     """The metric and kind of what an objective reports."""
     if model.left_to_right:
         return "nll", "exact"
-    if not objective.valid:
-        return "joint_ce", "joint_ce"
-    return ("nelbo" if reported == "bound" else reported), "bound"
+    kind = "bound" if objective.valid else "joint_ce"
+    return (reported if reported != "bound" else "nelbo" if objective.valid else "joint_ce"), kind
+
+
+def _objective(subject: Subject, settings: Likelihood) -> Objective:
+    """What is measured: the objective that was asked for, or the one of the model's kind.
+
+    Raises:
+        ValueError: an objective that does not fit the model.
+    """
+    kind = subject.record.kind
+    if settings.objective is None:
+        return own(kind)
+    tag = next(name for name, cls in OBJECTIVES.items() if type(settings.objective) is cls)
+    if tag not in FITS[kind]:
+        raise ValueError(f"objective {tag} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")
+    return settings.objective
 
 
 def _anchored(subject: Subject) -> bool:

@@ -36,7 +36,7 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
         if value is not None:
             trees = _everywhere(trees, field, value)
     if shared.get("data") is not None:
-        trees = [{**tree, "name": tree.get("name") or called} if "data" in tree else tree for tree in trees]
+        trees = [{**tree, "name": tree.get("name") or called} if tree.get("data") is not None else tree for tree in trees]
     for change in changes:
         trees = _changed(trees, change)
     return build(Evaluation, {"suites": trees}, where="evaluation").suites
@@ -45,7 +45,7 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
 def _trees(word: str) -> list[dict[str, Any]]:
     """A suite with its defaults, or those of a recipe."""
     if word in SUITES:
-        return [{"type": word}]
+        return [{"type": word, **tree_of(SUITES[word]())}]
     if not (Path(word).is_file() or word.removesuffix(".yaml") in recipe_names()):
         raise ValueError(f"{word} is neither a suite nor a recipe; name some of {USUAL}, or a YAML file with an evaluation section")
     tree = read(find(word)).get("evaluation")

@@ -17,12 +17,13 @@ from maskless.suites.parity import evaluate_parity
 from maskless.suites.session import Progress, Session, Shard
 from maskless.suites.speed import evaluate_speed
 from maskless.suites.subject import Subject
+from maskless.suites.tasks import evaluate_tasks
 
 Measure = Callable[[Session, Any], Iterator[Result]]
 
 MEASURES: dict[str, Measure] = {
-    "likelihood": evaluate_likelihood, "generative": evaluate_generative, "images": evaluate_images, "speed": evaluate_speed,
-    "parity": evaluate_parity,
+    "likelihood": evaluate_likelihood, "generative": evaluate_generative, "images": evaluate_images, "tasks": evaluate_tasks,
+    "speed": evaluate_speed, "parity": evaluate_parity,
 }
 DRAWN = ("generative", "images")                                    # suites in which several processes share the work
 

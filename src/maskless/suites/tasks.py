@@ -1,0 +1,37 @@
+"""`tasks`: questions with choices and last words from local files, scored by `evaluation/harness.py`.
+
+    TASK_accuracy             share of questions whose likeliest choice is right, or whose last word greedy decoding writes
+    TASK_accuracy_per_byte    the same, scores divided by the bytes of a choice
+    TASK_target_nats          -log p of the last word, a bound or exact
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from maskless.api.text import TextModel
+from maskless.evaluation.harness import Harness, Scoring
+from maskless.evaluation.results import DataRecord, Result
+from maskless.evaluation.settings import Tasks
+from maskless.evaluation.tasks import figures, find_tasks, read_task, score_task
+from maskless.suites.session import Session
+
+
+def evaluate_tasks(session: Session, settings: Tasks) -> Iterator[Result]:
+    """The figures of every task file, file by file; all are read before the first is scored.
+
+    Raises:
+        ValueError: a model of images, files that are no tasks, questions that do not fit where that is refused, or scores that are not finite.
+    """
+    opened = session.subject.opened
+    if not isinstance(opened, TextModel):
+        raise ValueError(f"{session.subject.record.path} is a model of images, which reads no questions; measure it with the suite images")
+    scoring = Scoring(settings.score, settings.budget, settings.seed, settings.overlong, decoding=settings.decoding)
+    harness = Harness(opened.model, opened.tokenizer, scoring)
+    for task in [read_task(path, settings.rows) for path in find_tasks(settings.files)]:
+        scores = score_task(harness, task, lambda done, total, name=task.name: session.progress(name, done, total))
+        data = DataRecord(task.name, "all" if settings.rows is None else f"first {settings.rows}", task.hash, len(task.questions))
+        for found in figures(task, scores):
+            details = {**found.details, "score": settings.score, "overlong": settings.overlong, "decoding": settings.decoding,
+                       "draws_per_choice": 1 if opened.model.left_to_right else settings.budget}
+            yield session.result(f"{task.name}_{found.metric}", found.value, found.standard_error, found.count, kind=found.kind, unit=found.unit,
+                                 better=found.better, data=data, details=details)

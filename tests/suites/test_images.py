@@ -1,0 +1,115 @@
+"""Images against real ones: the metrics of `evaluation.image_metrics` on what the model draws, resumed and refused."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import maskless
+from maskless.data.image_sources import ImageArrays
+from maskless.data.images import PlainPixels
+from maskless.data.pictures import in_unit_range
+from maskless.decoding import SamplerOptions
+from maskless.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
+from maskless.evaluation.feature_statistics import save_statistics
+from maskless.evaluation.features import classifier_features, extract, statistics_of
+from maskless.evaluation.image_metrics import frechet_distance, kernel_distance
+from maskless.evaluation.settings import ImageQuality
+from maskless.suites.run import evaluate
+from maskless.suites.session import Shard
+from maskless.suites.subject import open_subject
+from tests.suites.conftest import randomised
+
+SIDE, REAL = 8, 20
+HOW = {"samples": 12, "sampler": SamplerOptions(steps=4, order="halton"), "subset": 4, "splits": 3}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A painter of 8 x 8 pixels in two classes, a classifier for features, and real images."""
+    place = tmp_path_factory.mktemp("world")
+    config = maskless.PartitionConfig(4, length=SIDE * SIDE, width=16, heads=2, encoder_layers=1, decoder_layers=1, registers=2, classes=2,
+                                      grid=(SIDE, SIDE), dropout=0.0)
+    codes = maskless.ImageCodes(maskless.PixelCodec(levels=4), (SIDE, SIDE), ("hat", "shoe"))
+    maskless.ImageModel(randomised(config), codes, device="cpu").save_pretrained(place / "painter")
+    torch.manual_seed(1)
+    save_classifier(place / "classifier", Classifier(ClassifierConfig(1, SIDE, classes=2, width=4, features=3)), "noise", {})
+    draw = np.random.default_rng(0)
+    np.savez(place / "real.npz", x_train=draw.integers(0, 256, (4, SIDE, SIDE)).astype(np.uint8), y_train=np.arange(4) % 2,
+             x_test=draw.integers(0, 256, (REAL, SIDE, SIDE)).astype(np.uint8), y_test=np.arange(REAL) % 2)
+    return place
+
+
+def settings(world, **more) -> ImageQuality:
+    data = PlainPixels(source=ImageArrays(train=str(world / "real.npz")), size=SIDE, channels=1)
+    return ImageQuality(**{"features": str(world / "classifier"), "data": data, **HOW, **more})
+
+
+def painter(world):
+    return open_subject(world / "painter", device="cpu")
+
+
+def by_metric(results) -> dict:
+    return {result.metric: result for result in results}
+
+
+def real_features(world):
+    with np.load(world / "real.npz") as arrays:
+        pixels = torch.from_numpy(arrays["x_test"])[:, None]
+    return extract(classifier_features(world / "classifier"), [in_unit_range(pixels)], split="valid")
+
+
+def test_the_metrics_of_what_was_drawn(world, tmp_path):
+    found = by_metric(evaluate(painter(world), [settings(world)], out=tmp_path))
+    assert set(found) == {"frechet_distance", "inception_score", "kernel_distance", "precision", "recall"}
+    lines = [json.loads(line) for line in (tmp_path / "samples-painter.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == [0, 1] * 6
+    codes = torch.tensor([line["tokens"] for line in lines]).view(-1, SIDE, SIDE)
+    made = extract(classifier_features(world / "classifier"), [maskless.PixelCodec(levels=4).decode(codes)], split="generated")
+    real = real_features(world)
+    distance = frechet_distance(statistics_of(made), statistics_of(real))
+    assert found["frechet_distance"].value == pytest.approx(distance.value, rel=1e-6)
+    assert found["frechet_distance"].uncertainty.value == pytest.approx(distance.standard_error, rel=1e-6)
+    kernel = kernel_distance(made, real, size=4)
+    assert found["kernel_distance"].value == pytest.approx(kernel.value, rel=1e-6)
+    for result in found.values():
+        assert result.samples in (12, REAL) and result.nfe == 4 and result.sampler["order"] == "halton" and result.scorer.name.startswith("noise")
+    assert found["frechet_distance"].data.documents == REAL and found["inception_score"].data is None
+    assert found["frechet_distance"].better == "lower" and found["recall"].better == "higher"
+    assert (tmp_path / "samples-painter.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_by_shards(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskless.suites.drawing.micro_rows", lambda length: 5)
+    whole = by_metric(evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "a"))
+    assert evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "b", shard=Shard(1, 2)) == []
+    shared = by_metric(evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "b"))
+    assert shared["frechet_distance"].value == whole["frechet_distance"].value
+    for name in ("samples-painter.jsonl", "samples-painter.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_statistics_in_a_file(world, tmp_path):
+    save_statistics(tmp_path / "real.npz", statistics_of(real_features(world)))
+    how = settings(world, data=None, reference=str(tmp_path / "real.npz"), metrics=("distance", "inception_score"))
+    from_file = by_metric(evaluate(painter(world), [how], out=tmp_path / "out"))["frechet_distance"]
+    direct = by_metric(evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "direct"))["frechet_distance"]
+    assert from_file.value == pytest.approx(direct.value, rel=1e-9) and from_file.data.documents == REAL
+
+
+def test_what_cannot_be_measured(world, models, tmp_path):
+    with pytest.raises(ValueError, match="3 images of generated are too few for a covariance of 3 features"):
+        evaluate(painter(world), [settings(world, samples=3)], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()                          # said before anything is drawn
+    with pytest.raises(ValueError, match="is a model of text; measure it with the suite generative"):
+        evaluate(open_subject(models / "pgm", device="cpu"), [settings(world)], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="kernel_distance needs every real image"):
+        settings(world, data=None, reference="real.npz")
+    with pytest.raises(ValueError, match="in no run folder"):
+        evaluate(painter(world), [settings(world, data=None)], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="cannot be cut into 100 subsets of 40"):
+        evaluate(painter(world), [settings(world, subset=40, metrics=("kernel_distance",))], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="metrics has 'fid'; choose from"):
+        settings(world, metrics=("fid",))

@@ -1,0 +1,159 @@
+"""Likelihoods: of an exact oracle, against the exact value, and the same bytes twice."""
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import maskless
+from maskless.data.batch import Batch
+from maskless.data.sources import Files, Puzzles
+from maskless.evaluation.likelihood import any_order_bound, bound
+from maskless.evaluation.results import read_folders, same_but_times
+from maskless.evaluation.settings import Likelihood
+from maskless.objectives import Dial, Masked, Partition
+from maskless.suites.run import evaluate
+from maskless.suites.session import Shard
+from maskless.suites.subject import open_subject, subject_of
+from tests.oracle import Oracle, all_sequences
+from tests.suites.conftest import CONFIGS, LENGTH, randomised
+
+
+class Exact(nn.Module):
+    """The oracle as a network: every site from the sites on the other side of `known`, which is all that losses ask."""
+
+    allowed = None
+
+    def __init__(self, oracle: Oracle) -> None:
+        super().__init__()
+        self.oracle = oracle
+        self.head = nn.Linear(oracle.vocab, oracle.vocab, bias=False, dtype=torch.float64)
+        nn.init.eye_(self.head.weight)
+
+    def hidden(self, tokens, known, *, cond=None, t=None, present=None):
+        return torch.where(known[..., None], self.oracle.conditionals(tokens, ~known), self.oracle.conditionals(tokens, known))
+
+
+@pytest.mark.parametrize("objective", (Masked(), Partition()), ids=("masked", "partition"))
+def test_an_exact_oracle_is_measured_exactly(objective):
+    oracle = Oracle(3, 3, seed=5)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(oracle.joint.flatten(), 500, replacement=True, generator=generator)
+    rows = all_sequences(3, 3)[drawn]
+    found = bound(Exact(oracle), objective, [Batch.of(rows)], seed=1, samples=4, micro=32)
+    entropy = float(torch.special.entr(oracle.joint).sum()) / 3
+    assert abs(found.nats_per_token - entropy) < 3 * found.standard_error and found.standard_error < 0.05
+    exact = -float(oracle.joint.flatten().log()[drawn].sum())       # of these very rows: what is left is the noise of times and masks
+    assert abs(found.nats - exact) / exact < 0.03
+
+
+def test_no_bound_is_below_the_exact_value():
+    """All 24 orders of an order-causal model: p is their mean, exactly."""
+    sizes = {"vocab_size": 5, "length": 4, "width": 16, "heads": 2, "dropout": 0.0}
+    model = randomised(maskless.CausalPartitionConfig(**sizes, encoder_layers=1, decoder_layers=1, cond_dim=0)).double().eval()
+    rows = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(2))
+    orders = torch.tensor(list(itertools.permutations(range(4))))
+    with torch.inference_mode():
+        along = []
+        for order in orders:
+            log = order.expand(6, -1)
+            laws = model.head(model.hidden_in_order(rows, log)).log_softmax(-1)
+            along.append(laws.gather(-1, rows.gather(1, log)[..., None])[..., 0].sum(1))
+    exact = -float((torch.stack(along).logsumexp(0) - math.log(24)).sum())
+    mean = -float(torch.stack(along).mean(0).sum())
+    assert mean > exact + 0.01                                      # the mean over orders is no equality here
+    found = any_order_bound(model, [Batch.of(rows)], orders=60, anchor=False, micro=4)
+    noise = found.order_error * 24                                  # of all 24 tokens
+    assert abs(found.average.nats - mean) < 3 * noise < 1 and exact < found.average.nats + 3 * noise
+    assert exact - 3 * noise < found.weighted.nats < found.average.nats
+
+
+@pytest.mark.parametrize("kind, metrics", [
+    ("pgm", {"nelbo": "bound"}), ("ar", {"nll": "exact"}), ("causal", {"nelbo": "bound", "weighted_bound": "bound"}),
+])
+def test_two_runs_write_the_same_bytes_whatever_the_batch_size(models, text, tmp_path, kind, metrics):
+    settings = Likelihood(data=Files(train=str(text), valid=str(text)), budget=2, seed=4)
+    for size in (1, 64, 5):
+        evaluate(open_subject(models / kind, device="cpu"), [settings], out=tmp_path / str(size), batch_size=size)
+    files = [sorted((tmp_path / str(size)).iterdir()) for size in (1, 64, 5)]
+    for one, other, third in zip(*files, strict=True):
+        trees = [json.loads(path.read_text()) for path in (one, other, third)]
+        assert same_but_times(trees[0], trees[1]) and same_but_times(trees[0], trees[2])
+        assert [list(tree) for tree in trees[1:]] == [list(trees[0])] * 2
+    results = read_folders([tmp_path / "1"])
+    assert {result.metric: result.kind for result in results} == metrics
+    for result in results:
+        assert result.data.documents == 1 and result.data.name == "files" and len(result.data.hash) == 64 and result.sampler is None
+        assert result.model.kind in ("partition", "autoregressive", "causal_partition") and result.model.weights == "raw"
+        assert result.details["perplexity"] == pytest.approx(math.exp(result.value)) and result.details["length"] == LENGTH
+        assert result.uncertainty.kind == "standard error" and result.seed == 4
+
+
+def test_the_exact_value_of_an_autoregressive_model(models, text, tmp_path):
+    subject = open_subject(models / "ar", device="cpu")
+    data = Files(train=str(text), valid=str(text))
+    (found,) = evaluate(subject, [Likelihood(data=data, rows=3, length=10)], out=tmp_path)
+    from maskless.data.sources import open_data
+
+    tokens = open_data(data, length=10, split="valid", tokenizer=subject.coding).read(torch.arange(3)).tokens
+    with torch.inference_mode():
+        laws = subject.opened.model.double()(tokens, torch.ones_like(tokens).bool())
+        laws[..., 258] = -math.inf
+        nll = -laws.log_softmax(-1).gather(-1, tokens[..., None])[:, 1:, 0]
+    assert found.value == pytest.approx(float(nll.mean()), rel=1e-5) and found.details["tokens"] == 27 and found.samples == 3
+    spelled = subject.opened.tokenizer.decode_bytes(tokens.flatten().tolist())
+    assert found.details["bits_per_byte"] == pytest.approx(float(nll.sum()) / math.log(2) / len(spelled), rel=1e-5)
+
+
+def test_a_smaller_error_with_more_draws(models, text, tmp_path):
+    data = Files(train=str(text), valid=str(text))
+    errors = [evaluate(open_subject(models / "pgm", device="cpu"), [Likelihood(data=data, budget=budget)], out=tmp_path)[0].uncertainty.value
+              for budget in (1, 16)]
+    assert errors[1] < errors[0]
+
+
+def test_the_bounds_of_another_objective(models, text, tmp_path):
+    subject, data = open_subject(models / "causal", device="cpu"), Files(train=str(text), valid=str(text))
+    found = {each.metric: each for each in evaluate(subject, [Likelihood(data=data, objective=Dial(), rows=4)], out=tmp_path)}
+    assert {metric: each.kind for metric, each in found.items()} == {
+        "nelbo": "bound", "bound_of_2_a_step": "bound", "bound_of_two_groups": "bound"}
+    with pytest.raises(ValueError, match="objective masked does not fit a causal_partition model"):
+        evaluate(subject, [Likelihood(data=data, objective=Masked())], out=tmp_path)
+
+
+def test_what_cannot_be_measured(models, text, tmp_path):
+    subject, data = open_subject(models / "pgm", device="cpu"), Files(train=str(text), valid=str(text))
+    with pytest.raises(ValueError, match="in no run folder"):
+        evaluate(subject, [Likelihood()], out=tmp_path)
+    with pytest.raises(ValueError, match="length is 25 and the model has 24"):
+        evaluate(subject, [Likelihood(data=data, length=25)], out=tmp_path)
+    with pytest.raises(ValueError, match="no file or folder absent"):
+        evaluate(subject, [Likelihood(data=Files(train="absent.txt"))], out=tmp_path)
+    network = randomised(CONFIGS["pgm"])
+    torch.nn.init.constant_(network.head.bias, math.nan)
+    broken = subject_of(network, maskless.load_tokenizer("bytes"), "broken", device="cpu")
+    with pytest.raises(ValueError, match="nelbo of broken is nan: the network gave numbers that are not finite"):
+        evaluate(broken, [Likelihood(data=data)], out=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_processes_that_only_draw_leave_likelihoods_alone(models, text, tmp_path):
+    settings = Likelihood(data=Files(train=str(text), valid=str(text)), rows=2)
+    assert evaluate(open_subject(models / "pgm", device="cpu"), [settings], out=tmp_path, shard=Shard(1, 2)) == []
+
+
+def test_givens_are_no_targets(tmp_path):
+    (tmp_path / "puzzles.csv").write_text("puzzle,solution\n1020,1324\n0304,1324\n")
+    data = Puzzles(train=str(tmp_path / "puzzles.csv"), valid=str(tmp_path / "puzzles.csv"))
+    from maskless.data.sources import tokenizer_of
+
+    tokenizer = tokenizer_of(data)
+    size = tokenizer.vocabulary.size
+    network = randomised(maskless.PartitionConfig(vocab_size=size, length=5, width=16, heads=2, encoder_layers=1, decoder_layers=1, cond_dim=0,
+                                                  dropout=0.0, forbidden=tokenizer.vocabulary.forbidden))
+    (found,) = evaluate(subject_of(network, tokenizer, "puzzler", device="cpu"), [Likelihood(data=data)], out=tmp_path / "out")
+    assert found.details["tokens"] == 4 and found.data.documents == 2

@@ -1,0 +1,49 @@
+"""The papers' protocols run on every kind of model, and say what they timed."""
+from __future__ import annotations
+
+import pytest
+
+from maskless.decoding import SamplerOptions
+from maskless.evaluation.settings import Speed
+from maskless.suites.run import evaluate
+from maskless.suites.speed import spread
+from maskless.suites.subject import open_subject
+from tests.suites.test_images import world  # noqa: F401  (a fixture)
+
+QUICK = {"batch": 2, "repeats": 2, "warmups": 1}
+
+
+@pytest.mark.parametrize("kind, nfe", [("pgm", 4), ("causal", 4), ("ar", 11)])
+def test_protocols(models, tmp_path, kind, nfe):
+    settings = Speed(**QUICK, length=12, sampler=SamplerOptions(steps=4))
+    found = {result.metric: result for result in evaluate(open_subject(models / kind, device="cpu"), [settings], out=tmp_path)}
+    assert set(found) == {"latency", "tokens_per_second", "training_step"}
+    for result in found.values():
+        assert result.kind == "measurement" and result.value > 0 and result.samples == 2 and len(result.details["seconds"]) == 2
+        assert result.uncertainty.kind == "spread" and result.details["length"] == 12 and result.data is None
+    latency, throughput, step = (found[name] for name in ("latency", "tokens_per_second", "training_step"))
+    assert latency.details["batch"] == 1 and throughput.details["batch"] == 2 and latency.nfe == throughput.nfe == nfe
+    assert latency.value == pytest.approx(sum(latency.details["seconds"]) / 2)
+    rates = [24 / seconds for seconds in throughput.details["seconds"]]
+    assert throughput.value == pytest.approx(sum(rates) / 2) and throughput.better == "higher"
+    assert step.nfe is None and step.details["rows_per_second"] == pytest.approx(2 / step.value)
+
+
+def test_images_and_what_is_counted(world, tmp_path):  # noqa: F811
+    settings = Speed(**QUICK, protocols=("throughput",), sampler=SamplerOptions(steps=3, order="halton"))
+    (found,) = evaluate(open_subject(world / "painter", device="cpu"), [settings], out=tmp_path)
+    assert found.nfe == 3 and found.details["rows_per_second"] == pytest.approx(found.value / 64, rel=0.5)
+
+
+def test_the_model_is_left_as_it_is(models, tmp_path):
+    subject = open_subject(models / "pgm", device="cpu")
+    evaluate(subject, [Speed(**QUICK, protocols=("training",), length=8)], out=tmp_path)
+    assert not subject.opened.model.training and all(parameter.grad is None for parameter in subject.opened.model.parameters())
+
+
+def test_refusals(models, tmp_path):
+    with pytest.raises(ValueError, match="length is 99"):
+        evaluate(open_subject(models / "pgm", device="cpu"), [Speed(length=99)], out=tmp_path)
+    with pytest.raises(ValueError, match="cannot be sampled in order Margin"):
+        evaluate(open_subject(models / "ar", device="cpu"), [Speed(**QUICK, length=8, sampler=SamplerOptions(order="margin"))], out=tmp_path)
+    assert spread([3.0]).kind == "none" and spread([1.0, 4.0]).value == 1.5
