@@ -12,7 +12,7 @@ import torch
 from maskless.checkpoints.native import save_model
 from maskless.config import read
 from maskless.decoding import Canvas, Noise
-from maskless.evaluation.settings import Generative, ImageQuality, Likelihood, Speed
+from maskless.evaluation.settings import Generative, ImageQuality, Likelihood, Speed, Tasks
 from maskless.models import build
 from maskless.training.classifier import describes_classifier, train_classifier
 from maskless.training.codec import trains_codec
@@ -31,7 +31,7 @@ ROWS = {
     "prime/owt_v2": "27.49",
 }
 MEASURED = {"validation perplexity": Likelihood, "generative perplexity": Generative, "FID": ImageQuality, "tokens/s": Speed, "images/s": Speed,
-            "sequences/s": Speed}
+            "sequences/s": Speed, "LAMBADA": Tasks}
 
 
 def claim(name: str) -> str:
