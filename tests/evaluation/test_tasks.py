@@ -25,6 +25,7 @@ FORMS = {"choice": [CHOICE, PLAIN], "social": [SOCIAL, SOCIAL], "schema": [SCHEM
 
 
 def written(folder, name: str, records: list) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / f"{name}.jsonl.gz"
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines((record if isinstance(record, str) else json.dumps(record)) + "\n" for record in records)
@@ -44,9 +45,9 @@ def subject(kind: str = "partition"):
 
 
 @pytest.mark.parametrize(("records", "form", "contexts", "continuations"), [
-    ([CHOICE], "choice", ["Question: What is wet?\nAnswer:"] * 3, [" fire", " water", " sand"]),
-    ([PLAIN], "choice", ["Water is"] * 2, [" dry.", " wet."]),
-    ([SOCIAL], "choice", ["Q: Ann ran. How is Ann?\nA:"] * 3, [" tired", " blue", " tall"]),
+    ([CHOICE], "answers", ["Question: What is wet?\nAnswer:"] * 3, [" fire", " water", " sand"]),
+    ([PLAIN], "answers", ["Water is"] * 2, [" dry.", " wet."]),
+    ([SOCIAL], "answers", ["Q: Ann ran. How is Ann?\nA:"] * 3, [" tired", " blue", " tall"]),
     ([SCHEMA], "schema", SCHEMA["context_options"], [" was hungry."] * 2),
     ([CLOZE], "cloze", ["To be or not to"], [" be"]),
 ])
@@ -107,21 +108,21 @@ def test_accuracies_by_hand():
     scores = [[score(-4.0), score(-3.0)],                           # 1 by nats; by byte -1 and -3: 0
               [score(-2.0), score(-4.0)],                           # 0 by nats; by byte -2 and -1: 1
               [score(-3.0), score(-2.0)]]                           # 1 by both
-    plain, by_byte = figures(Task("t", "choice", questions, ""), scores)
+    plain, by_byte = figures(Task("t", "answers", questions, ""), scores)
     assert plain.metric == "accuracy" and plain.value == pytest.approx(2 / 3)
     assert by_byte.metric == "accuracy_per_byte" and by_byte.value == pytest.approx(2 / 3)
     assert plain.standard_error == pytest.approx(math.sqrt(2 / 3 * 1 / 3 / 2)) and plain.count == 3
     assert plain.details["chance"] == 0.5 and plain.details["undecided"] == 0
-    assert figures(Task("t", "choice", questions[:1], ""), scores[:1])[0].standard_error is None
+    assert figures(Task("t", "answers", questions[:1], ""), scores[:1])[0].standard_error is None
 
 
 def test_what_noise_may_have_decided_is_counted():
     question = Question(("q",) * 3, (" a", " b", " b"), 1)
     near, far, twice = [score(-4.0, 0.3), score(-3.5, 0.3), score(-9.0)], [score(-4.0, 0.1), score(-3.5, 0.1), score(-9.0)], [score(-9.0)] * 3
-    found = [figures(Task("t", "choice", (question,), ""), [scores])[0] for scores in (near, far)]
+    found = [figures(Task("t", "answers", (question,), ""), [scores])[0] for scores in (near, far)]
     assert [each.details["undecided"] for each in found] == [1.0, 0.0]
     same = Question(("q",) * 2, (" b", " b"), 1)                    # one choice that stands there twice is right, and decided
-    found = figures(Task("t", "choice", (same,), ""), [twice[:2]])[0]
+    found = figures(Task("t", "answers", (same,), ""), [twice[:2]])[0]
     assert found.value == 1.0 and found.details["undecided"] == 0
 
 

@@ -188,12 +188,13 @@ def test_a_model_of_transformers_reads_the_text(models, tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = Network()
     made = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=lambda name: Letters()),
-                                 AutoModelForCausalLM=types.SimpleNamespace(from_pretrained=lambda name, dtype: network.to(dtype)))
+                                 AutoModelForCausalLM=types.SimpleNamespace(from_pretrained=lambda name: network.bfloat16()))
     monkeypatch.setitem(sys.modules, "transformers", made)
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": "abc"}\n{"text": "a much longer one"}\n')
     found = by_metric(evaluate(opened(models), [generative(models, scorer="letters", file=str(path))], out=tmp_path))["generative_perplexity"]
     texts = [[6, *(ord(letter) % 6 for letter in text)][:10] for text in ("abc", "a much longer one")]
+    assert network.table.weight.dtype == torch.float32              # whatever precision its file has
     laws = network.table.weight.detach().double().log_softmax(-1)
     nll = [-float(laws[before, after]) for row in texts for before, after in pairwise(row)]
     assert found.value == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-5) and len(nll) == found.details["tokens"] == 12

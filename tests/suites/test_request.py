@@ -13,6 +13,7 @@ import maskless
 from maskless.config import write
 from maskless.data.hub import Hub
 from maskless.data.sources import Files
+from maskless.data.zero_shot import ZeroShot
 from maskless.evaluation.results import read_folders, same_but_times
 from maskless.evaluation.settings import Generative, ImageQuality, Likelihood, Speed
 from maskless.suites.request import data_of, named_by, requested, sampler_of
@@ -56,6 +57,8 @@ def test_data(tmp_path):
     (found,) = requested(["likelihood"], {**NOTHING, "data": data_of("{type: hub, name: ptb}")}, called=named_by("{type: hub, name: ptb}"))
     assert found.data == Hub(name="ptb") and found.name == ""
     assert data_of("tiny/pgm")["type"] == "prose"
+    (found,) = requested(["likelihood"], {**NOTHING, "data": data_of(f"lambada:{place}")}, called=named_by(f"lambada:{place}"))
+    assert found.data == ZeroShot(name="lambada", place=place)
 
 
 @pytest.mark.parametrize("words, shared, sentence", [
@@ -143,6 +146,24 @@ def test_parity(models, call, tmp_path):
     assert ended.code == 1 and read_folders([tmp_path / "wrong"])[0].details["beyond_tolerance"] == 1
     ended = call("evaluate", models / "pgm", "parity", "--device", "cpu", "--out", tmp_path / "none")
     assert ended.code == 2 and "no golden file was found" in ended.err
+
+
+def test_tasks(models, call, tmp_path):
+    (tmp_path / "quiz.jsonl").write_text('{"query": "a", "choices": ["b", "c"], "gold": 0}\n' * 3)
+    (tmp_path / "words.jsonl").write_text('{"context": "a b c", "continuation": "d"}\n' * 3)
+    files = ["--files", tmp_path / "quiz.jsonl", "--files", tmp_path / "words.jsonl"]
+    how = ["evaluate", models / "pgm", "tasks", *files, "--budget", 4, "--device", "cpu"]
+    ended = call(*how, "--rows", 2, "--out", tmp_path / "out")
+    assert ended.code == 0 and "quiz_accuracy" in ended.out, ended.err
+    results = read_folders([tmp_path / "out"])
+    assert {result.metric for result in results} == {"quiz_accuracy", "quiz_accuracy_per_byte", "words_accuracy", "words_target_nats"}
+    assert {result.samples for result in results} == {2}
+    (tmp_path / "words.jsonl").write_text("[]")
+    for extra, sentence in (([], "no known form"), (["tasks.score=best"], "score has 'best'"), (["--budget", 1], "budget is 1")):
+        ended = call(*how, *extra, "--out", tmp_path / "none")
+        assert ended.code == 2 and sentence in ended.err and not (tmp_path / "none").exists()
+    ended = call("evaluate", models / "pgm", "tasks", "--device", "cpu", "--out", tmp_path / "none")
+    assert ended.code == 2 and "no task files were named" in ended.err
 
 
 def test_mistakes_on_the_command_line(models, text, call, tmp_path):

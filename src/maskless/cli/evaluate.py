@@ -17,7 +17,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder of res
 Name = Annotated[str | None, typer.Option(help="What results and tables call the model (default: the last word of its path).")]
 Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.", min=0)]
 Samples = Annotated[int | None, typer.Option(help="generative, images: how many to draw.")]
-Budget = Annotated[int | None, typer.Option(help="likelihood: draws (orders) per row; tasks: draws per choice.")]
+Budget = Annotated[int | None, typer.Option(help="likelihood: draws (orders) per row; tasks: draws per answer.")]
 Rows = Annotated[int | None, typer.Option(help="likelihood, images, tasks: at most so many real rows (questions).")]
 Files = Annotated[list[str] | None, typer.Option(help="tasks: question files or folders; parity: golden files. May be given several times.")]
 SamplerChanges = Annotated[list[str] | None, typer.Option(

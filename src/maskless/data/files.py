@@ -45,9 +45,10 @@ def read_documents(path: Path, *, document: str, field: str) -> Iterator[str]:
 
     Args:
         path: the file.
-        document: what one document of a .txt file is: the whole "file", a "paragraph" (up to a blank line), or a "line"
-            (blank ones are left out).
-        field: which field of a .jsonl or .parquet record is the text; a record is a document.
+        document: what one document of a .txt file is: the whole "file", a "paragraph" (up to a blank line), a "line" (blank ones are left
+            out), or a "row" (a line with its end, blank ones as empty documents: how the Hugging Face Hub holds WikiText).
+        field: which field of a .jsonl or .parquet record is the text; a record is a document. Of .jsonl also several, "title+text", joined by
+            a space, or "sentences*", a list of texts, joined alike.
 
     Raises:
         ValueError: the file is damaged, no UTF-8, or has no such field.
@@ -95,7 +96,11 @@ def _whole(file: TextIOBase) -> Iterator[str]:
     yield file.read()
 
 
-DOCUMENTS = {"file": _whole, "paragraph": _paragraphs, "line": _lines}
+def _rows(file: TextIOBase) -> Iterator[str]:
+    return (line if line.strip() else "" for line in file)
+
+
+DOCUMENTS = {"file": _whole, "paragraph": _paragraphs, "line": _lines, "row": _rows}
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
@@ -120,6 +125,11 @@ def _parsed(line: str, where: str) -> Any:
 
 def _text_of(record: Any, field: str, where: str) -> str:
     fields = record if isinstance(record, dict) else {}
+    if field not in fields and "+" in field:
+        return " ".join(_text_of(record, part, where) for part in field.split("+"))
+    listed = fields.get(field.removesuffix("*")) if field.endswith("*") else None
+    if isinstance(listed, list) and all(isinstance(each, str) for each in listed):
+        return " ".join(listed)
     text = fields.get(field)
     if not isinstance(text, str):
         found = f"is {type(text).__name__}" if field in fields else f"is not among {', '.join(fields) or 'no fields'}"

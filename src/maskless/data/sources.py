@@ -31,6 +31,7 @@ from maskless.data.shards import Encoded
 from maskless.data.source import SPLITS, Source, Split, TextSource, encoded, one_of
 from maskless.data.store import open_or_build
 from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, learn_words, load_tokenizer
+from maskless.data.zero_shot import ZeroShot
 
 T = TypeVar("T")
 
@@ -78,8 +79,8 @@ class Files(_Local, TextSource):
     """Text in local files: .txt, .jsonl (both also .gz) and .parquet, one file or a folder of them.
 
     Args:
-        text_field: the field of .jsonl and .parquet records that holds the text.
-        document: what a document of a .txt file is: "file", "paragraph" (up to a blank line) or "line".
+        text_field: the field of .jsonl and .parquet records that holds the text; of .jsonl also several ("title+text").
+        document: what a document of a .txt file is: "file", "paragraph" (up to a blank line), "line", or "row" (blank lines are documents too).
         detokenizer: a name in `DETOKENIZERS` ("wikitext", "ptb", ...) to undo a corpus's spacing, or None.
     """
 
@@ -187,9 +188,9 @@ class Puzzles(_Local, Source):
 # A recipe's `data: {type: ...}`.
 SOURCES: dict[str, type[Source]] = {
     "prose": Prose, "files": Files, "hub": Hub, "sequences": Sequences, "puzzles": Puzzles, "images": Images,
-    "encoded": Encoded,
+    "encoded": Encoded, "zero_shot": ZeroShot,
 }
-DataConfig = Prose | Files | Hub | Sequences | Puzzles | Images | Encoded
+DataConfig = Prose | Files | Hub | Sequences | Puzzles | Images | Encoded | ZeroShot
 ORIGINS: dict[str, type[Source]] = {**SOURCES, "pixels": PlainPixels}  # and what codecs are trained on
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from maskless.data.batch import Batch
 from maskless.models import Denoiser, kind_of
 from maskless.noise import uniform
-from maskless.objectives import AnyOrder, own
+from maskless.objectives import AnyOrder, Masked, Partition, own
 from maskless.objectives.base import Draws, Timed, presence
 from maskless.objectives.cross_entropy import weighted_nll
 
@@ -127,6 +127,8 @@ def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor
     if not isinstance(objective, Timed):                            # it runs whole orders, or the only one it has
         nll = objective(model, batch, draws).token_loss
         return nll, batch.targets.to(nll)
+    if not isinstance(objective, (Masked, Partition)):
+        return _timed(model, objective, batch, draws)
     n = batch.targets.sum(1)
     count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
     rank = torch.where(batch.targets, draws.u, 2.0).argsort(dim=1, stable=True).argsort(1)
@@ -135,6 +137,15 @@ def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor
     states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=share, present=presence(batch))
     _, nll = weighted_nll(model, states, batch.tokens, hidden.float(), wanted=hidden)
     return torch.where(hidden, nll, 0.0), hidden / share[:, None]
+
+
+def _timed(model: Denoiser, objective: Any, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
+    """What hides other things than whole tokens, at a time between its first and last: its bound of a row, put at the first target."""
+    low, high = objective.bound_times
+    t = (low + (high - low) * draws.t).clamp(2.0**-24, 1 - 2.0**-24)
+    bound = objective(model, batch, Draws(t, draws.u)).bound
+    first = batch.targets & (batch.targets.cumsum(1) == 1)
+    return torch.where(first, bound[:, None], 0.0), batch.targets.to(bound)
 
 
 def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0) -> LogProb:

@@ -259,7 +259,8 @@ class Harness:
 
     # -- going on ----------------------------------------------------------------------------------------------------------------------------
 
-    def go_on(self, contexts: Sequence[str], ending: Ending, *, options: SamplerOptions | None = None, block: int = 32) -> list[str]:
+    def go_on(self, contexts: Sequence[str], ending: Ending, *, options: SamplerOptions | None = None, block: int = 32,
+              keys: Sequence[int] | None = None) -> list[str]:
         """Texts that go on with each context: a gap of `block` tokens behind what there is, filled in any order, and again until the ending.
 
         Args:
@@ -267,6 +268,7 @@ class Harness:
             ending: where to stop; the string that ends a text is not part of it, and EOS ends it as well.
             options: of the sampler; `steps` are those of a block. None: the most probable token, from left to right.
             block: tokens of a gap.
+            keys: which noise each text draws; None: every text its own.
 
         Raises:
             ValueError: fewer than one token or block.
@@ -274,15 +276,15 @@ class Harness:
         if ending.tokens < 1 or block < 1:
             raise ValueError(f"tokens is {ending.tokens} and block {block}; each is at least 1")
         options = options or SamplerOptions(temperature=0, order="left-to-right", steps=block)
-        return [self._go_on(number, context, ending, options, block) for number, context in enumerate(contexts)]
+        return [self._go_on(key, context, ending, options, block) for key, context in zip(keys or range(len(contexts)), contexts)]
 
-    def _go_on(self, number: int, context: str, ending: Ending, options: SamplerOptions, block: int) -> str:
+    def _go_on(self, key: int, context: str, ending: Ending, options: SamplerOptions, block: int) -> str:
         keep = self.room - min(ending.tokens, self.room // 2)
         ids, written = self.tokenizer.encode(context)[-keep:] if keep else [], []
         while len(written) < ending.tokens:
             gap = min(block, ending.tokens - len(written), self.room)
             seen = [*ids, *written][-(self.room - gap):] if gap < self.room else []
-            written += self._filled(seen, gap, options, seed=(self.scoring.seed << 20) + number, start=len(written))
+            written += self._filled(seen, gap, options, seed=(self.scoring.seed << 20) + key, start=len(written))
             text, ended = self._cut(written, ending.until)
             if ended:
                 return text

@@ -73,7 +73,11 @@ class Album:
 
     def read(self) -> dict[int, Sample]:
         """Every whole line of every file, by index."""
-        return {sample["index"]: sample for path in self.files() for sample in read_lines(path, torn=True)}
+        while True:
+            try:
+                return {sample["index"]: sample for path in self.files() for sample in lines_in(path.read_bytes(), path, torn=True)}
+            except FileNotFoundError:                               # gathered by another process in this moment: look again
+                continue
 
     def draw(self, count: int, make: Make, *, part: int = 0, parts: int = 1,
              progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -110,10 +114,10 @@ class Album:
         Raises:
             ValueError: some are missing.
         """
-        there = self.read()
+        begun, there = time.monotonic(), self.read()
         while wait and not all(index in there for index in range(count)):
-            time.sleep(POLL)
-            there = self.read()
+            time.sleep(max(POLL, 5 * (time.monotonic() - begun)))   # large files are not read all the time
+            begun, there = time.monotonic(), self.read()
             progress(sum(index in there for index in range(count)), count)
         if missing := sum(index not in there for index in range(count)):
             raise ValueError(f"{missing} of {count} samples are not drawn yet; run the shards that draw them, or the command without --shard")
@@ -129,19 +133,25 @@ def line_of(sample: Sample) -> bytes:
     return (json.dumps(sample, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
-def read_lines(path: Path, *, torn: bool = False) -> list[Sample]:
-    """The samples of a file.
+def read_lines(path: Path) -> list[Sample]:
+    """The samples of a file. Raises ValueError for a line that is not a sample, or a file that cannot be read."""
+    try:
+        return lines_in(path.read_bytes(), path)
+    except OSError as error:
+        raise ValueError(f"the samples {path} cannot be read: {error.strerror}; give a file of lines of JSON") from None
+
+
+def lines_in(content: bytes, path: Path, *, torn: bool = False) -> list[Sample]:
+    """The samples in the content of a file.
 
     Args:
+        path: of the file, for messages.
         torn: the last line may be cut short by whatever ended its writer, and is then no sample.
 
     Raises:
-        ValueError: a line that is not a sample, or a file that cannot be read.
+        ValueError: a line that is not a sample.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise ValueError(f"the samples {path} cannot be read: {error.strerror}; give a file of lines of JSON") from None
+    lines = content.split(b"\n")
     if torn or not lines[-1]:
         lines = lines[:-1]
     found = []

@@ -109,10 +109,10 @@ class CausalLM:
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError:
             raise ValueError(f"the scorer {source} is no checkpoint of this library, and `transformers`, which could open it, is not installed; "
-                             "install it, or give an autoregressive checkpoint") from None
+                             "install it (the extra hf), or give an autoregressive checkpoint") from None
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(device).eval()
+            self.model: Any = AutoModelForCausalLM.from_pretrained(source).float().to(device).eval()
         except (OSError, ValueError) as error:                      # what transformers raises for anything that is not there
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ValueError(f"the scorer {source} could not be opened by transformers ({reason}); "

@@ -145,7 +145,7 @@ class ImageQuality(Suite):
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks(Suite):
-    """Questions with choices, and last words, from local files: docs/tasks.md.
+    """Questions with answers to choose from, and last words, from local files: docs/tasks.md.
 
     Args:
         files: .jsonl or .jsonl.gz files of a known form, or folders of them.

@@ -1,9 +1,9 @@
 """Questions from local files, without lm-eval and without a network: which of several continuations is likeliest, and which word comes last.
 
-    {"query", "choices", "gold"}                    choice    score each choice after the query
-    {"context", "question", "choices", "gold"}      choice    Social IQA
-    {"context_options", "continuation", "gold"}     schema    score the continuation after each context (Winograd)
-    {"context", "continuation"}                     cloze     is the continuation what greedy decoding writes (LAMBADA)?
+    {"query", "choices", "gold"}                    answers    score each answer after the query
+    {"context", "question", "choices", "gold"}      answers    Social IQA
+    {"context_options", "continuation", "gold"}     schema     score the continuation after each context (Winograd)
+    {"context", "continuation"}                     cloze      is the continuation what greedy decoding writes (LAMBADA)?
 
 Prompts, and how they differ from other harnesses: docs/tasks.md.
 """
@@ -25,7 +25,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 ASKED = ("Question:", "Passage:")                                   # a query that begins so is followed by "Answer:"
 NEAR = 2.0                                                          # standard errors within which two scores are not told apart
 
-Form = Literal["choice", "schema", "cloze"]
+Form = Literal["answers", "schema", "cloze"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Figure:
     """One number of a task.
 
     Attributes:
-        metric: accuracy; accuracy_per_byte, where scores are divided by the bytes of a choice; target_nats of a cloze.
+        metric: accuracy; accuracy_per_byte, where scores are divided by the bytes of an answer; target_nats of a cloze.
         standard_error: over questions; None of one question.
         kind: "estimate", or that of the scores for target_nats.
         better: "higher" or "lower".
@@ -104,7 +104,7 @@ def read_task(path: Path, limit: int | None = None) -> Task:
     """The first `limit` questions of a file.
 
     Raises:
-        ValueError: no questions, a record of an unknown or of another form than the first, a gold answer that is no choice, or an empty text.
+        ValueError: no questions, a record of an unknown or of another form than the first, a gold answer that is not there, or an empty text.
     """
     forms, questions = [], []
     for where, record in islice(read_records(path), limit):
@@ -122,9 +122,9 @@ def read_task(path: Path, limit: int | None = None) -> Task:
 def _asked(record: Mapping[str, Any], where: str) -> tuple[Form, Question]:
     keys = set(record)
     if keys >= {"query", "choices", "gold"}:
-        return "choice", _choices(prompt(_text(record, "query", where)), record, where)
+        return "answers", _answers(prompt(_text(record, "query", where)), record, where)
     if keys >= {"context", "question", "choices", "gold"}:
-        return "choice", _choices(f"Q: {_text(record, 'context', where)} {_text(record, 'question', where)}\nA:", record, where)
+        return "answers", _answers(f"Q: {_text(record, 'context', where)} {_text(record, 'question', where)}\nA:", record, where)
     if keys >= {"context_options", "continuation", "gold"}:
         options = _texts(record, "context_options", where)
         return "schema", Question(options, (f" {_text(record, 'continuation', where)}",) * len(options), _gold(record, len(options), where))
@@ -135,11 +135,11 @@ def _asked(record: Mapping[str, Any], where: str) -> tuple[Form, Question]:
 
 
 def prompt(query: str) -> str:
-    """What stands before a choice: the query, and where it is a question, a new line with "Answer:"."""
+    """What stands before an answer: the query, and where it is a question, a new line with "Answer:"."""
     return f"{query.rstrip()}\nAnswer:" if query.startswith(ASKED) else query
 
 
-def _choices(context: str, record: Mapping[str, Any], where: str) -> Question:
+def _answers(context: str, record: Mapping[str, Any], where: str) -> Question:
     choices = _texts(record, "choices", where)
     return Question((context,) * len(choices), tuple(f" {choice}" for choice in choices), _gold(record, len(choices), where))
 
@@ -187,7 +187,7 @@ def figures(task: Task, scores: Sequence[Sequence[Score]]) -> list[Figure]:
     if task.form == "cloze":
         return _cloze([each[0] for each in scores], shared)
     rules: dict[str, Callable[[Score, str], float]] = {"accuracy": lambda score, text: score.nats}
-    if task.form == "choice":                                       # of a schema the continuations are equal
+    if task.form == "answers":                                       # of a schema the continuations are equal
         rules["accuracy_per_byte"] = lambda score, text: score.nats / len(text.strip().encode())
     chance = math.fsum(1 / len(each) for each in scores) / len(scores)
     found = []
@@ -201,7 +201,7 @@ def figures(task: Task, scores: Sequence[Sequence[Score]]) -> list[Figure]:
 
 
 def _right(question: Question, scores: Sequence[Score], rule: Callable[[Score, str], float]) -> bool:
-    """Whether the best choice reads as the right one (a choice may stand there twice); of equal ones the first is taken."""
+    """Whether the best answer reads as the right one (an answer may stand there twice); of equal ones the first is taken."""
     assert question.gold is not None
     values = [rule(score, text) for score, text in zip(scores, question.continuations)]
     best = values.index(max(values))
@@ -209,7 +209,7 @@ def _right(question: Question, scores: Sequence[Score], rule: Callable[[Score, s
 
 
 def _undecided(question: Question, scores: Sequence[Score]) -> bool:
-    """Whether another choice is so near the best one that Monte-Carlo noise may have decided."""
+    """Whether another answer is so near the best one that Monte-Carlo noise may have decided."""
     best = max(range(len(scores)), key=lambda place: scores[place].nats)
     return any(question.read(place) != question.read(best)
                and scores[best].nats - score.nats < NEAR * math.hypot(scores[best].standard_error, score.standard_error)

@@ -15,8 +15,6 @@ from maskless.suites.session import Session
 
 SEEDS = 20                                                          # bits of a sample's index within a seed
 
-Drawn = tuple[Album, list[Sample]]
-
 
 def options_of(session: Session, options: SamplerOptions) -> dict[str, Any]:
     """The sampler's options, with the order and plan that this kind of model takes where the options leave them open."""
@@ -26,8 +24,8 @@ def options_of(session: Session, options: SamplerOptions) -> dict[str, Any]:
     return {**given, "order": given["order"] or "random"}
 
 
-def drawn(session: Session, settings: Generative | ImageQuality) -> Drawn | None:
-    """The samples that a suite needs; None in a process that only draws its share.
+def drawn(session: Session, settings: Generative | ImageQuality) -> list[Sample]:
+    """The samples that a suite needs, in order; none in a process that only draws its share.
 
     Raises:
         ValueError: samples of this name that were drawn in another way, options that the model does not take, or laws that are not finite.
@@ -45,9 +43,8 @@ def drawn(session: Session, settings: Generative | ImageQuality) -> Drawn | None
     album.draw(settings.samples, make, part=shard.index, parts=shard.count, progress=lambda done, total: session.progress("samples", done, total))
     if shard.alone:
         session.say(f"shard {shard.index}/{shard.count} is drawn; the command without --shard measures once all are")
-        return None
-    wait = shard.joined
-    return album, album.gather(settings.samples, wait=wait, progress=lambda done, total: session.progress("samples", done, total))
+        return []
+    return album.gather(settings.samples, wait=shard.joined, progress=lambda done, total: session.progress("samples", done, total))
 
 
 def seeds_of(seed: int, indices: Sequence[int]) -> list[int]:

@@ -31,6 +31,7 @@ from maskless.suites.drawing import drawn, options_of
 from maskless.suites.likelihood import open_held
 from maskless.suites.session import Session
 
+LARGEST = 700.0                                                     # nats per token whose exponential is a float
 LONGEST = 4                                                         # tokens of the n-grams that repetition and self-BLEU look at
 
 
@@ -43,22 +44,23 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
     opened = session.subject.opened
     if not isinstance(opened, TextModel):
         raise ValueError(f"{session.subject.record.path} is a model of images; measure it with the suite images")
+    if session.shard.alone:
+        if settings.file is None:
+            drawn(session, settings)
+        return
     scorer = None if settings.scorer is None else open_scorer(settings.scorer, opened.device)
     by_text = scorer is not None and _reads_text(scorer, settings, opened)
     samples = _samples(session, settings, opened)
-    if samples is None:
-        return
     about = _about(session, settings, samples)
     if scorer is not None:
         yield from _judged(session, settings, samples, scorer, by_text, about)
     yield from _variety(session, samples, about)
 
 
-def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample] | None:
-    """The samples to judge, each with its text and its tokens; None in a process that only draws."""
+def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample]:
+    """The samples to judge, each with its text and its tokens."""
     if settings.file is None:
-        found = drawn(session, settings)
-        return None if found is None else found[1]
+        return drawn(session, settings)
     samples = read_lines(Path(settings.file))[:settings.samples]
     if not samples:
         raise ValueError(f"{settings.file} holds no samples; give a file with a line of JSON for each")
@@ -143,13 +145,15 @@ def corpus(nll: Float[Tensor, "N W"], use: Bool[Tensor, "N W"]) -> tuple[float, 
     """exp(all nats / all tokens), its standard error from the spread between samples, and the nats per token.
 
     Raises:
-        ValueError: no token counts.
+        ValueError: no token counts, or a perplexity beyond all numbers.
     """
     totals, counts = torch.where(use, nll, 0.0).sum(1), use.sum(1)
     if not int(counts.sum()):
         raise ValueError(f"no token of {len(nll)} samples counts: every sample is empty or ends at once; draw others")
     nats = float(totals.sum()) / int(counts.sum())
-    value = math.exp(min(nats, 700.0))
+    if nats > LARGEST:
+        raise ValueError(f"the scorer gives {nats:.4g} nats per token, whose exponential is no number; look at its weights")
+    value = math.exp(nats)
     return value, value * ratio_error(totals, counts), nats
 
 

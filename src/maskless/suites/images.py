@@ -70,16 +70,16 @@ def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result
     model = session.subject.opened
     if not isinstance(model, ImageModel):
         raise ValueError(f"{session.subject.record.path} is a model of text; measure it with the suite generative")
+    if session.shard.alone:
+        drawn(session, settings)
+        return
     features = _features(settings.features, model.device)
     if "distance" in settings.metrics:
         check_enough(settings.samples, "generated", features.width)
     real = _real(session, settings, features, model)
-    found = drawn(session, settings)
-    if found is None:
-        return
-    album, samples = found
+    samples = drawn(session, settings)
     codes = torch.tensor([sample["tokens"] for sample in samples]).unflatten(1, model.grid)
-    _show(model, codes[:SHOWN], album.path.with_suffix(".png"))
+    _show(model, codes[:SHOWN], session.out / f"samples-{session.title}.png")
     images = (model.codec.decode(part.to(torch.int64)) for part in codes.split(TOGETHER))
     made = extract(features, session.counted("features", images, len(codes), len), split="generated")
     options = options_of(session, settings.sampler)

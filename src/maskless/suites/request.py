@@ -8,6 +8,7 @@ from typing import Any
 
 from maskless.config import build, override, parse, read, tree_of
 from maskless.data.hub import DATASETS
+from maskless.data.zero_shot import CORPORA
 from maskless.evaluation.settings import SUITES, Evaluation, Suite
 from maskless.training.recipe import Recipe, find, recipe_names
 
@@ -80,7 +81,7 @@ def sampler_of(changes: Sequence[str]) -> dict[str, Any] | None:
 
 
 def data_of(text: str | None) -> dict[str, Any] | None:
-    """A data section from a recipe, the name of a data set, a file or folder of text, or YAML itself.
+    """A data section from a recipe, the name of a data set, a file or folder of text, CORPUS:FILE (wikitext:wiki.test.txt), or YAML itself.
 
     Raises:
         ValueError: none of these.
@@ -89,6 +90,9 @@ def data_of(text: str | None) -> dict[str, Any] | None:
         return None
     if text.lstrip().startswith("{"):
         return parse(text, "--data")
+    corpus, colon, place = text.partition(":")
+    if colon and corpus in CORPORA:
+        return {"type": "zero_shot", "name": corpus, "place": place}
     if text in DATASETS:
         return {"type": "hub", "name": text}
     if text.removesuffix(".yaml") in recipe_names() or text.endswith(".yaml"):
@@ -99,7 +103,7 @@ def data_of(text: str | None) -> dict[str, Any] | None:
     if Path(text).expanduser().exists():
         return {"type": "files", "train": text, "valid": text}
     raise ValueError(f"--data {text} is no file, no recipe and none of the data sets {', '.join(DATASETS)}; "
-                     "it may also be a data section: '{type: files, train: texts/}'")
+                     "it may also be CORPUS:FILE (wikitext:wiki.test.txt) or a data section: '{type: files, train: texts/}'")
 
 
 def named_by(text: str | None) -> str:

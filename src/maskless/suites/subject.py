@@ -16,6 +16,7 @@ from maskless.evaluation.results import NAME, ModelRecord, Named, digest_of, has
 from maskless.training.recipe import Recipe, load_recipe
 
 Weights = Literal["ema", "raw"]
+INSIDE = ("checkpoints", "rounds")                                  # folders of a run in which models lie
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def subject_of(network: Any, coding: Coding, name: str, *, recipe: Recipe | None
 def _called(source: str | Path) -> str:
     """The last word of a path; of a step or a round of a run, the run's as well."""
     path = Path(source)
-    if path.parts[-2:-1] in (("checkpoints",), ("rounds",)):
+    if path.parent.name in INSIDE:
         word = f"{path.parent.parent.name}-{path.name}"
     else:
         word = path.stem if path.suffix in SUFFIXES else path.name
@@ -127,7 +128,7 @@ def _step(folder: Path | None) -> int | None:
 
 def _recipe(folder: Path | None) -> Recipe | None:
     """The recipe of the run that a folder belongs to: the run itself, a step or a round of it."""
-    if folder is None:
+    if folder is None or folder.resolve().parent.name not in INSIDE:
         return None
-    run = folder.resolve().parent.parent
-    return load_recipe(run / "config.yaml") if (run / "config.yaml").is_file() else None
+    config = folder.resolve().parent.parent / "config.yaml"
+    return load_recipe(config) if config.is_file() else None

@@ -1,7 +1,7 @@
-"""`tasks`: questions with choices and last words from local files, scored by `evaluation/harness.py`.
+"""`tasks`: questions with answers to choose from and last words from local files, scored by `evaluation/harness.py`.
 
-    TASK_accuracy             share of questions whose likeliest choice is right, or whose last word greedy decoding writes
-    TASK_accuracy_per_byte    the same, scores divided by the bytes of a choice
+    TASK_accuracy             share of questions whose likeliest answer is right, or whose last word greedy decoding writes
+    TASK_accuracy_per_byte    the same, scores divided by the bytes of an answer
     TASK_target_nats          -log p of the last word, a bound or exact
 """
 from __future__ import annotations
@@ -32,6 +32,6 @@ def evaluate_tasks(session: Session, settings: Tasks) -> Iterator[Result]:
         data = DataRecord(task.name, "all" if settings.rows is None else f"first {settings.rows}", task.hash, len(task.questions))
         for found in figures(task, scores):
             details = {**found.details, "score": settings.score, "overlong": settings.overlong, "decoding": settings.decoding,
-                       "draws_per_choice": 1 if opened.model.left_to_right else settings.budget}
+                       "draws_per_answer": 1 if opened.model.left_to_right else settings.budget}
             yield session.result(f"{task.name}_{found.metric}", found.value, found.standard_error, found.count, kind=found.kind, unit=found.unit,
                                  better=found.better, data=data, details=details)
