@@ -64,13 +64,13 @@ class PrimePartition(TwoSided):
         slots = None if here is None else here.repeat_interleave(model.per_site, 1)
         states = model.hidden_of_digit_groups(digits.flatten(1), ~group.flatten(1), cond=batch.labels, t=self.schedule.linear(t), present=slots)
         # for each site first the query of group 0, which sees the digits of group 1, then the reverse
-        seen = Hidden(digits.repeat_interleave(2, 1), torch.stack([group, ~group], 2).flatten(1, 2), states.flatten(1, 2))
+        tokens = batch.tokens.repeat_interleave(2, 1)
+        seen = Hidden(tokens, digits.repeat_interleave(2, 1), torch.stack([group, ~group], 2).flatten(1, 2), states.flatten(1, 2))
         one_sided = batch.given[:, 1:].any(1)[:, None]
         second = torch.arange(2, device=t.device).bool().repeat(batch.tokens.shape[1]).expand(len(t), -1)             # True: group 1
         loss, bound = self.site_weights(t, second, torch.where(one_sided, 1.0, 0.5))
         wanted = batch.targets.repeat_interleave(2, 1) & ~seen.known.all(-1) & (second | ~one_sided)
-        all_known = torch.ones_like(seen.known)
-        piece = joint(model.code, seen, all_known, self.filter_observed) if whole else single(model.code, seen, self.filter_observed)
+        piece = (joint if whole else single)(model.code, seen, self.filter_observed)
         size = sites_per_chunk(model.head.weight.shape[0], states.device)
         total, nll = weighted_sum(model, seen.states, loss, piece, wanted=wanted, chunk=size)
         zero = torch.zeros_like(nll)
