@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskless.models import PartitionConfig
 from maskless.noise import hashed
 from maskless.training.recipe import load_recipe, recipe_names
 from maskless.training.run import train
@@ -33,7 +34,8 @@ SHRUNK = (
     "model.width=32",
     "model.heads=2",
 )
-LAYERS = {"partition": ("model.encoder_layers=1", "model.decoder_layers=1", "training.attention=dense"), "other": ("model.layers=2",)}
+LAYERS = {"partition": ("model.encoder_layers=1", "model.decoder_layers=1", "training.attention=dense"), "other": ("model.layers=2",),
+          "groups of digits": ("model.encoder_layers=1", "model.decoder_layers=1")}
 WORDS = ("the", "of", "to", "and", "in", "is", "it", "we", "you", "site", "token", "model", "group", "step", "order")
 
 
@@ -82,7 +84,8 @@ def digits(folder: Path) -> tuple[str, ...]:
 def losses(name: str, folder: Path) -> list[float]:
     """The losses of ten steps of a recipe."""
     data = {"tiny/qm9": molecules, "tiny/sudoku": boards, "tiny/pgm_digits": digits, "tiny/maskgit_digits": digits}.get(name, prose)(folder)
-    kind = "partition" if hasattr(load_recipe(name).model, "encoder_layers") else "other"
+    model = load_recipe(name).model
+    kind = "partition" if isinstance(model, PartitionConfig) else "groups of digits" if hasattr(model, "encoder_layers") else "other"
     start = ("training.start=null",) if name == "tiny/pgm_to_causal" else ()
     run = train(name, *data, *SHRUNK, *LAYERS[kind], *start, out=folder / name.replace("/", "-"))
     return [record["loss"] for record in run.metrics if "loss" in record]

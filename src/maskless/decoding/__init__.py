@@ -2,7 +2,7 @@
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Choices, Draw, inverse_linear, linear_top_k
 from maskless.decoding.decode import Predictor, Record, check, decode
-from maskless.decoding.digits import CoarseFirst, DigitCanvas
+from maskless.decoding.digits import CoarseFirst, DigitCanvas, TokenByToken
 from maskless.decoding.ends import arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
 from maskless.decoding.guidance import Guided, constant, halves, ramped
 from maskless.decoding.halton import Halton
@@ -16,6 +16,6 @@ from maskless.decoding.speculate import Speculative
 
 __all__ = ["Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "Choices", "CoarseFirst", "Confidence", "DigitCanvas", "Draw",
            "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked", "Record",
-           "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch", "arccos", "arccos_maskgit",
-           "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear", "linear_top_k", "ramped", "remask",
-           "rollout", "root", "slide", "square", "text_of"]
+           "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch", "TokenByToken", "arccos",
+           "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear", "linear_top_k", "ramped",
+           "remask", "rollout", "root", "slide", "square", "text_of"]

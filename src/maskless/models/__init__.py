@@ -7,8 +7,9 @@ from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import PrimeConfig, PrimeTransformer
+from maskless.models.prime_partition import PrimePartitionConfig, PrimePartitionTransformer
 
-ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig
+ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimePartitionConfig
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -17,6 +18,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
     "prime": (PrimeConfig, PrimeTransformer),
+    "prime_partition": (PrimePartitionConfig, PrimePartitionTransformer),
 }
 
 
@@ -44,4 +46,4 @@ def build(config: ModelConfig) -> Denoiser:
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
            "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "PrimeConfig", "PrimeTransformer", "build", "fold", "kind_of"]
+           "PartitionTransformer", "PrimeConfig", "PrimePartitionConfig", "PrimePartitionTransformer", "PrimeTransformer", "build", "fold", "kind_of"]
