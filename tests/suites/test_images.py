@@ -9,14 +9,15 @@ import torch
 
 import maskless
 from maskless.data.image_sources import ImageArrays
-from maskless.data.images import PlainPixels
+from maskless.data.images import Images, PlainPixels
 from maskless.data.pictures import in_unit_range
+from maskless.data.sources import Files
 from maskless.decoding import SamplerOptions
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
 from maskless.evaluation.feature_statistics import save_statistics
 from maskless.evaluation.features import classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import frechet_distance, kernel_distance
-from maskless.evaluation.settings import ImageQuality
+from maskless.evaluation.settings import ImageQuality, Likelihood
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
 from maskless.suites.subject import open_subject
@@ -113,3 +114,17 @@ def test_what_cannot_be_measured(world, models, tmp_path):
         evaluate(painter(world), [settings(world, subset=40, metrics=("kernel_distance",))], out=tmp_path / "out")
     with pytest.raises(ValueError, match="metrics has 'fid'; choose from"):
         settings(world, metrics=("fid",))
+
+
+def test_the_likelihood_of_images(world, models, text, tmp_path):
+    data = Images(source=ImageArrays(train=str(world / "real.npz")), codec=maskless.PixelCodec(levels=4), size=SIDE)
+    (found,) = evaluate(painter(world), [Likelihood(data=data, rows=3)], out=tmp_path)
+    assert found.metric == "nelbo" and found.details["tokens"] == 3 * SIDE * SIDE and "bits_per_byte" not in found.details
+    assert found.data.documents == REAL and found.tokenizer.name == "PixelCodec"
+    other = Images(source=ImageArrays(train=str(world / "real.npz")), codec=maskless.PixelCodec(levels=5), size=SIDE)
+    with pytest.raises(ValueError, match="another codec or grid"):
+        evaluate(painter(world), [Likelihood(data=other)], out=tmp_path)
+    with pytest.raises(ValueError, match="is a model of images and the data are texts"):
+        evaluate(painter(world), [Likelihood(data=Files(train=str(text)))], out=tmp_path)
+    with pytest.raises(ValueError, match="is a model of texts and the data are images"):
+        evaluate(open_subject(models / "pgm", device="cpu"), [Likelihood(data=data)], out=tmp_path)

@@ -155,9 +155,9 @@ def training_contenders(setting: TrainingSetting, names: Sequence[str], device: 
 
 def contender_of(name: str, model: Denoiser, setting: TrainingSetting, device: torch.device) -> TrainingContender:
     """A model that is there already, trained as its kind is: a partition model attends the fastest way, an order-causal one in one pass."""
-    if isinstance(model, CausalPartitionTransformer):
+    if type(model) is CausalPartitionTransformer:
         return TrainingContender(name, model, _in_random_order)
-    if isinstance(model, PartitionTransformer):
+    if type(model) is PartitionTransformer:                         # models that build on it choose how they attend themselves
         way = fastest(setting, device)
         return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known, grouping=GROUPINGS[way]), way)
     return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known))

@@ -19,13 +19,12 @@ from typing import Any
 import torch
 
 from maskless.api.image import ImageModel
-from maskless.data.tokenizer import Coding
-from maskless.decoding import Canvas, Noise, SamplerOptions, Speculative
+from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import fast_bf16
 from maskless.evaluation.results import Precision, Result, Uncertainty
 from maskless.evaluation.settings import Speed
-from maskless.evaluation.speed import Contender, Timing, from_start, race_them
+from maskless.evaluation.speed import Contender, Timing, race_them
 from maskless.evaluation.training_speed import TrainingSetting, contender_of, time_steps
 from maskless.models import Denoiser
 from maskless.suites.drawing import options_of
@@ -53,7 +52,7 @@ def evaluate_speed(session: Session, settings: Speed) -> Iterator[Result]:
 
 @dataclass(frozen=True)
 class Generation:
-    """How rows are drawn from a model: what `evaluation.speed` times."""
+    """How rows are drawn from a model, as its users draw them: what `evaluation.speed` times. It makes its own canvas."""
 
     session: Session
     settings: Speed
@@ -62,36 +61,35 @@ class Generation:
 
     def __call__(self, model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
         opened = self.session.subject.opened
-        cond = None
-        if isinstance(opened, ImageModel):                          # an image begins with nothing, or with the BOS of imported models
-            nothing = torch.zeros(self.batch, *opened.grid, dtype=torch.int64)
-            canvas = opened._canvas(nothing, nothing.bool())
-            classes = opened.model.null_label
-            cond = None if classes is None else (torch.arange(self.batch) % classes).to(opened.device)
-        decoding = opened._decoding(self.settings.refresh)
-        sampler = self.sampler(int(canvas.open.sum(1).max()))
+        decoding, sampler, classes = opened._decoding(self.settings.refresh), self.sampler(), opened.model.null_label
+        cond = None if classes is None else (torch.arange(self.batch) % classes).to(opened.device)
         if isinstance(sampler, Speculative):
-            for round in sampler.rounds(decoding, canvas, noise):
+            for round in sampler.rounds(decoding, self.canvas(), noise):
                 yield round                                         # a draft
                 yield round                                         # and its verification
         else:
-            yield from sampler.records(decoding, canvas, noise, cond)
+            yield from sampler.records(decoding, self.canvas(), noise, cond)
 
-    def sampler(self, sites: int) -> Any:
+    def canvas(self) -> Any:
+        """Rows that know their first site; images that know nothing."""
         opened = self.session.subject.opened
-        options = SamplerOptions(**options_of(self.session, self.settings.sampler))
-        grid = opened.grid if isinstance(opened, ImageModel) else None
-        coding: Coding = self.session.subject.coding
-        vocabulary = coding.vocabulary
-        forbid = () if vocabulary.bos is None or vocabulary.bos == vocabulary.eos else (vocabulary.bos,)
-        return options.sampler(sites, grid, left_to_right=opened.model.left_to_right, eos=vocabulary.eos, forbid=forbid)
+        if isinstance(opened, ImageModel):
+            nothing = torch.zeros(self.batch, *opened.grid, dtype=torch.int64)
+            return opened._canvas(nothing, nothing.bool())
+        sites = torch.arange(self.length).expand(self.batch, -1)
+        return opened._canvas(torch.zeros_like(sites), sites < 1)
+
+    def sampler(self) -> Sampler | Speculative:
+        """The sampler of the settings. Raises ValueError for one that the model does not take."""
+        opened, options = self.session.subject.opened, options_of(self.session, self.settings.sampler)
+        if isinstance(opened, ImageModel):
+            return opened._sampler(options, opened.grid[0] * opened.grid[1], grid=opened.grid)
+        return opened._sampler(options, self.length - 1, **opened._fixed(opened._opening))
 
 
 def _sampling(session: Session, settings: Speed, length: int, batch: int, protocol: str) -> Result:
     opened = session.subject.opened
     generation = Generation(session, settings, batch, length)
-    if not isinstance(opened, ImageModel):
-        generation.sampler(int(from_start(1, length, torch.device("cpu")).open.sum(1).max()))                    # says at once what does not fit
     contender = Contender(session.title, opened.network, generation, batch, length, settings.sampler.steps or length)
     extra = max(settings.warmups - 1, 0)                            # `race_them` warms up once itself
     with torch.inference_mode():
