@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill), of images 32; they need not divide it.")]
 Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin, entropy-bound, "
-                                                      "or coarse-first (Prime).")]
+                                                      "or (Prime) coarse-first, token-by-token.")]
 Roll = Annotated[bool, typer.Option("--roll", help="Halton order: every image begins at a place of its own.")]
 Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos or ancestral: how many sites are revealed when.")]
 AlphaPower = Annotated[float | None, typer.Option(help="Ancestral plan: known at time t with probability (1 - t) to this power (Prime images: 3).")]
@@ -43,7 +43,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Images: a .png (o
 Animate = Annotated[Path | None, typer.Option(help="Images: a .gif of how they come to be.")]
 
 CHOICES = {
-    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first"),
+    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first", "token-by-token"),
     "plan": ("even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"),
     "guidance_schedule": ("constant", "linear"),
 }

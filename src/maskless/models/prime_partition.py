@@ -264,22 +264,21 @@ class DigitPartitionPredictor:
         length, most = known.shape[1], canvas.most // (model.per_site if model.config.fusion == "late" else 1)
         held = Sites.of(model.enters(known), max(1, min(length, most)))
         condition = model.condition_at(torch.full((len(known),), step.t, device=known.device), pick_labels(self.labels, rows))
-        x = model.sums(held.take(digits), held.take(known))[:, :, 0]                          # (R, n, D)
+        x = model.sums(digits, known)[:, :, 0]                                                # (R, L, D)
         places, ahead = model.rotation(length), torch.arange(count // 2, count, device=known.device)         # the registers of group 0
         at = places.at(torch.cat([ahead.expand(len(known), -1), held.index + count], 1))
         attend = Masked(padded_keys(held.valid, count // 2)[:, None, None])
-        states = model.encoded(x, ahead, at, condition, attend)
-        memory = Memory(states, at, self._beside(states[:, count // 2:], held, digits, known, index))
+        states = model.encoded(held.take(x), ahead, at, condition, attend)
+        asked = Sites(index, torch.ones_like(index, dtype=torch.bool))
+        memory = Memory(states, at, asked.take(x if model.config.fusion == "late" else self._by_site(states[:, count // 2:], held, length)))
         return model.answers(memory, index + count, places, condition, attend)
 
-    def _beside(self, states: Tensor, held: Sites, digits: Tensor, known: Tensor, index: Tensor) -> Float[Tensor, "R Q D"]:
-        asked = Sites(index, torch.ones_like(index, dtype=torch.bool))
-        if self.model.config.fusion == "late":
-            return self.model.sums(asked.take(digits), asked.take(known))[:, :, 0]
-        length = known.shape[1]
+    @staticmethod
+    def _by_site(states: Float[Tensor, "R n D"], held: Sites, length: int) -> Float[Tensor, "R L D"]:
+        """Zeros where nothing is held."""
         by_site = states.new_zeros(len(states), length + 1, states.shape[-1])
         place = torch.where(held.valid, held.index, length)[..., None].expand_as(states)
-        return asked.take(by_site.scatter(1, place, states)[:, :length]) * asked.take(known).any(-1, keepdim=True)
+        return by_site.scatter(1, place, states)[:, :length]
 
 
 def padded_groups(group: Bool[Tensor, "B W"], count: int) -> Bool[Tensor, "B n"]:

@@ -152,6 +152,14 @@ def test_every_digit_is_supervised_once_and_both_sides_are_bounds(name):
     torch.testing.assert_close(found.bound, (one + other) / 2)
 
 
+@pytest.mark.parametrize("name", GROUPS)
+def test_batches_of_whole_tokens_are_the_partition_loss(name):
+    model, batch = strong(name), Batch.of(torch.randint(V - 1, (4, L)))
+    noise = draws(0, 0, torch.arange(4), 4, L, low=1e-3, high=1 - 1e-3)
+    torch.testing.assert_close(PrimePartition(token_groups=1.0)(model, batch, noise).bound, Partition()(model, batch, noise).bound)
+    assert list(PrimePartition(token_groups=0.5).reported(L)) == ["bound", "bound_of_tokens"] and not PrimePartition(token_groups=0.5).valid
+
+
 class Reversed:
     """The queries of group 0, for an objective that predicts what is not known."""
 
