@@ -13,12 +13,14 @@ from maskless.models import (
     PartitionConfig,
     PrimeConfig,
     PrimePartitionConfig,
+    UNetConfig,
     build,
 )
 
 V, L = 11, 12
 SIZES = {"vocab_size": V, "length": L, "width": 32, "heads": 2, "dropout": 0.0}
 GRID = {"grid": (3, 4)}
+UNET = {"width": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "head_width": 4, "dropout": 0.0}
 
 CONFIGS = {
     "masked": MaskedConfig(**SIZES, layers=2, cond_dim=8),
@@ -50,6 +52,8 @@ CONFIGS = {
     "prime, groups, late": PrimePartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, digits=4, code="shuffled", fusion="late", registers=2,
                                                 cond_dim=0, forbidden=(10,)),
     "prime, separate": PrimeConfig(**SIZES, layers=1, digits=2, base=5, tables="separate", cond_dim=8),
+    "unet": UNetConfig(V, length=L, planes=1, **GRID, **UNET),
+    "unet, planes": UNetConfig(V, length=L, planes=3, grid=(6, 2), digits=4, classes=3, forbidden=(10,), **{**UNET, "multipliers": (3, 2)}),
 }
 LABELLED = [name for name, config in CONFIGS.items() if getattr(config, "classes", 0)]
 ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]

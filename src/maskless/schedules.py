@@ -190,7 +190,43 @@ class Root(Schedule):
         return share * (2 - share)
 
 
-SCHEDULES = {"linear": LogLinear, "arccos": Arccos, "cosine": Cosine, "square": Square, "root": Root}
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """alpha(t) = (1 - t)^power, alpha'(t) = -power (1 - t)^(power - 1): of MDM-Prime's images, where 1 - t is called t (arXiv 2505.18495).
+
+    Args:
+        power: 3 as published for digits of pixels, 2 for super-tokens; 1 is the linear schedule.
+
+    Raises:
+        ValueError: a power that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from maskless.schedules import Polynomial
+        >>> Polynomial(3.0).alpha(torch.tensor([0.0, 0.5, 1.0])).tolist()
+        [1.0, 0.125, 0.0]
+    """
+
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"schedule.power is {self.power}; give a positive number (3 is published for pixels)")
+
+    def alpha(self, t: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        return (1 - t) ** self.power
+
+    def hiding(self, t: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        return -torch.expm1(self.power * torch.log1p(-t))
+
+    def rate(self, t: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        return -self.power * (1 - t) ** (self.power - 1)
+
+    def time(self, share: float) -> float:
+        return -math.expm1(math.log1p(-share) / self.power) if share < 1 else 1.0
+
+
+SCHEDULES = {"linear": LogLinear, "arccos": Arccos, "cosine": Cosine, "square": Square, "root": Root, "polynomial": Polynomial}
 
 
 def stratified_times(uniforms: Float[Tensor, " n"], low: float = 1e-3, high: float = 1.0) -> Float[Tensor, " n"]:

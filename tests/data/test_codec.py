@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskless.data.codec import Codec, PixelCodec, load_codec
+from maskless.data.codec import Codec, PixelCodec, code_grid, load_codec
 
 
 @pytest.mark.parametrize(("levels", "channels"), [(2, 1), (3, 1), (16, 1), (256, 1), (65536, 1), (2, 3), (8, 3), (40, 3)])
@@ -28,6 +28,22 @@ def test_the_nearest_level_each_and_channels_in_order():
     assert torch.equal(colour.encode(image * 3), colour.encode((image * 3).clamp(-1, 1)))
 
 
+@pytest.mark.parametrize(("levels", "planes", "codes"), [(256, 3, 256), (256, 2, 4096), (4, 2, 8), (16, 3, 16)])
+def test_a_pixel_in_several_codes(levels, planes, codes):
+    codec, images = PixelCodec(levels, 3, planes), torch.randint(levels, (2, 3, 4, 5)) / (levels - 1) * 2 - 1
+    assert codec.vocab_size == codes and code_grid(codec, 32) == (planes * 32, 32)
+    found = codec.encode(images)
+    assert found.shape == (2, planes * 4, 5) and int(found.max()) < codes
+    torch.testing.assert_close(codec.decode(found), images)
+    if planes == 3:                                                 # the channels, one under the other
+        torch.testing.assert_close(found.unflatten(1, (3, 4)), ((images + 1) / 2 * (levels - 1)).round().long())
+
+
+def test_the_super_token_of_a_colour():
+    image = torch.tensor([18.0, 52.0, 86.0]).view(1, 3, 1, 1) / 127.5 - 1
+    assert PixelCodec(256, 3, 2).encode(image).flatten().tolist() == [0x123, 0x456]        # of 0x12, 0x34, 0x56
+
+
 def test_bytes_are_exact():
     codec, image = PixelCodec(256), torch.arange(256).view(1, 1, 16, 16)
     assert torch.equal(codec.encode(image / 255 * 2 - 1)[0], image[0, 0])
@@ -41,7 +57,8 @@ def test_what_is_no_image_and_no_code():
     with pytest.raises(ValueError, match="the code -1 is outside"):
         PixelCodec(4).decode(torch.tensor([[[0, -1]]]))
     for arguments, message in (((1, 1), "levels is 1: use 2 to 65536"), ((41, 3), "levels is 41: use 2 to 40"),
-                               ((4, 2), "channels is 2")):
+                               ((4, 2), "channels is 2"), ((4, 3, 0), "planes is 0"), ((3, 3, 2), "no 2-fold power, so some codes"),
+                               ((65537, 3, 3), "use 2 to 65536 with 3 channels in 3 planes")):
         with pytest.raises(ValueError, match=message):
             PixelCodec(*arguments)
 

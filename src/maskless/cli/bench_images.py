@@ -21,7 +21,7 @@ def measure(folders: Sequence[Path], classifier: Path, real: Path, chosen: dict[
     asked, features = ways(**chosen), classifier_features(classifier)
     models = {folder.name: ImageModel.from_pretrained(folder, device=device) for folder in folders}
     first = next(iter(models.values()))
-    images = read_images(real, "test", size=first.grid[0] * first.codec.factor).pixels.permute(0, 2, 3, 1).numpy()
+    images = read_images(real, "test", size=first.grid[1] * first.codec.factor).pixels.permute(0, 2, 3, 1).numpy()
     reference = statistics_of(extract(features, batches_of(images), split="test"))
     floor = frechet_distance(statistics_of(extract(features, batches_of(reconstructed(first, images[:count])), split="codec")), reference)
     typer.echo(f"{floor} (test images through the codec and back)\n{HEADER}")

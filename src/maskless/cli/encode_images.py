@@ -21,6 +21,7 @@ def encode_images(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
 ) -> None:
     """Encode images for training: data={type: encoded, train: DESTINATION}. Stopped work goes on where it was."""
+    from maskless.data.codec import code_grid
     from maskless.data.image_sources import ImageArrays, ImageFolder
     from maskless.data.images import ImageCodes
     from maskless.data.shards import Encoding
@@ -32,13 +33,12 @@ def encode_images(
     opened = _codec(codec, device, batch)
     if size < 1 or size % opened.factor:
         raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
-    side = size // opened.factor
-    codes = ImageCodes(opened, (side, side), source.classes())
+    codes = ImageCodes(opened, code_grid(opened, size), source.classes())
     with nullcontext(lambda done: None) if quiet else _Progress() as progress:
         encoding = Encoding(source, codes, size, "pad" if fit == "pad" else "crop", shard=shard, batch=batch)
         shards = encode(encoding, destination, progress)
     if not quiet:
-        typer.echo(f"{len(shards):,} images, {side} x {side} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")
+        typer.echo(f"{len(shards):,} images, {codes.grid[0]} x {codes.grid[1]} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")
     typer.echo(str(destination))
 
 

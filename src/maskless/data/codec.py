@@ -3,7 +3,7 @@
 A codec cuts an image into cells of `factor` x `factor` pixels and gives each a code below `vocab_size`. Its folder holds
 codec.json and, if it has weights, codec.safetensors; a model's folder carries them beside its config.json.
 
-B  images        C  channels (1 grey, 3 colour)        H, W  pixels        h, w  cells: H / factor, W / factor
+B  images        C  channels (1 grey, 3 colour)        H, W  pixels        P  planes, grids of codes        h, w  codes: P H / factor, W / factor
 """
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.data.definition import digest, read_json, write_json
+from maskless.subtokens import smallest_base
 
 FILE = "codec.json"
 MOST_CODES = 1 << 16  # a code is stored in 16 bits
@@ -42,6 +43,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def planes(self) -> int:
+        """P: codes of a cell. The grids of codes lie on top of each other: h = P H / factor. 1 for all but pixels whose channels are apart."""
+        ...
+
+    @property
     def hash(self) -> str:
         """sha256 (hex) of all that codes depend on: equal hashes give equal codes."""
         ...
@@ -61,38 +67,52 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class PixelCodec:
-    """A code a pixel: `levels` values a channel, the nearest one each.
+    """A code a pixel, or `planes` of them: `levels` values a channel, the nearest one each.
 
-    A colour is ONE code out of levels^3, not three sites: a site stays a pixel, so that grids, orders over the plane and
+    By default a colour is ONE code out of levels^3, not three sites: a site stays a pixel, so that grids, orders over the plane and
     two-dimensional positions mean the same for grey, for colour and for a VQ; a row is a third as long, and the channels
     of a pixel, which depend on each other most, are drawn together. Its price is the vocabulary, at most 40 levels.
+
+    With `planes` the same number, the first channel counting most, is written with so many digits, each a site: 3 of a colour are its
+    channels, one by one (256 levels then give 256 codes); 2 are the super-tokens of MDM-Prime's images, 4096 codes for 256 levels.
 
     Args:
         levels: values a channel, at least 2 (black and white; the border is at half intensity).
         channels: 1 or 3.
+        planes: codes a pixel.
 
     Raises:
-        ValueError: there are fewer than 2 levels, other channels, or more than 65,536 codes.
+        ValueError: there are fewer than 2 levels, other channels, more than 65,536 codes, or codes that would be no colour.
 
     Example:
         >>> codec = PixelCodec(levels=4, channels=1)
         >>> codec.encode(torch.tensor([[[[-1.0, -0.4, 0.9]]]])).tolist()
         [[[0, 1, 3]]]
+        >>> PixelCodec(levels=256, channels=3, planes=2).vocab_size
+        4096
     """
 
     levels: int = 16
     channels: int = 1
+    planes: int = 1
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels is {self.channels}: an image has 1 (grey) or 3 (colour)")
+        if self.planes < 1:
+            raise ValueError(f"planes is {self.planes}: a pixel has at least one code")
         if self.levels < 2 or self.vocab_size > MOST_CODES:
-            most = 40 if self.channels == 3 else MOST_CODES
-            raise ValueError(f"levels is {self.levels}: use 2 to {most} with {self.channels} channels")
+            most = round(MOST_CODES ** (self.planes / self.channels) - 0.5)
+            where = f" in {self.planes} planes" if self.planes > 1 else ""
+            raise ValueError(f"levels is {self.levels}: use 2 to {most} with {self.channels} channels{where}")
+        if self.vocab_size**self.planes != self.levels**self.channels:
+            raise ValueError(f"{self.levels}^{self.channels} colours are no {self.planes}-fold power, so some codes would be no colour: "
+                             f"use planes=1 or {self.channels}, or another number of levels")
 
     @property
     def vocab_size(self) -> int:
-        return self.levels**self.channels
+        """The smallest b with b^planes >= levels^channels."""
+        return smallest_base(self.levels**self.channels, self.planes)
 
     @property
     def factor(self) -> int:
@@ -105,24 +125,28 @@ class PixelCodec:
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w"]:
         check_images(images, self)
         steps = ((images.clamp(-1, 1) + 1) / 2 * (self.levels - 1) + 0.5).long()  # (B, C, H, W)
-        return (steps * self._places(images.device)).sum(1)
+        number = (steps * _places(self.levels, self.channels, images.device)).sum(1, keepdim=True)
+        return (number // _places(self.vocab_size, self.planes, images.device) % self.vocab_size).flatten(1, 2)  # plane after plane
 
     def decode(self, codes: Int[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         check_codes(codes, self)
-        steps = codes[:, None] // self._places(codes.device) % self.levels  # (B, C, h, w)
+        number = (codes.unflatten(1, (self.planes, -1)) * _places(self.vocab_size, self.planes, codes.device)).sum(1, keepdim=True)
+        steps = number // _places(self.levels, self.channels, codes.device) % self.levels  # (B, C, H, W)
         return steps.float() / (self.levels - 1) * 2 - 1
 
     def save(self, folder: Path | str) -> None:
         write_json(Path(folder) / FILE, self._definition)
 
-    def _places(self, device: torch.device) -> Int[Tensor, "1 C 1 1"]:
-        """What a level of each channel counts for in a code: the first channel most."""
-        powers = torch.arange(self.channels - 1, -1, -1, device=device)
-        return (self.levels**powers).view(1, -1, 1, 1)
-
     @property
     def _definition(self) -> dict[str, Any]:
-        return {"kind": "pixels", "levels": self.levels, "channels": self.channels}
+        planes = {} if self.planes == 1 else {"planes": self.planes}  # left out where older versions knew of none: same hash
+        return {"kind": "pixels", "levels": self.levels, "channels": self.channels, **planes}
+
+
+def _places(base: int, digits: int, device: torch.device) -> Int[Tensor, "1 n 1 1"]:
+    """What each digit of a number counts for: the first most."""
+    powers = torch.arange(digits - 1, -1, -1, device=device)
+    return (base**powers).view(1, -1, 1, 1)
 
 
 def check_images(images: Float[Tensor, "B C H W"], codec: Codec) -> None:
@@ -133,6 +157,12 @@ def check_images(images: Float[Tensor, "B C H W"], codec: Codec) -> None:
     if height % codec.factor or width % codec.factor:
         size = f"{height} x {width} pixels"
         raise ValueError(f"images of {size} cannot be cut into cells of {codec.factor} pixels: use a multiple of it")
+
+
+def code_grid(codec: Codec, size: int) -> tuple[int, int]:
+    """Rows and columns of the codes of a square image, plane under plane."""
+    side = size // codec.factor
+    return codec.planes * side, side
 
 
 def check_codes(codes: Int[Tensor, "B h w"], codec: Codec) -> None:
@@ -161,7 +191,7 @@ def load_codec(folder: Path | str) -> Codec:
     kind = definition.get("kind") if isinstance(definition, dict) else None
     try:
         if kind == "pixels":
-            return PixelCodec(definition["levels"], definition["channels"])
+            return PixelCodec(definition["levels"], definition["channels"], definition.get("planes", 1))
         if kind == "vq":
             from maskless.data.vq import VQCodec
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.config import Tagged
-from maskless.data.codec import Codec, PixelCodec, load_codec
+from maskless.data.codec import Codec, PixelCodec, code_grid, load_codec
 from maskless.data.definition import digest, read_json, write_json
 from maskless.data.image_sources import IMAGE_SOURCES
 from maskless.data.pack import Row
@@ -40,7 +40,7 @@ class ImageCodes:
 
     Args:
         codec: images to codes.
-        grid: rows and columns of cells, h and w.
+        grid: rows and columns of codes, h and w; the planes of a codec with several lie under each other.
         classes: their names; () if images have none.
 
     Example:
@@ -182,8 +182,7 @@ class Images(Pictures):
         codec = load_codec(self.codec.folder) if isinstance(self.codec, Saved) else self.codec
         if self.size % codec.factor:
             raise ValueError(f"size is {self.size}, no multiple of the {codec.factor} pixels of a cell: change data.size")
-        side = self.size // codec.factor
-        return ImageCodes(codec, (side, side), self.classes())
+        return ImageCodes(codec, code_grid(codec, self.size), self.classes())
 
     def rows(self, split: Split, tokenizer: Any, length: int) -> Iterator[Row]:
         if length != tokenizer.length:

@@ -55,6 +55,10 @@ class VQCodec:
         return self.model.config.channels
 
     @property
+    def planes(self) -> int:
+        return 1
+
+    @property
     def hash(self) -> str:
         """Of the sizes and every bit of the weights, as they were when it was first asked for."""
         return self._hash

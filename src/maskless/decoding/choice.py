@@ -183,6 +183,17 @@ def inverse_linear(first: float, last: float, *, power: float = 1.0, warmup: int
     return lambda step: (2.0 if step.index < warmup else 1.0) / (first + (last - first) * step.progress) ** power
 
 
+def rising(base: float, rise: float, power: float = 1.0) -> Callable[[Step], float]:
+    """Temperatures base + rise (1 - t)^power, t the step's time, 1 at the first step: of MDM-Prime's images, where 1 - t is called t.
+
+    Raises:
+        ValueError: if that is not positive everywhere.
+    """
+    if not (0 < base < math.inf and 0 < base + rise < math.inf and 0 < power < math.inf):
+        raise ValueError(f"a temperature from {base} to {base + rise:g} with power {power}: all three must be positive numbers")
+    return lambda step: base + rise * (1 - step.t) ** power
+
+
 def linear_top_k(first: int, last: int) -> Callable[[Step], int]:
     """Whole numbers from `first` at step 0 to `last` at the last step."""
     return lambda step: round(first + (last - first) * step.progress)

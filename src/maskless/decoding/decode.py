@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Choices, Draw, Head
-from maskless.decoding.noise import Noise
+from maskless.decoding.noise import REMASK, Noise
 from maskless.decoding.order import Order
 from maskless.decoding.plan import Step, place
 
@@ -69,6 +69,8 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
     order_at_work = order.start(canvas, steps, noise)
     reads = order.adaptive or stop_at is not None
     for step in place(steps, device):
+        if step.gone is not None:
+            canvas.forget(_lost(canvas, step, noise))
         slots = order_at_work.propose(canvas, step)
         if slots.index.shape[1] == 0:
             continue
@@ -87,6 +89,15 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
             canvas.look()
             if not canvas.open.any():
                 break
+
+
+def _lost(canvas: Canvas, step: Step, noise: Noise) -> Bool[Tensor, "B L"]:
+    """The sites that a step forgets: so many of the row's drawn ones as the plan says, at random."""
+    assert step.gone is not None
+    rank = noise.at(REMASK, step.index, torch.arange(canvas.length, device=step.gone.device)[None].expand(canvas.rows, -1))
+    drawn = canvas.known & ~canvas.prompt & ~canvas.anchor
+    place = torch.where(drawn, rank, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
+    return drawn & (place < step.gone[:, None])
 
 
 def slot_by_slot(canvas: Canvas, draw: Draw, sites: Sites, slots: Sites) -> Draw:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k
+from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k, rising
+from maskless.decoding.corrector import Anew, Corrected
 from maskless.decoding.digits import CoarseFirst, TokenByToken
 from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
 from maskless.decoding.guidance import constant, ramped
@@ -35,11 +36,18 @@ class SamplerOptions:
             Of a Prime model, coarse-first: all first digits before all second ones; token-by-token: a token's digits one after the other.
         roll: Halton order: every row begins at a place of its own.
         plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps.
+        alpha_power: of an ancestral plan: a site is known at time t with probability (1 - t)^alpha_power (MDM-Prime's pixels: 3).
+        time_power: of an ancestral plan: before that, times are bent, 1 - t to 1 - t^time_power; 1 leaves them as they are.
+        corrector: of an ancestral plan in random order: before every step, sites are forgotten again, in proportion to
+            corrector ((1 - t) t)^corrector_power, see `Corrected`; 0: none.
+        corrector_power: see there.
         block: sites of a block for semi-autoregression inside the length; 0 for one block. `steps` are then those of a block.
         temperature, top_k, top_p: which token, see `Choice`.
         temperature_last: of the last step; its inverse goes there from that of `temperature` in equal parts. None for the same at every step.
         temperature_power: the inverse temperatures are raised to it.
         temperature_warmup: the first steps, at twice the temperature.
+        temperature_rise: the temperature is temperature + temperature_rise (1 - t)^temperature_rise_power, from one end of the decode to the other.
+        temperature_rise_power: see there.
         top_k_last: of the last step; `top_k` goes there in equal parts. None for the same at every step.
         confidence_noise: Gumbel noise of the confidence order (published for images: 5).
         gamma: nats of the entropy-bound order.
@@ -61,6 +69,10 @@ class SamplerOptions:
     order: OrderName | None = None
     roll: bool = False
     plan: PlanName = "even"
+    alpha_power: float = 1.0
+    time_power: float = 1.0
+    corrector: float = 0.0
+    corrector_power: float = 1.0
     block: int = 0
     temperature: float = 1.0
     top_k: int = 0
@@ -68,6 +80,8 @@ class SamplerOptions:
     temperature_last: float | None = None
     temperature_power: float = 1.0
     temperature_warmup: int = 0
+    temperature_rise: float = 0.0
+    temperature_rise_power: float = 1.0
     top_k_last: int | None = None
     confidence_noise: float = 4.5
     gamma: float = 0.1
@@ -94,8 +108,24 @@ class SamplerOptions:
             raise ValueError(f"roll is of the Halton order, and the order is {self.order or 'random'}; choose order halton, or leave roll out")
         if not math.isfinite(self.confidence_noise):
             raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number; 0 is none, 4.5 and 5 are usual")
+        self._check_ancestral()
         constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
         self._choice(())
+
+    def _check_ancestral(self) -> None:
+        """What only an ancestral plan reads, and only in range."""
+        for name, usual in (("alpha_power", 1.0), ("time_power", 1.0), ("corrector", 0.0), ("corrector_power", 1.0)):
+            value = getattr(self, name)
+            if value != usual and self.plan != "ancestral":
+                raise ValueError(f"{name} is {value} and plan {self.plan}, which does not read it; choose plan ancestral, or leave {name} out")
+            if not (0 < value < math.inf or value == usual):
+                raise ValueError(f"{name} {value} is not a positive number; leave it out for {usual:g}")
+        if self.corrector_power != 1 and not self.corrector:
+            raise ValueError(f"corrector_power is {self.corrector_power} and there is no corrector; give corrector, or leave the power out")
+        if self.corrector and self.order not in (None, "random"):
+            raise ValueError(f"corrector {self.corrector} draws sites anew, and order is {self.order}; choose order random, or no corrector")
+        if self.temperature_rise_power != 1 and not self.temperature_rise:
+            raise ValueError(f"temperature_rise_power is {self.temperature_rise_power} and nothing rises; give temperature_rise too")
 
     def sampler(self, sites: int, grid: tuple[int, int] | None = None, *, left_to_right: bool = False, eos: int | None = None,
                 forbid: tuple[int, ...] = ()) -> Sampler | Speculative:
@@ -121,8 +151,10 @@ class SamplerOptions:
     def _choice(self, forbid: tuple[int, ...]) -> Choice | Choices:
         choice = Choice(self.temperature, self.top_k, self.top_p, forbid)
         heated = self.temperature_last is not None or self.temperature_power != 1 or self.temperature_warmup != 0
-        if not heated and self.top_k_last is None:
+        if not heated and not self.temperature_rise and self.top_k_last is None:
             return choice
+        if heated and self.temperature_rise:
+            raise ValueError(f"temperature_rise {self.temperature_rise} and a schedule of inverse temperatures were both given; choose one of them")
         if heated and not self.temperature:
             raise ValueError("temperature 0 takes the most probable token at every step; leave its schedule out, or give a temperature above 0")
         last = self.temperature if self.temperature_last is None else self.temperature_last
@@ -131,6 +163,8 @@ class SamplerOptions:
         if self.top_k_last is not None and not (self.top_k > 0 and self.top_k_last > 0):
             raise ValueError(f"top_k {self.top_k} and top_k_last {self.top_k_last} must both be at least 1: 0, all tokens, is no end of a line")
         heat = inverse_linear(1 / self.temperature, 1 / last, power=self.temperature_power, warmup=self.temperature_warmup) if heated else None
+        if self.temperature_rise:
+            heat = rising(self.temperature, self.temperature_rise, self.temperature_rise_power)
         return Choices(choice, heat, None if self.top_k_last is None else linear_top_k(self.top_k, self.top_k_last))
 
     def _speculative(self, order: Order, choice: Choice | Choices, stop_at: int | None) -> Speculative:
@@ -146,7 +180,7 @@ class SamplerOptions:
                 raise ValueError("order halton is one of the cells of an image, and there is no grid of cells; choose another, or an image model")
             return Halton(grid, self.roll)
         orders: dict[str, Order] = {
-            "random": Random(), "coarse-first": CoarseFirst(), "token-by-token": TokenByToken(),
+            "random": Anew() if self.corrector else Random(), "coarse-first": CoarseFirst(), "token-by-token": TokenByToken(),
             "left-to-right": LeftToRight(), "raster": LeftToRight(), "spaced": Spaced(),
             "confidence": Confidence(self.confidence_noise, self.candidates), "margin": Margin(self.candidates),
             "entropy-bound": EntropyBound(self.gamma, self.candidates)}
@@ -156,7 +190,7 @@ class SamplerOptions:
         if order.adaptive:
             inside = partial(_adaptive, steps)
         elif self.plan == "ancestral":
-            inside = partial(_ancestral, steps)
+            inside = partial(_ancestral, steps, self)
         else:
             inside = partial(_scheduled, steps, ENDS[self.plan])
         return Blockwise(self.block, inside) if self.block else inside(None)
@@ -166,8 +200,13 @@ def _adaptive(steps: int, window: tuple[int, int] | None) -> Plan:
     return Adaptive(steps, window=window)
 
 
-def _ancestral(steps: int, window: tuple[int, int] | None) -> Plan:
-    return Ancestral(steps, window=window)
+def _ancestral(steps: int, how: SamplerOptions, window: tuple[int, int] | None) -> Plan:
+    def alpha(t: float) -> float:
+        return (1 - t**how.time_power) ** how.alpha_power
+
+    if not how.corrector:
+        return Ancestral(steps, alpha, window=window)
+    return Corrected(steps, alpha, lambda t: how.corrector * ((1 - t) * t) ** how.corrector_power, window=window)
 
 
 def _scheduled(steps: int, ends: Ends, window: tuple[int, int] | None) -> Plan:

@@ -21,7 +21,8 @@ class Step:
     """One call of the predictor.
 
     `counts[b]` sites of row b become known, `done[b]` were revealed by earlier steps of the plan; both are None where tokens decide
-    (then `most` only bounds them). `rows` are the rows with anything to reveal, None for all. `window` limits the step to sites start..stop-1.
+    (then `most` only bounds them). Before the call, `forget[b]` of the sites that were drawn become unknown again; None: none. `rows` are
+    the rows with anything to reveal, None for all. `window` limits the step to sites start..stop-1.
     """
 
     index: int                          # place in the full grid, idle steps included: the noise depends on it
@@ -30,11 +31,13 @@ class Step:
     s: float = 0.0                      # and after it
     counts: tuple[int, ...] | None = None
     done: tuple[int, ...] | None = None
+    forget: tuple[int, ...] | None = None
     most: int = 0
     window: tuple[int, int] | None = None
     rest: bool = False                  # reveal everything that is still open
-    n: Tensor | None = None             # counts, done and rows on the device
+    n: Tensor | None = None             # counts, done, forget and rows on the device
     begun: Tensor | None = None
+    gone: Tensor | None = None
     rows: Tensor | None = None
 
     @property
@@ -44,14 +47,15 @@ class Step:
 
 
 def place(steps: Sequence[Step], device: torch.device | str) -> list[Step]:
-    """The steps with `n`, `begun` and `rows` on the device, moved there together before the loop."""
+    """The steps with `n`, `begun`, `gone` and `rows` on the device, moved there together before the loop."""
     if not steps or steps[0].counts is None:
         return list(steps)
     counts, done = (torch.tensor([getattr(step, name) for step in steps]).to(device) for name in ("counts", "done"))
+    forget = torch.tensor([step.forget or [0] * counts.shape[1] for step in steps]).to(device)
     busy = [[b for b, n in enumerate(step.counts or ()) if n] for step in steps]
     rows = torch.tensor([b for some in busy for b in some]).to(device).split([len(some) for some in busy])
-    return [replace(step, n=n, begun=begun, rows=None if len(some) == len(n) else some)
-            for step, n, begun, some in zip(steps, counts, done, rows)]
+    return [replace(step, n=n, begun=begun, gone=gone if step.forget else None, rows=None if len(some) == len(n) else some)
+            for step, n, begun, gone, some in zip(steps, counts, done, forget, rows)]
 
 
 @runtime_checkable
@@ -63,12 +67,14 @@ def _times(steps: int) -> list[float]:
     return [1 - i / steps for i in range(steps + 1)]
 
 
-def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | None = None) -> list[Step]:
-    """Steps from counts[i][b]; steps that reveal nothing in any row vanish, the others keep their index."""
+def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | None = None,
+               forgets: Sequence[Sequence[int]] | None = None) -> list[Step]:
+    """Steps from counts[i][b], and from forgets[i][b]; steps that reveal nothing in any row vanish, the others keep their index."""
     times, done, steps = _times(len(counts)), [0] * (len(counts[0]) if counts else 0), []
     for i, row in enumerate(counts):
         if any(row):
-            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), max(row), window))
+            lost = tuple(forgets[i]) if forgets is not None and any(forgets[i]) else None
+            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), lost, max(row), window))
         done = [a + b for a, b in zip(done, row)]
     return steps
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskless.decoding.canvas import Canvas
 from maskless.decoding.choice import Choice, Choices
+from maskless.decoding.corrector import Anew
 from maskless.decoding.decode import Callback, Predictor, Record, check, decode
 from maskless.decoding.guidance import Guided, Scale, halves
 from maskless.decoding.noise import PROMPT, REMASK, Noise
@@ -110,6 +111,8 @@ class Sampler:
         if self.order.adaptive != any(step.counts is None for step in steps) and steps:
             raise ValueError(f"order {order} and plan {type(self.plan).__name__} do not fit: "
                              "Adaptive is the plan of entropy-bound orders, and of no other")
+        if any(step.forget for step in steps) and not isinstance(self.order, Anew):
+            raise ValueError(f"plan {type(self.plan).__name__} forgets sites and order {order} lists each once; use the order Anew")
         if not model.left_to_right:
             return
         if not self.order.left_to_right:

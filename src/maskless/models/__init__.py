@@ -1,4 +1,5 @@
-"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive, prime."""
+"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive,
+prime (digits of tokens), prime_partition, unet (Prime's images)."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
@@ -8,8 +9,10 @@ from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import PrimeConfig, PrimeTransformer
 from maskless.models.prime_partition import PrimePartitionConfig, PrimePartitionTransformer
+from maskless.models.unet import UNet, UNetConfig
 
-ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimePartitionConfig
+ModelConfig = (MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimePartitionConfig
+               | UNetConfig)
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -19,6 +22,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
     "prime": (PrimeConfig, PrimeTransformer),
     "prime_partition": (PrimePartitionConfig, PrimePartitionTransformer),
+    "unet": (UNetConfig, UNet),
 }
 
 
@@ -37,6 +41,8 @@ def build(config: ModelConfig) -> Denoiser:
         >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
         11
     """
+    if isinstance(config, UNetConfig):
+        return UNet(config)
     even = config.width % config.heads == 0 and (config.width // config.heads) % 2 == 0
     if not even and not isinstance(config, MaskGITConfig):
         raise ValueError(f"width {config.width} with {config.heads} heads gives heads of width {config.width / config.heads:g}; "
@@ -44,6 +50,27 @@ def build(config: ModelConfig) -> Denoiser:
     return MODELS[kind_of(config)][1](config)
 
 
-__all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
-           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "PrimeConfig", "PrimePartitionConfig", "PrimePartitionTransformer", "PrimeTransformer", "build", "fold", "kind_of"]
+__all__ = [
+    "MODELS",
+    "AutoregressiveConfig",
+    "AutoregressiveTransformer",
+    "CausalPartitionConfig",
+    "CausalPartitionTransformer",
+    "Denoiser",
+    "MaskGITConfig",
+    "MaskGITTransformer",
+    "MaskedConfig",
+    "MaskedTransformer",
+    "ModelConfig",
+    "PartitionConfig",
+    "PartitionTransformer",
+    "PrimeConfig",
+    "PrimePartitionConfig",
+    "PrimePartitionTransformer",
+    "PrimeTransformer",
+    "UNet",
+    "UNetConfig",
+    "build",
+    "fold",
+    "kind_of",
+]

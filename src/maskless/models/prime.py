@@ -6,7 +6,7 @@ the condition.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from maskless.decoding.canvas import Canvas
 from maskless.decoding.decode import Predictor
 from maskless.decoding.digits import DigitCanvas
 from maskless.layers.embedding import TokenEmbedding
-from maskless.models.base import FullPredictor
+from maskless.models.base import Denoiser, FullPredictor
 from maskless.models.masked import Bidirectional
 from maskless.subtokens import SubTokenCode, smallest_base
 
@@ -83,36 +83,31 @@ class PrimeConfig:
 
     def coded(self) -> SubTokenCode:
         """The code that this configuration describes."""
-        base = self.base or max(2, smallest_base(self.vocab_size, self.digits))
-        if self.code == "shuffled":
-            return SubTokenCode.shuffled(self.vocab_size, self.digits, seed=self.code_seed, base=base)
-        return SubTokenCode.digits(self.vocab_size, self.digits, base)
+        return code_of(self)
 
 
-class PrimeTransformer(Bidirectional):
-    """p(x_i | known digits) for every site: L positions pass the network, whatever l is; the head has V outputs and no [MASK].
+def code_of(config: Any) -> SubTokenCode:
+    """The code that a configuration describes by vocab_size, digits, base, code and code_seed."""
+    base = config.base or max(2, smallest_base(config.vocab_size, config.digits))
+    if config.code == "shuffled":
+        return SubTokenCode.shuffled(config.vocab_size, config.digits, seed=config.code_seed, base=base)
+    return SubTokenCode.digits(config.vocab_size, config.digits, base)
 
-    The law is joint over the digits of a site and factorised over sites. It is not filtered by the digits that are known: losses and
-    canvases do that. Input of slot (i, j): row y of the table, y = b where the digit is not known.
 
-    | part | initialisation |
-    |---|---|
-    | tables | uniform in +-1/sqrt(width of a digit) |
-    | adaLN, head | zero: blocks pass their input on, laws are uniform |
-    | everything else | torch's default |
+class OverDigits(Denoiser):
+    """A model that reads tokens as digits of which some may be known: what the networks of MDM-Prime have in common.
+
+    The law of a site is joint over its digits and factorised over sites. It is not filtered by the digits that are known: losses and
+    canvases do that.
     """
 
     table: Tensor
+    base: int
 
-    def __init__(self, config: PrimeConfig):
-        super().__init__()
-        self.config = config
-        code = config.coded()
+    def write_in(self, code: SubTokenCode) -> None:
+        """The code that tokens are written in, when the model is made."""
         self.base = code.base
         self.register_buffer("table", code.table)
-        rows = (code.base + 1) * (config.digits if config.tables == "separate" else 1)
-        self.embedding = TokenEmbedding(rows, config.width // config.digits if config.merge == "concatenate" else config.width)
-        self.add_trunk(config)
 
     @property
     def per_site(self) -> int:
@@ -124,7 +119,7 @@ class PrimeTransformer(Bidirectional):
         return SubTokenCode(self.table, self.base)
 
     @torch.no_grad()
-    def recode(self, code: SubTokenCode) -> PrimeTransformer:
+    def recode(self, code: SubTokenCode) -> OverDigits:
         """Write tokens in another code from now on (a cluster tree, say); what was learned of the old one means nothing then.
 
         Raises:
@@ -136,6 +131,52 @@ class PrimeTransformer(Bidirectional):
         self.table.copy_(code.table)
         return self
 
+    def hidden_of_digits(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
+                         t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L D"]:
+        """`hidden`, where single digits are known.
+
+        Args:
+            digits: in [0, b); what stands where a digit is not known is not read.
+            known, present: of every slot; a site is present with all its slots or not at all.
+        """
+        raise NotImplementedError
+
+    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
+               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """Whole tokens are known, or none of their digits."""
+        seen, there = (None if x is None else x.repeat_interleave(self.per_site, 1) for x in (known, present))
+        assert seen is not None
+        return self.hidden_of_digits(self.table[tokens].flatten(1), seen, cond=cond, t=t, present=there)
+
+    def canvas(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, present: Bool[Tensor, "B L"] | None = None,
+               anchor: Bool[Tensor, "B L"] | None = None) -> Canvas:
+        """A `DigitCanvas` with the joint draw and the filter; make one of your own (`DigitCanvas`, `.of_digits`) for other draws."""
+        return DigitCanvas(tokens, known, code=self.code.to(tokens.device), present=present, anchor=anchor)
+
+    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
+        return FullPredictor(self, cond, self.hidden_of_digits)
+
+
+class PrimeTransformer(OverDigits, Bidirectional):
+    """p(x_i | known digits) for every site: L positions pass the network, whatever l is; the head has V outputs and no [MASK].
+
+    Input of slot (i, j): row y of the table, y = b where the digit is not known.
+
+    | part | initialisation |
+    |---|---|
+    | tables | uniform in +-1/sqrt(width of a digit) |
+    | adaLN, head | zero: blocks pass their input on, laws are uniform |
+    | everything else | torch's default |
+    """
+
+    def __init__(self, config: PrimeConfig):
+        super().__init__()
+        self.config = config
+        self.write_in(config.coded())
+        rows = (self.base + 1) * (config.digits if config.tables == "separate" else 1)
+        self.embedding = TokenEmbedding(rows, config.width // config.digits if config.merge == "concatenate" else config.width)
+        self.add_trunk(config)
+
     def embed(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B L D"]:
         ids = torch.where(known, digits, self.base).unflatten(1, (-1, self.per_site))        # (B, L, l)
         if self.config.tables == "separate":
@@ -145,25 +186,5 @@ class PrimeTransformer(Bidirectional):
 
     def hidden_of_digits(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
                          t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L D"]:
-        """`hidden`, where single digits are known.
-
-        Args:
-            digits: in [0, b); what stands where a digit is not known is not read.
-            known, present: of every slot; a site is present with all its slots or not at all.
-        """
         sites = None if present is None else present[:, ::self.per_site]
         return self.through(self.embed(digits, known), self.condition_at(t, cond), sites)
-
-    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
-               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
-        """Whole tokens are known, or none of their digits."""
-        x = self.embed(self.table[tokens].flatten(1), known.repeat_interleave(self.per_site, 1))
-        return self.through(x, self.condition_at(t, cond), present)
-
-    def canvas(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, present: Bool[Tensor, "B L"] | None = None,
-               anchor: Bool[Tensor, "B L"] | None = None) -> Canvas:
-        """A `DigitCanvas` with the joint draw and the filter; make one of your own (`DigitCanvas`, `.of_digits`) for other draws."""
-        return DigitCanvas(tokens, known, code=self.code.to(tokens.device), present=present, anchor=anchor)
-
-    def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
-        return FullPredictor(self, cond, self.hidden_of_digits)

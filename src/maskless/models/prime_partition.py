@@ -31,8 +31,8 @@ from maskless.layers.norm import LayerNorm
 from maskless.layers.rotary import Rotation
 from maskless.models.base import FullPredictor, on_rows, pick_labels, pick_rows
 from maskless.models.partition import PartitionConfig, PartitionTransformer
-from maskless.models.prime import CodeName
-from maskless.subtokens import SubTokenCode, smallest_base
+from maskless.models.prime import CodeName, code_of
+from maskless.subtokens import SubTokenCode
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ class PrimePartitionConfig:
 
     def coded(self) -> SubTokenCode:
         """The code that this configuration describes."""
-        base = self.base or max(2, smallest_base(self.vocab_size, self.digits))
-        if self.code == "shuffled":
-            return SubTokenCode.shuffled(self.vocab_size, self.digits, seed=self.code_seed, base=base)
-        return SubTokenCode.digits(self.vocab_size, self.digits, base)
+        return code_of(self)
 
 
 class Memory(NamedTuple):

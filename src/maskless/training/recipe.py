@@ -17,7 +17,7 @@ from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
-from maskless.models import MODELS, MaskGITConfig, PartitionConfig
+from maskless.models import MODELS, MaskGITConfig, PartitionConfig, UNetConfig
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.training.distillation import Distillation
@@ -26,7 +26,7 @@ from maskless.vocabulary import Vocabulary
 R = TypeVar("R", bound="Recipe")
 
 FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out; model.length, where the data are images
-LABELLED = (PartitionConfig, MaskGITConfig)  # models that take classes and know of rows and columns
+LABELLED = (PartitionConfig, MaskGITConfig, UNetConfig)  # models that take classes and know of rows and columns
 
 
 @dataclass(frozen=True)
@@ -308,6 +308,9 @@ def _fitting(model: Any, images: ImageCodes) -> Any:
         return dataclasses.replace(model, length=images.length)
     if model.grid not in (None, images.grid):
         raise ValueError(f"model.grid is {list(model.grid)} and an image has {rows} x {columns} codes; leave it out")
+    planes = images.codec.planes
+    if isinstance(model, UNetConfig) and model.planes != planes:
+        raise ValueError(f"model.planes is {model.planes} and the codec writes {planes} codes a pixel; set model.planes={planes}")
     if (model.classes and model.classes < classes) or (model.classes and not classes):
         raise ValueError(
             f"model.classes is {model.classes} and the images have {classes or 'none'}; leave it out, or correct data.labels"
@@ -376,7 +379,9 @@ def _open_length(recipe: Recipe) -> bool:
 def _some_length(recipe: Recipe) -> int:
     """A length that a model can be built with before its own is known."""
     grid = recipe.model.grid if isinstance(recipe.model, LABELLED) else None
-    return grid[0] * grid[1] if grid is not None else 1
+    return grid[0] * grid[1] if grid is not None else getattr(recipe.model, "planes", 1)
+
+
 def _check_distillation(recipe: DistillRecipe, model: str) -> None:
     recipe.distill.rounds(recipe.training.steps)
     if model == "autoregressive":
@@ -392,7 +397,7 @@ def _check_distillation(recipe: DistillRecipe, model: str) -> None:
 def _check_sizes(model: Any) -> None:
     """Sizes no model can have, said before any data is read: the numbers one by one, then together, on the meta device."""
     given = {f"model.{field.name}": getattr(model, field.name) for field in dataclasses.fields(model)}
-    at_least(1, **{key: given[key] for key in ("model.width", "model.heads", "model.length")})
+    at_least(1, **{key: given[key] for key in ("model.width", "model.heads", "model.length") if key in given})
     counts = ("model.layers", "model.encoder_layers", "model.decoder_layers", "model.classes")
     at_least(0, **{key: given[key] for key in counts if key in given})
     below_one(**{"model.dropout": given["model.dropout"]})
