@@ -12,6 +12,7 @@ from maskless.models import (
     MaskGITConfig,
     PartitionConfig,
     PrimeConfig,
+    PrimePartitionConfig,
     UNetConfig,
     build,
 )
@@ -47,6 +48,9 @@ CONFIGS = {
     "prime": PrimeConfig(**SIZES, layers=2, cond_dim=8),
     "prime, one digit": PrimeConfig(**SIZES, layers=1, digits=1, cond_dim=8, time_conditioned=True),
     "prime, bits": PrimeConfig(**SIZES, layers=1, digits=4, code="shuffled", merge="sum", tables="separate", cond_dim=0, forbidden=(10,)),
+    "prime, groups": PrimePartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=8),
+    "prime, groups, late": PrimePartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, digits=4, code="shuffled", fusion="late", registers=2,
+                                                cond_dim=0, forbidden=(10,)),
     "prime, separate": PrimeConfig(**SIZES, layers=1, digits=2, base=5, tables="separate", cond_dim=8),
     "unet": UNetConfig(V, length=L, planes=1, **GRID, **UNET),
     "unet, planes": UNetConfig(V, length=L, planes=3, grid=(6, 2), digits=4, classes=3, forbidden=(10,), **{**UNET, "multipliers": (3, 2)}),

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from maskless.decoding import (
         Adaptive,
         Ancestral,
+        Anew,
         Blockwise,
         Canvas,
         Choice,
         CoarseFirst,
         Confidence,
+        Corrected,
         DigitCanvas,
         EntropyBound,
         Halton,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         MaskGITConfig,
         PartitionConfig,
         PrimeConfig,
+        UNetConfig,
         build,
     )
     from maskless.subtokens import SubTokenCode
@@ -59,11 +62,12 @@ _HOMES = {
     "maskless.data.codec": ("PixelCodec", "load_codec"),
     "maskless.data.images": ("ImageCodes",),
     "maskless.data.tokenizer": ("load_tokenizer", "train_bpe"),
-    "maskless.decoding": ("Adaptive", "Ancestral", "Blockwise", "Canvas", "Choice", "CoarseFirst", "Confidence", "DigitCanvas",
-                          "EntropyBound", "Halton", "LeftToRight", "Margin", "Noise", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced"),
+    "maskless.decoding": ("Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "CoarseFirst", "Confidence", "Corrected",
+                          "DigitCanvas", "EntropyBound", "Halton", "LeftToRight", "Margin", "Noise", "Random", "Sampler",
+                          "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.evaluation.conditional": ("LogProb",),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "PrimeConfig",
-                        "build"),
+                        "UNetConfig", "build"),
     "maskless.subtokens": ("SubTokenCode",),
     "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),
@@ -71,11 +75,11 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Adaptive", "Ancestral", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "CoarseFirst", "Completion",
-    "Confidence", "DigitCanvas", "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel", "LeftToRight", "LogProb",
-    "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig", "Random", "Sampler",
-    "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "__version__", "build", "distill", "load", "load_codec",
-    "load_tokenizer", "train", "train_bpe",
+    "Adaptive", "Ancestral", "Anew", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "CoarseFirst",
+    "Completion", "Confidence", "Corrected", "DigitCanvas", "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel",
+    "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig", "Random",
+    "Sampler", "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "UNetConfig", "__version__", "build", "distill", "load",
+    "load_codec", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -27,6 +27,7 @@ from maskless.decoding import (
     Sampler,
     Scheduled,
     Spaced,
+    TokenByToken,
     constant,
     decode,
     remask,
@@ -38,6 +39,7 @@ from maskless.subtokens import SubTokenCode, idle_share
 ROWS = 10_000
 ORDERS = {
     "random": Sampler(Scheduled(5), Random(), Choice(0.9, 8, 0.95)), "coarse first": Sampler(Scheduled(5), CoarseFirst()),
+    "token by token": Sampler(Scheduled(5), TokenByToken()),
     "left to right": Sampler(Scheduled(5), LeftToRight()), "spaced": Sampler(Scheduled(5), Spaced()), "ancestral": Sampler(Ancestral(7)),
     "confidence": Sampler(Scheduled(4), Confidence()), "margin": Sampler(Scheduled(4), Margin()),
     "blocks": Sampler(Blockwise(5, lambda window: Scheduled(3, window=window)), Confidence()),
@@ -45,7 +47,8 @@ ORDERS = {
 }
 ADAPTIVE = {"entropy bound": Sampler(Adaptive(6), EntropyBound(3.0)), "stop": Sampler(Scheduled(6), Random(), stop_at=4)}
 EXACT = {
-    "first hitting": Sampler(Scheduled(6), Random()), "coarse first": Sampler(Scheduled(6), CoarseFirst()),
+    "first hitting": Sampler(Scheduled(6), Random()), "token by token": Sampler(Scheduled(6), TokenByToken()),
+    "coarse first": Sampler(Scheduled(6), CoarseFirst()),
     "left to right": Sampler(Scheduled(6), LeftToRight()), "margin": Sampler(Scheduled(6), Margin()),
     "ancestral, 150 steps": Sampler(Ancestral(150)),
 }
@@ -93,7 +96,7 @@ def test_one_digit_is_mdlm_to_the_bit():
 
 
 @pytest.mark.parametrize("sampler", [*ORDERS, *ADAPTIVE])
-@pytest.mark.parametrize("name", ["prime", "prime, bits"])
+@pytest.mark.parametrize("name", ["prime", "prime, bits", "prime, groups, late"])
 def test_a_row_is_the_same_alone_and_beside_others_and_what_was_known_stays(name, sampler):
     model, run, given = tiny(name), (ORDERS | ADAPTIVE)[sampler], ragged_canvas()
     many = opened(model, ragged_canvas())
@@ -112,7 +115,7 @@ def test_a_row_is_the_same_alone_and_beside_others_and_what_was_known_stays(name
 
 
 @pytest.mark.parametrize("sampler", ORDERS)
-@pytest.mark.parametrize(("name", "factorised"), [("prime", True), ("prime, bits", False)])
+@pytest.mark.parametrize(("name", "factorised"), [("prime", True), ("prime, bits", False), ("prime, groups", False)])
 def test_the_loop_never_waits_for_the_device(sampler, name, factorised):
     model, run = tiny(name, torch.float32), ORDERS[sampler]
     canvas, noise = opened(model, ragged_canvas()), Noise.of(0, 4)
@@ -194,6 +197,9 @@ def test_coarse_digits_first_and_whole_tokens_in_turn():
     canvas = model.canvas(torch.zeros(2, L, dtype=torch.int64), torch.zeros(2, L, dtype=torch.bool))
     slots = CoarseFirst().start(canvas, [], Noise.of(0, 2)).sites % 4
     assert torch.equal(slots, torch.arange(4).repeat_interleave(L).expand(2, -1))
+    canvas = model.canvas(torch.zeros(1, L, dtype=torch.int64), torch.zeros(1, L, dtype=torch.bool))
+    slots = TokenByToken().start(canvas, [], Noise.of(0, 1)).sites[0].view(L, 4)
+    assert sorted((slots[:, 0] // 4).tolist()) == list(range(L)) and torch.equal(slots, slots[:, :1] + torch.arange(4))
     for order in (Spaced(), LeftToRight(), Halton((3, 4))):
         canvas = model.canvas(torch.zeros(1, L, dtype=torch.int64), torch.zeros(1, L, dtype=torch.bool))
         slots = order.start(canvas, [], Noise.of(0, 1)).sites[0].view(L, 4)

@@ -22,7 +22,8 @@ MORE = {"text_ema": check_ema}
 INPUTS = re.compile(
     r"param/.*|student/.*|teacher/.*|dt|u|step_of_round_start|rng/.*|x|x0|xt|t|valid_tokens|group_idxs|sigma_nonzero|train/(x|sigma|sigma_nonzero|group_idxs)|probs.*|uniform.*"
     r"|infer\w*/(x|clean_positions|noisy_positions|concrete_lengths|full_tokens|equivalent_group_idxs)|sample/gumbel|init/.*"
-    r"|step\d+/param\d+|tokens|lm_logits|val_updates|train_t/(eps|plain)_draw|in/(x0|yt|t|sigma_net)|step/(t|dt|u_x0|u_reveal)|final/u_x0|prefix|suffix|suffix_greedy_correct"
+    r"|step\d+/param\d+|tokens|lm_logits|val_updates|train_t/(eps|plain)_draw|prefix|suffix|suffix_greedy_correct"
+    r"|in/(x0|yt|t|sigma_net)|step/(t|dt|u_x0|u_reveal)|final/u_x0"
 )
 
 

@@ -24,7 +24,12 @@ BOARDS = "puzzle,solution\n" + "\n".join(f"0{''.join(rest)},{first}{''.join(rest
 
 def smaller(section: dict[str, Any]) -> dict[str, Any]:
     """Sizes of a model or a codec brought down."""
-    small = {key: SIZES.get(key, ALSO.get(key) if value and key in ALSO else value) for key, value in section.items()}
+    sizes = SIZES if "digits" not in section else {**SIZES, "width": 48}  # which every number of digits divides
+    small = {key: sizes.get(key, ALSO.get(key) if value and key in ALSO else value) for key, value in section.items()}
+    if "planes" in small:                                           # a network of planes of pixels: one lies under the other
+        levels, planes = len(small["multipliers"]), small["planes"]
+        small |= {"width": 32 * planes, "multipliers": [1] * levels, "blocks": 1, "head_width": 16}
+        small |= {"length": 16 * planes, "grid": [4 * planes, 4]} if "grid" in small else {}
     return {key: value for key, value in small.items() if key != "vocab_size"}  # the toy's tokenizer says it
 
 
@@ -57,7 +62,8 @@ def data(section: dict[str, Any], folder: Path) -> dict[str, Any]:
     grid = {"size": 4, "fit": "crop"}
     source = {"type": "arrays", "train": pictures(folder, SIZES["classes"], 4, 1 if section["size"] <= 8 else 3)}
     if kind == "images":
-        return {**section, **grid, "source": source, "codec": {"type": "pixels", "levels": 4}}
+        codec = section["codec"] if isinstance(section["codec"], dict) else {"type": "pixels"}
+        return {**section, **grid, "source": source, "codec": {**codec, "levels": 4}}
     size = {"size": 16, "fit": "crop", "channels": section["channels"]}
     return {**section, **size, "source": {"type": "arrays", "train": pictures(folder, SIZES["classes"], 16, section["channels"])}}
 

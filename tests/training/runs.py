@@ -19,6 +19,7 @@ MODELS = {
     "partition": {"type": "partition", **SMALL, "encoder_layers": 1, "decoder_layers": 1},
     "masked": {"type": "masked", **SMALL, "layers": 2},
     "prime": {"type": "prime", "digits": 3, "code": "shuffled", "length": 24, "width": 18, "heads": 3, "cond_dim": 4, "layers": 1},
+    "prime_partition": {"type": "prime_partition", "digits": 2, **SMALL, "encoder_layers": 1, "decoder_layers": 1},
     "autoregressive": {"type": "autoregressive", "length": 24, "width": 16, "heads": 2, "layers": 1},
 }
 

@@ -25,6 +25,8 @@ PUBLISHED = {
     "text/owt_pgm_6_6_dim1024": 268_090_705,
     "image/pgm_imagenet_12_12": 494_220_290 - 2 * (2 * 1024 + 1),  # published, without the rows of [MASK] and BOS
     "image/pgm_imagenet_14_10": 494_218_242 - 2 * (2 * 1024 + 1),
+    "image/prime_cifar10": 113_965_680,
+    "image/prime_imagenet32": 113_965_680,
     "image/maskgit_imagenet_large": 480_443_393 - 1,  # the mask is an input vector, and no output
 }
 
@@ -33,7 +35,7 @@ PUBLISHED = {
 def test_every_recipe_builds_its_model(name):
     made = load_recipe(name)
     assert load_recipe(recipe_tree(made)) == made
-    made = complete(made, Vocabulary(max(made.model.vocab_size, 300)))
+    made = complete(made, Vocabulary(made.model.vocab_size or 300))
     with torch.device("meta"):
         model = build(made.model)
     assert model.parameter_count() == PUBLISHED.get(name, model.parameter_count())
@@ -63,9 +65,10 @@ def test_the_expected_recipes_are_there():
             "owt_ar",
         )
     }
-    small = ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal", "pgm_digits", "maskgit_digits")
-    tiny = {f"tiny/{name}" for name in small}
-    image = {f"image/{name}" for name in ("pgm_imagenet_12_12", "pgm_imagenet_14_10", "maskgit_imagenet_large")}
+    small = ("pgm", "mdlm", "complementary", "ar", "qm9", "sudoku", "any_order", "dial", "pgm_to_causal")
+    tiny = {f"tiny/{name}" for name in (*small, "pgm_digits", "maskgit_digits", "prime_digits")}
+    published = ("pgm_imagenet_12_12", "pgm_imagenet_14_10", "maskgit_imagenet_large", "prime_cifar10", "prime_imagenet32", "prime_fashion")
+    image = {f"image/{name}" for name in published}
     distilled = {f"distill/{name}" for name in ("tiny_pgm", "tiny_mdlm", "tiny_pgm_one_group", "owt_pgm_8_8", "owt_mdlm")}
     assert text | tiny | image | distilled <= set(recipe_names())
     assert (recipe_folder() / "tiny" / "pgm.yaml").is_file()

@@ -17,11 +17,13 @@ from maskless.api.image_files import GeneratedImages
 from maskless.api.model import LoadedModel, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.data.pictures import to_bytes, to_pixels
-from maskless.decoding import Canvas, Noise, Sampler, Speculative
+from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
+from maskless.models.prime import OverDigits
 
 USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
+OF_DIGITS = {"plan": "ancestral", "alpha_power": 3.0, "steps": 64}  # and images of a Prime model, as they were published
 
 Label = int | str | None
 Labels = Label | Sequence[Label]
@@ -84,7 +86,7 @@ class ImageModel(LoadedModel):
             labels: class of all, or of each: its number, its name, or None for no class.
             seed: one number (image b of any call with this seed draws the same noise), or one per image.
             sampler: full control; without it one is made from `options`, the fields of `SamplerOptions`; images start from order="halton",
-                plan="arccos", steps=32.
+                plan="arccos", steps=32, those of a Prime model from plan="ancestral", alpha_power=3, steps=64.
             watch: called with (canvas, record) after every step; see `Film`.
             refresh: see `TextModel.generate`.
             batch: images at once.
@@ -122,6 +124,34 @@ class ImageModel(LoadedModel):
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
         return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
+    def impute(self, image: np.ndarray, digits: Sequence[int], *, labels: Labels = None, n: int = 1, seed: int | Sequence[int] = 0,
+               sampler: Sampler | Speculative | None = None, watch: Callback | None = None, batch: int = 64, **options: Any) -> GeneratedImages:
+        """Keep some digits of every code of an image and draw the others: the fine for a coarse image, or the other way round.
+
+        Args:
+            image: (H, W, C) or (H, W) uint8, of the model's size.
+            digits: which of the model's digits to keep, 0 the most significant.
+            labels, n, seed, sampler, watch, batch, options: as for `generate`.
+
+        Raises:
+            ValueError: a model whose codes have one digit, digits that it does not have, none or all of them, an image of another size.
+        """
+        count = self.model.per_site
+        if not isinstance(self.model, OverDigits) or count == 1:
+            raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
+        if not digits or any(not 0 <= digit < count for digit in digits) or len(set(digits)) == count:
+            raise ValueError(f"digits {list(digits)} are to be kept; give some of 0..{count - 1}, not all of them")
+        pixels, wanted = self._placed(image, None, (0, 0))
+        if wanted.any():
+            raise ValueError(f"the image has {image.shape[0]} x {image.shape[1]} pixels and the model makes {wanted.shape[0]} x {wanted.shape[1]}; "
+                             "resize it")
+        with torch.inference_mode():
+            codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
+        kept = torch.zeros(count, dtype=torch.bool)
+        kept[list(digits)] = True
+        known = kept.expand(n, *self.grid, count)
+        return self._made(codes.expand(n, *self.grid), known, labels, _How(seed, sampler, watch, 0, batch, options))
+
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write config.json, model.safetensors and the codec into a new folder; `maskless.load(folder)` gives the model back."""
         from maskless.checkpoints.native import save_model
@@ -155,11 +185,19 @@ class ImageModel(LoadedModel):
 
     # -- parts --------------------------------------------------------------------------------------------------------------------------------
 
-    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"], labels: Labels, how: _How) -> GeneratedImages:
-        n, sites = len(codes), int((~known[0]).sum())
+    def _usual(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
+        """What stands in for options that were not given."""
+        if not isinstance(self.model, OverDigits):
+            return {**USUAL, "steps": min(32, open_sites)}
+        usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
+        return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
+
+    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Labels, how: _How) -> GeneratedImages:
+        """The images of canvases on which some codes are known, or some digits of each (n, h, w, l)."""
+        n, sites = len(codes), int((~known[0].reshape(codes[0].numel(), -1).all(1)).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
-        sampler = how.sampler or self._sampler({**USUAL, "steps": min(32, sites), **how.options}, sites, grid=self.grid)
+        sampler = how.sampler or self._sampler({**self._usual(how.options, sites), **how.options}, sites, grid=self.grid)
         seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
         found, nfe = [], 0
         for rows in torch.arange(n).split(how.batch):
@@ -170,7 +208,10 @@ class ImageModel(LoadedModel):
         drawn = torch.cat(found)
         return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
 
-    def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w"]) -> Canvas:
+    def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."]) -> Canvas:
+        if isinstance(self.model, OverDigits) and known.dim() == 4:
+            code = self.model.code.to(codes.device)
+            return DigitCanvas.of_digits(code.encode(codes.flatten(1)), known.flatten(1, 2), code=code).to(self.device)
         opening = torch.full((len(codes), self.opening), self.model.vocab_size - 1)             # BOS is the last id of imported models
         tokens = torch.cat([opening, codes.flatten(1)], 1)
         at_start = (torch.arange(tokens.shape[1]) < self.opening).expand_as(tokens)

@@ -100,7 +100,7 @@ class Film:
 
     def __call__(self, canvas: Canvas, record: Record) -> None:
         tokens, seen, _ = canvas.by_site()
-        known = self.model.cells(seen)
+        known = self.model.cells(seen).unflatten(1, (self.model.codec.planes, -1)).all(1)   # of a pixel in several planes, all
         pixels = self.model.render(self.model.cells(tokens))
         frame = np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)
         self.frames.append(grid_of(frame.repeat(self.enlarge, 1).repeat(self.enlarge, 2)))

@@ -68,14 +68,14 @@ def opened(model: Any, speaks: Any, **where: Any) -> TextModel | ImageModel:
 
 def _released(place: Any, average: bool, speaks: str | Path | None, overrides: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """The network of a released file, and its tokenizer or codec; what was inferred goes to stderr."""
-    from maskless.checkpoints.convert import named_codec, named_tokenizer
+    from maskless.checkpoints.convert import named_codec, named_tokenizer, pixels_of
     from maskless.checkpoints.reference.foreign import open_foreign
 
     file = open_foreign(place.path, overrides=overrides, source=place.source)
     if file.importer.codec:
         raise ValueError(f"{place.path} is a {file.importer.kind}, not a model; give it as the codec of one (codec=), or use `maskless convert`")
     model, notes = file.model(average=average), [*file.facts.notes]
-    found = named_tokenizer(file, place, speaks, notes) if file.importer.tokens else named_codec(model.config, speaks)
+    found = named_tokenizer(file, place, speaks, notes) if file.importer.tokens else named_codec(model.config, speaks) or pixels_of(model.config)
     for note in notes:
         print(f"{place.path.name}: {note}", file=sys.stderr)
     if found is None and not file.importer.tokens:

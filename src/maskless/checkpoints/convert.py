@@ -12,10 +12,11 @@ from typing import Any
 from maskless.checkpoints.native import check_vocabulary, flush, resolve, write_model
 from maskless.checkpoints.reference.foreign import Foreign, open_foreign, read_vq, single
 from maskless.checkpoints.source import Place, find
-from maskless.data.codec import load_codec
+from maskless.data.codec import PixelCodec, load_codec
 from maskless.data.images import ImageCodes
 from maskless.data.tokenizer import SubwordTokenizer, Tokenizer, load_tokenizer
 from maskless.data.vq import VQCodec, filled
+from maskless.models import UNetConfig
 
 OURS = re.compile(r"config\.json|(model|ema|codec)\.safetensors|codec\.json|images\.json|tokenizer\.json|special_tokens_map\.json")
 TOKENIZERS = ("gpt2", "bert-base-uncased")  # of the released text models; a file cannot make this library fetch another
@@ -60,7 +61,7 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
     made = file.imported(average=average)
     weights = {name: single(tensor) for name, tensor in made.weights.items()}
     notes = [*file.facts.notes]
-    speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else named_codec(made.config, codec)
+    speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else named_codec(made.config, codec) or pixels_of(made.config)
     if speaks is not None:
         check_vocabulary(speaks.vocabulary.size, made.config, "the codec" if codec else "the tokenizer")
     taken = "ema" if average and file.averaged else "raw"
@@ -79,6 +80,14 @@ def named_codec(config: Any, source: str | Path | None) -> ImageCodes | None:
     if getattr(config, "grid", None) is None:
         raise ValueError(f"a codec ({source}) was given and this is no model of images on a square grid; leave it out")
     codec = read_vq(source) if Path(source).is_file() else load_codec(source)
+    return ImageCodes(codec, config.grid, tuple(map(str, range(config.classes))))
+
+
+def pixels_of(config: Any) -> ImageCodes | None:
+    """The plain pixels of colour images in 256 levels, if the model is a U-Net of such codes: it needs no codec beside it."""
+    codec = PixelCodec(256, 3, config.planes) if isinstance(config, UNetConfig) and config.planes in (2, 3) else None
+    if codec is None or codec.vocab_size != config.vocab_size or config.grid is None:
+        return None
     return ImageCodes(codec, config.grid, tuple(map(str, range(config.classes))))
 
 

@@ -18,10 +18,13 @@ def infill(
     lengths: Annotated[str | None, typer.Option(help="Tokens of each ___ : a number, one per gap (8,3), or search (the default).")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, at most of the model's size; what it does not cover is painted.")] = None,
     mask: Annotated[Path | None, typer.Option(help="An image of the same size, bright where to paint anew.")] = None,
+    digits: Annotated[str | None, typer.Option(help="Prime: keep these digits of all pixels of the image (0, or 0,2), draw the others.")] = None,
     at: Annotated[str, typer.Option(help="Row and column where the image lies on the model's canvas.")] = "0,0",
     n: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1,
     label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
     steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
+    alpha_power: s.AlphaPower = None, time_power: s.TimePower = None, corrector: s.Corrector = None, corrector_power: s.CorrectorPower = None,
+    temperature_rise: s.TemperatureRise = None, temperature_rise_power: s.TemperatureRisePower = None,
     temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
     top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
     guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
@@ -29,18 +32,24 @@ def infill(
 ) -> None:
     """Fill the gaps of a text, or paint part of an image; what is known comes back unchanged."""
     chosen = s.options(
+        alpha_power=alpha_power, time_power=time_power, corrector=corrector, corrector_power=corrector_power,
+        temperature_rise=temperature_rise, temperature_rise_power=temperature_rise_power,
         order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
         candidates=candidates, draft=draft)
-    corner, wanted = _corner(at), _lengths(lengths)
+    corner, wanted, kept = _corner(at), _lengths(lengths), _digits(digits)
     opened = s.open_model(model, weights, device)
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
         more = {"n": n, "labels": imaging.labels_of(label, n), "seed": seed, "refresh": refresh, **chosen}
-        imaging.paint(opened, lambda m, film: m.infill(*_pixels(m, image, mask), at=corner, watch=film, **more), out, animate)
+        if kept is not None:
+            imaging.refuse("images where --digits is given", mask=mask, refresh=more.pop("refresh"), at=corner != (0, 0))
+            imaging.paint(opened, lambda m, film: m.impute(_pixels(m, image, None)[0], kept, watch=film, **more), out, animate)
+        else:
+            imaging.paint(opened, lambda m, film: m.infill(*_pixels(m, image, mask), at=corner, watch=film, **more), out, animate)
     else:
-        imaging.refuse("text", image=image, mask=mask, label=label, out=out, animate=animate)
+        imaging.refuse("text", image=image, mask=mask, digits=digits, label=label, out=out, animate=animate)
         if text is None:
             raise ValueError("--text is missing; give a text with ___ where tokens are missing")
         with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
@@ -58,6 +67,14 @@ def _corner(given: str) -> tuple[int, int]:
         raise ValueError(f"--at {given} is not understood; give a row and a column, such as 8,0")
     row, column = given.split(",")
     return int(row), int(column)
+
+
+def _digits(given: str | None) -> list[int] | None:
+    if given is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", given):
+        raise ValueError(f"--digits {given} is not understood; give the numbers of the digits to keep, such as 0 or 0,2")
+    return [int(number) for number in given.split(",")]
 
 
 def _lengths(given: str | None) -> int | list[int] | str:

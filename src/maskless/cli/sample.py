@@ -19,6 +19,8 @@ def sample(
     length: Annotated[int | None, typer.Option(help="Sites of a row, prompt included; by default the model's length.")] = None,
     label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
     steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
+    alpha_power: s.AlphaPower = None, time_power: s.TimePower = None, corrector: s.Corrector = None, corrector_power: s.CorrectorPower = None,
+    temperature_rise: s.TemperatureRise = None, temperature_rise_power: s.TemperatureRisePower = None,
     temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
     top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
     guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
@@ -29,6 +31,8 @@ def sample(
     if prompt_file is not None:
         prompt = _read_prompt(prompt_file, prompt)
     chosen = s.options(
+        alpha_power=alpha_power, time_power=time_power, corrector=corrector, corrector_power=corrector_power,
+        temperature_rise=temperature_rise, temperature_rise_power=temperature_rise_power,
         order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
         candidates=candidates, draft=draft, stop=stop)

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill), of images 32; they need not divide it.")]
 Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin, entropy-bound, "
-                                                      "or coarse-first (Prime).")]
+                                                      "or (Prime) coarse-first, token-by-token.")]
 Roll = Annotated[bool, typer.Option("--roll", help="Halton order: every image begins at a place of its own.")]
 Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos or ancestral: how many sites are revealed when.")]
+AlphaPower = Annotated[float | None, typer.Option(help="Ancestral plan: known at time t with probability (1 - t) to this power (Prime images: 3).")]
+TimePower = Annotated[float | None, typer.Option(help="Ancestral plan: time is bent, 1 - t becomes 1 - t to this power (1: as it is).")]
+Corrector = Annotated[float | None, typer.Option(help="Ancestral plan: how much is forgotten again on the way, in proportion to t (1 - t).")]
+CorrectorPower = Annotated[float | None, typer.Option(help="The corrector is in proportion to t (1 - t) to this power.")]
 Block = Annotated[int, typer.Option(help="Sites of a block, for blocks from left to right (0: no blocks).")]
 Temperature = Annotated[float, typer.Option(help="0 takes the most probable token.")]
 TopK = Annotated[int, typer.Option(help="Keep the k most probable tokens (0: all).")]
 TopP = Annotated[float, typer.Option(help="Nucleus mass (1: all).")]
 TemperatureLast = Annotated[float | None, typer.Option(help="Temperature of the last step; its inverse goes there in equal parts.")]
+TemperatureRise = Annotated[float | None, typer.Option(help="The temperature rises by so much (falls, below 0) from first to last step.")]
+TemperatureRisePower = Annotated[float | None, typer.Option(help="It rises in proportion to 1 - t to this power.")]
 TopKLast = Annotated[int | None, typer.Option(help="Top-k of the last step; --top-k goes there in equal parts.")]
 ConfidenceNoise = Annotated[float, typer.Option(help="Gumbel noise of the confidence order.")]
 Guidance = Annotated[float, typer.Option(help="Strength of guidance: by label where there is one, else by forgetting the prompt (0: none).")]
@@ -37,7 +43,7 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Images: a .png (o
 Animate = Annotated[Path | None, typer.Option(help="Images: a .gif of how they come to be.")]
 
 CHOICES = {
-    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first"),
+    "order": ("random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first", "token-by-token"),
     "plan": ("even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"),
     "guidance_schedule": ("constant", "linear"),
 }

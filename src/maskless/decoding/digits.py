@@ -172,6 +172,21 @@ def _check_possible(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], 
 
 
 @dataclass(frozen=True)
+class TokenByToken(Planned):
+    """Sites in random order, the digits of each one after the other: at most two tokens are half known, as few as can be.
+
+    Example:
+        >>> code = SubTokenCode.digits(9, 2)
+        >>> canvas = DigitCanvas(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.bool), code=code)
+        >>> (TokenByToken().start(canvas, [], Noise.of(0, 1)).sites[0] % 2).tolist()
+        [0, 1, 0, 1, 0, 1]
+    """
+
+    def key(self, canvas: Canvas, noise: Noise) -> Float[Tensor, "B S"]:
+        return noise.at(ORDER, 0, torch.arange(canvas.length, device=canvas.count.device)[None] // canvas.per_site)
+
+
+@dataclass(frozen=True)
 class CoarseFirst(Planned):
     """All first digits in random order, then all second ones, ...: the coarse before the fine, where a code means that.
 

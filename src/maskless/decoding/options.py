@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k, rising
 from maskless.decoding.corrector import Anew, Corrected
-from maskless.decoding.digits import CoarseFirst
+from maskless.decoding.digits import CoarseFirst, TokenByToken
 from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
 from maskless.decoding.guidance import constant, ramped
 from maskless.decoding.halton import Halton
@@ -17,7 +17,8 @@ from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Schedul
 from maskless.decoding.sampler import Sampler
 from maskless.decoding.speculate import Speculative
 
-OrderName = Literal["random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first"]
+OrderName = Literal["random", "left-to-right", "raster", "spaced", "halton", "confidence", "margin", "entropy-bound", "coarse-first",
+                    "token-by-token"]
 PlanName = Literal["even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"]
 GuidanceName = Literal["constant", "linear"]
 
@@ -32,7 +33,7 @@ class SamplerOptions:
     Args:
         steps: calls of the model; None for min(64, sites to fill). An autoregressive model always takes one per site.
         order: which sites; None for random (left-to-right for an autoregressive model). Raster is left-to-right, cell after cell of an image.
-            Coarse-first: of a Prime model, all first digits before all second ones.
+            Of a Prime model, coarse-first: all first digits before all second ones; token-by-token: a token's digits one after the other.
         roll: Halton order: every row begins at a place of its own.
         plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps.
         alpha_power: of an ancestral plan: a site is known at time t with probability (1 - t)^alpha_power (MDM-Prime's pixels: 3).
@@ -179,8 +180,8 @@ class SamplerOptions:
                 raise ValueError("order halton is one of the cells of an image, and there is no grid of cells; choose another, or an image model")
             return Halton(grid, self.roll)
         orders: dict[str, Order] = {
-            "random": Anew() if self.corrector else Random(), "coarse-first": CoarseFirst(), "left-to-right": LeftToRight(),
-            "raster": LeftToRight(), "spaced": Spaced(),
+            "random": Anew() if self.corrector else Random(), "coarse-first": CoarseFirst(), "token-by-token": TokenByToken(),
+            "left-to-right": LeftToRight(), "raster": LeftToRight(), "spaced": Spaced(),
             "confidence": Confidence(self.confidence_noise, self.candidates), "margin": Margin(self.candidates),
             "entropy-bound": EntropyBound(self.gamma, self.candidates)}
         return orders[name]

@@ -124,6 +124,8 @@ def bound(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; at least one time per row is needed")
+    if (reason := getattr(objective, "no_bound", None)) is not None:
+        raise ValueError(reason)
     each, tokens = _each_draw(model, objective, batches, samples, seed, micro)
     return _summary(each.mean(0), tokens, samples, objective.valid)
 
@@ -132,8 +134,6 @@ def _each_draw(
     model: nn.Module, objective: Objective, batches: Iterable[Batch], samples: int, seed: int, micro: int | None,
 ) -> tuple[Float[Tensor, "S R"], Int[Tensor, " R"]]:
     """Nats of every draw and row, and the target tokens of every row."""
-    if (reason := getattr(objective, "no_bound", None)) is not None:
-        raise ValueError(reason)
     device = next(model.parameters()).device
     cuts = ((batch, len(batch)) for batch in batches) if micro is None else micro_batches(batches, micro)
     nats, tokens, first = [], [], 0

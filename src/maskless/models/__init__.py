@@ -1,4 +1,5 @@
-"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive, prime."""
+"""The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive,
+prime (digits of tokens), prime_partition, unet (Prime's images)."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
@@ -7,9 +8,11 @@ from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import PrimeConfig, PrimeTransformer
+from maskless.models.prime_partition import PrimePartitionConfig, PrimePartitionTransformer
 from maskless.models.unet import UNet, UNetConfig
 
-ModelConfig = MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | UNetConfig
+ModelConfig = (MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimePartitionConfig
+               | UNetConfig)
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -18,6 +21,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
     "prime": (PrimeConfig, PrimeTransformer),
+    "prime_partition": (PrimePartitionConfig, PrimePartitionTransformer),
     "unet": (UNetConfig, UNet),
 }
 
@@ -47,5 +51,6 @@ def build(config: ModelConfig) -> Denoiser:
 
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
-           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig",
-           "PartitionTransformer", "PrimeConfig", "PrimeTransformer", "UNet", "UNetConfig", "build", "fold", "for_sampling", "kind_of"]
+           "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer",
+           "PrimeConfig", "PrimePartitionConfig", "PrimePartitionTransformer", "PrimeTransformer", "UNet", "UNetConfig", "build", "fold",
+           "for_sampling", "kind_of"]

@@ -9,10 +9,12 @@ from maskless.objectives.draws import draws, unlabelled
 from maskless.objectives.masked import Masked
 from maskless.objectives.partition import Partition
 from maskless.objectives.prime import FiniteSteps, JointCE, SubNelbo
+from maskless.objectives.prime_partition import PrimePartition
 
 OBJECTIVES = {
     "masked": Masked, "complementary": Complementary, "partition": Partition, "ordered_partition": OrderedPartition,
     "any_order": AnyOrder, "dial": Dial, "autoregressive": Autoregressive, "sub_nelbo": SubNelbo, "joint_ce": JointCE, "finite_steps": FiniteSteps,
+    "prime_partition": PrimePartition,
 }
 
 FITS = {                                                            # the objectives of each kind of model; the first is its own
@@ -21,6 +23,7 @@ FITS = {                                                            # the object
     "partition": ("partition",),
     "causal_partition": ("any_order", "dial", "ordered_partition", "partition"),
     "autoregressive": ("autoregressive",),
+    "prime_partition": ("prime_partition", "sub_nelbo", "joint_ce", "finite_steps"),
     "prime": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
     "unet": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
 }
@@ -32,5 +35,5 @@ def own(kind: str) -> Objective:
 
 __all__ = [
     "FITS", "OBJECTIVES", "AnyOrder", "Autoregressive", "Complementary", "Dial", "Draws", "FiniteSteps", "JointCE", "Masked", "Objective",
-    "OrderedPartition", "Partition", "SubNelbo", "Terms", "draws", "own", "unlabelled",
+    "OrderedPartition", "Partition", "PrimePartition", "SubNelbo", "Terms", "draws", "own", "unlabelled",
 ]

@@ -47,10 +47,12 @@ class Hidden:
     """A batch of which some digits are hidden, and the law of every site as the model sees it.
 
     Attributes:
+        tokens: (B, L).
         digits, known: (B, L, l).
         states: (B, L, D).
     """
 
+    tokens: Int[Tensor, "B L"]
     digits: Int[Tensor, "B L l"]
     known: Bool[Tensor, "B L l"]
     states: Float[Tensor, "B L D"]
@@ -62,7 +64,7 @@ class Hidden:
         known = ~unknown | batch.given[..., None]
         slots = None if present is None else present.repeat_interleave(model.per_site, 1)
         states = model.hidden_of_digits(digits.flatten(1), known.flatten(1), cond=batch.labels, t=t, present=slots)
-        return Hidden(digits, known, states)
+        return Hidden(batch.tokens, digits, known, states)
 
 
 # -- what a site costs, and the slope of that in its logits -----------------------------------------------------------------------------------
@@ -73,10 +75,27 @@ def filtered(code: SubTokenCode, logits: Float[Tensor, "n V"], digits: Int[Tenso
     return logits.masked_fill(~code.consistent(digits, known), -torch.inf)
 
 
-def joint(code: SubTokenCode, seen: Hidden, after: Bool[Tensor, "B L l"], observed: bool) -> Piece:
-    """-log p(the digits known `after` and not before | the known digits): lse over the classes that agree with K, less those with K after.
+def joint(code: SubTokenCode, seen: Hidden, observed: bool) -> Piece:
+    """-log p(token | known digits): lse over the classes that agree with them, less the token's logit.
 
-    With all digits known after this is -log p(token | known digits).
+    Args:
+        observed: filter by what is known; else the law is the unfiltered softmax.
+    """
+    tokens, digits, known = seen.tokens.flatten(), seen.digits.flatten(0, 1), seen.known.flatten(0, 1)
+
+    def piece(logits: Float[Tensor, "n V"], at: Tensor | slice, slope: bool) -> tuple[Tensor, Tensor | None]:
+        law = filtered(code, logits, digits[at], known[at]) if observed else logits
+        log_z, target = law.logsumexp(-1, keepdim=True), tokens[at, None]
+        nll = (log_z - law.gather(-1, target))[:, 0]
+        if not slope:
+            return nll, None
+        p = torch.sub(law, log_z, out=law).exp_()
+        return nll, p.scatter_add_(-1, target, p.new_full(target.shape, -1.0))
+    return piece
+
+
+def together(code: SubTokenCode, seen: Hidden, after: Bool[Tensor, "B L l"], observed: bool) -> Piece:
+    """-log p(the digits known `after` and not before | the known digits): lse over the classes that agree with K, less those with K after.
 
     Args:
         observed: filter by what is known before; else the law is the unfiltered softmax.
@@ -159,8 +178,7 @@ class SubNelbo(Timed):
     def scored(self, model: Any, batch: Batch, unknown: Bool[Tensor, "B L l"], t: Float[Tensor, " B"]) -> Terms:
         """The terms with these digits hidden, at these times."""
         seen = Hidden.of(model, batch, unknown, self.schedule.linear(t))
-        every = torch.ones_like(seen.known)
-        piece = single(model.code, seen, self.filter_observed) if self.chunk_point else joint(model.code, seen, every, self.filter_observed)
+        piece = (single if self.chunk_point else joint)(model.code, seen, self.filter_observed)
         weight = self.schedule.weight(t)[:, None].expand(batch.tokens.shape)
         bound = weight * ((1 - self.times[0]) / (1 - self.low))     # as in `Masked`
         wanted = batch.targets & ~seen.known.all(-1)
@@ -225,7 +243,7 @@ class JointCE(Timed):
         weight = self.schedule.weight(t)[:, None].expand(batch.tokens.shape)
         weight = torch.ones_like(weight) if self.weights == "unit" else weight
         wanted = batch.targets & ~seen.known.all(-1) if self.filter_observed else batch.targets
-        piece = joint(model.code, seen, torch.ones_like(seen.known), True) if self.filter_observed else None
+        piece = joint(model.code, seen, self.filter_observed)
         found = terms(model, seen.states, batch, wanted=wanted, loss_weight=weight, bound_weight=weight, piece=piece)
         return replace(found, bound=torch.full_like(found.bound, torch.nan))
 
@@ -277,7 +295,7 @@ class FiniteSteps(Timed):
         later = ~after | batch.given[..., None]
         weight = torch.full_like(t, float(self.steps))[:, None].expand(batch.tokens.shape)
         wanted = batch.targets & (later & ~seen.known).any(-1)
-        piece = joint(model.code, seen, later, self.filter_observed)
+        piece = together(model.code, seen, later, self.filter_observed)
         return terms(model, seen.states, batch, wanted=wanted, loss_weight=weight, bound_weight=weight, piece=piece)
 
 

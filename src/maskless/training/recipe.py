@@ -308,8 +308,9 @@ def _fitting(model: Any, images: ImageCodes) -> Any:
         return dataclasses.replace(model, length=images.length)
     if model.grid not in (None, images.grid):
         raise ValueError(f"model.grid is {list(model.grid)} and an image has {rows} x {columns} codes; leave it out")
-    if isinstance(model, UNetConfig) and model.planes != images.codec.planes:
-        raise ValueError(f"model.planes is {model.planes} and the codec writes {images.codec.planes} codes a pixel; set model.planes={images.codec.planes}")
+    planes = images.codec.planes
+    if isinstance(model, UNetConfig) and model.planes != planes:
+        raise ValueError(f"model.planes is {model.planes} and the codec writes {planes} codes a pixel; set model.planes={planes}")
     if (model.classes and model.classes < classes) or (model.classes and not classes):
         raise ValueError(
             f"model.classes is {model.classes} and the images have {classes or 'none'}; leave it out, or correct data.labels"

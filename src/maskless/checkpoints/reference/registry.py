@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskless.checkpoints.reference import images, prime, vq
+from maskless.checkpoints.reference import images, prime, unet, vq
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.names import BUFFER, bare
@@ -55,6 +55,10 @@ def _images(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*images.converted_images(weights, facts))
 
 
+def _unet(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*unet.converted_unet(weights, facts))
+
+
 def _vq(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*vq.converted_vq(weights, facts))
 
@@ -81,7 +85,7 @@ IMPORTERS: tuple[Importer, ...] = (  # the first that fits
     Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding"), _images),
     Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _images),
     Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _vq, codec=True),
-    Importer("Prime image model", _like(r"(model\.)?pixel_embedding\.")),
+    Importer("Prime image model", _like(r"(model\.)?pixel_embedding\."), _unet, buffers=lambda key: key.endswith(unet.COUNTER)),
     Importer("Prime text model", _prime, _prime_text, buffers=prime.is_buffer, tokens=True),
     Importer("Prime text model of the lit-gpt form", _has("lm_head.weight", "transformer.wte.weight")),
     Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _text, tokens=True),

@@ -17,7 +17,7 @@ SURE = 2.0                                                          # standard e
 SUITES = ("likelihood", "generative", "images", "tasks", "speed", "parity")
 TIMED = "speed"
 PROTOCOL = {"length": "rows of", "batch": "batch", "window": "scorer reads", "retokenised": "retokenised", "transform": "transform",
-            "real_images": "real images:"}
+            "real_images": "real images:", "score": "score", "overlong": "overlong", "decoding": "decoding"}
 
 
 @dataclass(frozen=True)

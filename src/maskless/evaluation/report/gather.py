@@ -121,8 +121,9 @@ def acting(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     options = dict(sampler or {})
     idle = {
-        "confidence_noise": options.get("order") != "confidence", "gamma": options.get("order") != "entropy-bound", "top_p": options.get("top_p") == 1,
+        "confidence_noise": options.get("order") != "confidence", "gamma": options.get("order") != "entropy-bound",
         "guidance_schedule": not options.get("guidance"), "temperature_power": options.get("temperature_power") == 1,
+        "top_p": options.get("top_p") == 1,
     }
     return {key: value for key, value in options.items() if not idle.get(key)}
 
@@ -168,7 +169,8 @@ def _recipe(path: Path) -> tuple[str, str]:
     tree = read(path) if path.exists() else {}
     objective = tree.get("objective")
     data = {key: value for key, value in (tree.get("data") or {}).items() if key != "path"}
-    return (str(objective.get("type", "unknown")) if isinstance(objective, dict) else "unknown"), described(data)
+    usual = "reconstruction" if "codec" in tree else "unknown"      # the loss of a codec has one kind
+    return (str(objective.get("type", usual)) if isinstance(objective, dict) else usual), described(data)
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> tuple[tuple[float, float], ...]:

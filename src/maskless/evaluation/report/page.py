@@ -61,7 +61,7 @@ def plain_table(caption: str, head: Sequence[str], rows: Sequence[Sequence[objec
     cell = lambda place, content: tag("td" if place else "th", content, class_=side(place), scope=None if place else "row")
     top = tag("tr", *(tag("th", name, scope="col", class_=side(place)) for place, name in enumerate(head)))
     body = [tag("tr", *(cell(place, content) for place, content in enumerate(row))) for row in rows]
-    return wide(tag("table", tag("caption", caption), tag("thead", top), tag("tbody", *body)), caption)
+    return wide(tag("table", tag("caption", caption, class_="unseen"), tag("thead", top), tag("tbody", *body)), caption)
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
@@ -78,7 +78,6 @@ def _results(found: Gathered) -> tuple[str, Element] | None:
 
 def result_table(table: Table, name: str) -> Element:
     """Models down, metrics across."""
-    caption = "; ".join(common(table))
     names = [name for name, _ in table.rows[0].labels]
     top = [tag("th", name, scope="col", class_="text") for name in names]
     for column in table.columns:
@@ -89,7 +88,8 @@ def result_table(table: Table, name: str) -> Element:
         (_, model), *rest = row.labels
         labels = [tag("th", model, scope="row"), *(tag("td", value, class_="text") for _, value in rest)]
         rows.append(tag("tr", *labels, *(_value(row.cells.get(column)) for column in table.columns)))
-    return wide(tag("table", tag("caption", caption), tag("thead", tag("tr", *top)), tag("tbody", *rows)), name)
+    inside = tag("table", tag("caption", name, class_="unseen"), tag("thead", tag("tr", *top)), tag("tbody", *rows))
+    return join(tag("p", "; ".join(common(table)), class_="caption"), wide(inside, name))
 
 
 def _value(cell: Cell | None) -> Element:

@@ -30,6 +30,19 @@ def test_it_trains_and_reports_bounds_only(objective, tmp_path):
     assert ("perplexity" in bounds[-1]) == (objective != "finite_steps") and ("bound_of_4_steps" in bounds[-1]) == (objective == "finite_steps")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_groups_of_digits_train_and_sample(share, tmp_path):
+    source = tmp_path / "recipe.json"
+    source.write_text(json.dumps(recipe(tmp_path, "prime_partition")))
+    late = () if share == 0 else ("model.fusion=late", f"objective.token_groups={share}")
+    maskless.train(str(source), "training.steps=4", *late, out=tmp_path / "run")
+    bounds = [r for r in metrics(tmp_path / "run") if "bound" in r]
+    assert bounds and ("bound_of_tokens" in bounds[-1]) == (share > 0) and "perplexity" in bounds[-1]
+    model = maskless.load(tmp_path / "run", device="cpu")
+    assert model.infill("a ___{3} b", steps=3, order="token-by-token").text.endswith(" b") and len(model.generate(2, length=12, steps=5)) == 2
+    assert model.logprob("ne", given="li", samples=8).kind == "bound"
+
+
 def test_resumed_is_uninterrupted_and_the_code_is_kept(tmp_path):
     source = tmp_path / "recipe.json"
     source.write_text(json.dumps(recipe(tmp_path, "prime", "joint_ce")))
