@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from maskless.training.recipe import Training
 from maskless.training.state import new_state
 
 SIZE, TRAINED, HELD_OUT, LOW = 512, 1 << 18, 4096, 0.005
+SAMPLES = 8                             # times for each point of a bound
 DRAWN = 8000                            # points a distance is measured with
 
 
@@ -125,7 +127,7 @@ def learned(law: Tensor, digits: int, scale: ToyScale) -> ToyModel:
     return model.eval()
 
 
-def drawn(model: ToyModel, calls: int, count: int = DRAWN) -> tuple[Int[Tensor, "n 2"], int]:
+def drawn(model: ToyModel, calls: int, count: int) -> tuple[Int[Tensor, "n 2"], int]:
     """Points of a model in `calls` steps of ancestral sampling, and the calls that were needed."""
     blank = torch.zeros(count, 2, dtype=torch.int64)
     canvas = model.canvas(blank, torch.zeros_like(blank, dtype=torch.bool))
@@ -135,14 +137,11 @@ def drawn(model: ToyModel, calls: int, count: int = DRAWN) -> tuple[Int[Tensor, 
 
 def bounded(model: ToyModel, law: Tensor) -> tuple[Bound, float]:
     """The bound of fresh points in nats per token, and the published loss under the weights of a bound, which is none."""
-    rows = [Batch.of(part) for part in points(law, HELD_OUT, seed=1).split(512)]
-    published = JointCE(filter_observed=False)
-    joint = [published(model, part, _times(part)).loss for part in rows]
-    return bound(model, SubNelbo(filter_observed=False), rows, samples=8), float(torch.stack(joint).detach().sum()) / (2 * HELD_OUT)
-
-
-def _times(batch: Batch) -> Any:
-    return draws(3, 0, torch.arange(len(batch)), len(batch), batch.tokens.shape[1], low=1e-3)
+    rows, published, joint = [Batch.of(part) for part in points(law, HELD_OUT, seed=1).split(512)], JointCE(), []
+    with torch.inference_mode():
+        for sample, part in product(range(SAMPLES), rows):
+            joint.append(published(model, part, draws(1, sample, torch.arange(len(part)), len(part), 2, low=published.low)).loss)
+    return bound(model, SubNelbo(), rows, samples=SAMPLES), float(torch.stack(joint).sum()) / (2 * HELD_OUT * SAMPLES)
 
 
 def demo_toy(out: Path, scale: ToyScale, *, say: Say) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def demo_toy(out: Path, scale: ToyScale, *, say: Say) -> dict[str, Any]:
         row: dict[str, Any] = {"digits": digits, "base": model.base, "parameters": model.parameter_count(), "bound": found.nats_per_token,
                                "standard_error": found.standard_error, "published_loss": joint, "distances": []}
         for calls in scale.calls:
-            made, nfe = drawn(model, calls)
+            made, nfe = drawn(model, calls, DRAWN)
             row["distances"].append({"steps": calls, "nfe": nfe, "distance": distance(made, law)})
             panels[digits, calls] = made
         rows.append(row)
@@ -203,7 +202,7 @@ def draw(path: Path, law: Float[Tensor, "H W"], panels: dict[tuple[int, int], Te
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     show = {"cmap": "Greys", "extent": (0, SIZE, SIZE, 0), "interpolation": "nearest"}
-    grid[0, 0].imshow(law, **show)
+    grid[0, 0].imshow(law.numpy(), **show)
     grid[0, 0].set_title("the law", fontsize=9)
     if len(rows) > 1:
         _scatter(grid[1, 0], points(law, DRAWN, seed=2), f"its own points\n{results['floor']:.3f}")
@@ -217,5 +216,5 @@ def draw(path: Path, law: Float[Tensor, "H W"], panels: dict[tuple[int, int], Te
 
 
 def _scatter(axes: Any, found: Int[Tensor, "n 2"], title: str) -> None:
-    axes.imshow(histogram(found, SIZE, 128) ** 0.7, cmap="Greys", extent=(0, SIZE, SIZE, 0), interpolation="nearest")
+    axes.imshow((histogram(found, SIZE, 128) ** 0.7).numpy(), cmap="Greys", extent=(0, SIZE, SIZE, 0), interpolation="nearest")
     axes.set_title(title, fontsize=8)
