@@ -111,9 +111,9 @@ class ConstantModulation(nn.Embedding):
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, -self.bound, self.bound)
 
-    def forward(self, labels: Int[Tensor, " #B"]) -> tuple[Tensor, Tensor]:
+    def pair(self, labels: Int[Tensor, " #B"]) -> tuple[Tensor, Tensor]:
         """Scale and shift (#B, D, 1, 1)."""
-        scale, shift = super().forward(labels)[..., None, None].chunk(2, 1)
+        scale, shift = self(labels)[..., None, None].chunk(2, 1)
         return scale, shift
 
 
@@ -142,7 +142,7 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
 
     def forward(self, x: Float[Tensor, "B C h w"], labels: Int[Tensor, " #B"]) -> Float[Tensor, "B D h w"]:
-        scale, shift = self.modulation(labels)
+        scale, shift = self.modulation.pair(labels)
         inside = self.norm_out(self.conv_in(F.silu(self.norm_in(x)))) * (1 + scale) + shift
         return self.skip(x) + self.conv_out(self.dropout(F.silu(inside)))
 
