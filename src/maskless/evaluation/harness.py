@@ -20,7 +20,7 @@ import torch
 from maskless.checkpoints.native import check_vocabulary
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
-from maskless.decoding import Canvas, Noise, SamplerOptions
+from maskless.decoding import Noise, SamplerOptions
 from maskless.evaluation.conditional import LogProb, greedy, log_probs
 from maskless.evaluation.mean_joint import joint_nats_per_token, released_draws, released_greedy
 from maskless.evaluation.settings import WAYS, among
@@ -298,13 +298,13 @@ class Harness:
         known = (torch.arange(tokens.shape[1]) < len(row))[None]
         anchor = (torch.arange(tokens.shape[1]) < len(self.opening))[None]
         device = self.model.head.weight.device
-        canvas = Canvas(tokens, known, anchor=anchor).to(device)
+        canvas = self.model.canvas(tokens, known, anchor=anchor).to(device)
         words = self.tokenizer.vocabulary
         forbid = tuple(id for id in (words.bos, words.pad) if id is not None and id != words.eos)
-        sampler = options.sampler(gap, left_to_right=self.model.left_to_right, eos=words.eos, forbid=forbid)
+        sampler = options.sampler(gap * self.model.per_site, left_to_right=self.model.left_to_right, eos=words.eos, forbid=forbid)
         with torch.inference_mode():
             sampler(self.model, canvas, Noise([seed + (start << 40)], device))
-        return canvas.tokens[0, len(row):].tolist()
+        return canvas.by_site().tokens[0, len(row):].tolist()
 
     def _cut(self, written: list[int], until: Sequence[str]) -> tuple[str, bool]:
         """The text before EOS and before the first of the strings, and whether there was one."""

@@ -51,7 +51,7 @@ def every_step(table: Sequence[int], rows: int) -> list[Step]:
     """A step for each entry of a table of ends, those that reveal nothing too: the released loops run them."""
     known, total = [0, *table], len(table)
     return [
-        Step(i, total, 1 - i / total, 1 - (i + 1) / total, (b - a,) * rows, (a,) * rows, b - a)
+        Step(i, total, 1 - i / total, 1 - (i + 1) / total, (b - a,) * rows, (a,) * rows, most=b - a)
         for i, (a, b) in enumerate(zip(known, table))
     ]
 

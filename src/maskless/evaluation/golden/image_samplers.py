@@ -41,6 +41,7 @@ from maskless.decoding import (
     ramped,
 )
 from maskless.decoding.ends import SHARES, Ends, arccos_maskgit, arccos_pgm, from_none, one_a_step, one_ahead
+from maskless.decoding.guidance import Scale
 from maskless.decoding.halton import halton_rank
 from maskless.decoding.plan import from_table
 from maskless.evaluation.golden.case import Case
@@ -88,8 +89,8 @@ def _counts(ends: Ends, side: int, steps: int, form: str) -> Tensor:
     return table.diff() if form == "per_step" else table[1:]
 
 
-def _by_step(of: Callable[[Step], float], steps: int) -> Tensor:
-    return torch.tensor([of(Step(i, steps)) for i in range(steps)], dtype=torch.float64)
+def _by_step(of: Scale, steps: int) -> Tensor:
+    return torch.tensor([float(of(Step(i, steps))) for i in range(steps)], dtype=torch.float64)
 
 
 def _temperatures(part: str) -> Callable[[Step], float]:
@@ -177,7 +178,7 @@ class Run:
 class Asking(Guided):
     """Guidance that asks the unconditional half at every step, as the released code does where w is 0 at the first."""
 
-    def _asked(self, canvas: Canvas, step: Step, w: float) -> Tensor | None:
+    def _asked(self, canvas: Canvas, step: Step, alone: bool) -> Tensor | None:
         return None if step.rows is None else torch.cat([step.rows, step.rows + canvas.rows])
 
 
