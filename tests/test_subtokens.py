@@ -79,6 +79,11 @@ def test_a_tree_keeps_neighbours_together_and_is_balanced():
     assert code.base == 3 and code.table[:, 0].bincount().tolist() == [27, 27, 27]
     in_order = code.numbers[line[:, 0].argsort()]
     assert torch.equal(in_order, torch.arange(81)) or torch.equal(in_order, torch.arange(80, -1, -1))
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(5, 16)
+    some = torch.arange(100) % 5
+    found = SubTokenCode.balanced_tree(centres[some] + 0.1 * torch.randn(100, 16), 2, base=20).table[:, 0]
+    assert all(len(some[found == part].unique()) == 1 for part in range(20))         # no first digit is shared by two clusters of 20
     same = SubTokenCode.balanced_tree(torch.zeros(50, 3), 2)        # nothing to tell them apart
     assert len(same.table.unique(dim=0)) == 50
 

@@ -16,6 +16,7 @@ from maskless.noise import uniform
 
 MOST_CODES = 1 << 22                    # for marginals the numbers below b^l are enumerated, for every site of a chunk
 SHUFFLE = 301                           # purpose of the random numbers
+POWERS = 8                              # iterations towards a principal axis
 
 
 def smallest_base(classes: int, length: int) -> int:
@@ -105,10 +106,10 @@ class SubTokenCode:
 
     @staticmethod
     def balanced_tree(vectors: Float[Tensor, "V D"], length: int, base: int | None = None) -> SubTokenCode:
-        """Codes whose first digits say the coarse, from embeddings: classes are cut into b equal parts along their principal axis, and again.
+        """Codes whose first digits say the coarse, from embeddings: classes are halved along their principal axis until there are b equal parts.
 
-        The first digit is the part, the second the part of a part: classes that share digits from the left lie near each other. Parts are
-        never larger than what the digits left can tell apart, so the smallest base always does.
+        The first digit is the part, the second the part of a part, found the same way: classes that share digits from the left lie near each
+        other. Parts are never larger than what the digits left can tell apart, so the smallest base always does.
 
         Args:
             vectors: an embedding of each class (a model's table, a VQ codebook); float64 inside, no randomness.
@@ -124,7 +125,7 @@ class SubTokenCode:
         if not bool(vectors.isfinite().all()):
             raise ValueError("the embeddings hold numbers that are not finite; check the table they come from")
         table = torch.zeros(len(vectors), length, dtype=torch.int64)
-        _cut(vectors.double().cpu(), torch.arange(len(vectors)), table, 0, base)
+        _cut(vectors.double().cpu(), torch.arange(len(vectors)), table, 0, range(base), base)
         return SubTokenCode(table, base)
 
     # -- sizes -------------------------------------------------------------------------------------------------------------------------------
@@ -242,19 +243,28 @@ def _enumerable(classes: int, length: int, base: int) -> int:
     return base**length
 
 
-def _cut(vectors: Tensor, some: Tensor, table: Tensor, digit: int, base: int) -> None:
-    """Give `some` classes their digits from `digit` on."""
-    left = table.shape[1] - digit
-    if left == 0 or len(some) == 1:
+def _cut(vectors: Tensor, some: Tensor, table: Tensor, digit: int, parts: range, base: int) -> None:
+    """Give `some` classes one of `parts` as their digit, and then the digits after it: halves of the parts until there is one."""
+    if len(some) == 0 or digit == table.shape[1]:
         return
-    centred = vectors[some] - vectors[some].mean(0)
-    axis = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
-    axis = axis * axis[axis.abs().argmax()].sign()                  # eigenvectors have no sign of their own
-    ranked = some[(centred @ axis).argsort(stable=True)]
-    parts = min(base, len(some)) if left > 1 else len(some)
-    for part, members in enumerate(ranked.tensor_split(parts)):
-        table[members, digit] = part
-        _cut(vectors, members, table, digit + 1, base)
+    if len(parts) == 1:
+        table[some, digit] = parts.start
+        _cut(vectors, some, table, digit + 1, range(base), base)
+        return
+    middle = len(parts) // 2
+    size = len(some) * middle // len(parts)                         # neither half gets more than its digits can tell apart
+    ranked = some[(vectors[some] @ _axis(vectors[some])).argsort(stable=True)] if len(some) > 1 else some
+    _cut(vectors, ranked[:size], table, digit, parts[:middle], base)
+    _cut(vectors, ranked[size:], table, digit, parts[middle:], base)
+
+
+def _axis(vectors: Float[Tensor, "n D"]) -> Float[Tensor, " D"]:
+    """The principal axis of some vectors, by power iteration from the one farthest from their mean; it has no sign of its own, and gets one."""
+    centred = vectors - vectors.mean(0)
+    axis = centred[centred.norm(dim=1).argmax()]
+    for _ in range(POWERS if len(vectors) > 2 else 0):              # between two the axis is exact
+        axis = torch.nn.functional.normalize(centred.T @ (centred @ axis), dim=0)
+    return axis * axis[axis.abs().argmax()].sign()
 
 
 def _half(length: int) -> int:

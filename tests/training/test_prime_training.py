@@ -11,7 +11,7 @@ from maskless.checkpoints.native import load_model
 from maskless.cli.sampling import Painter
 from maskless.subtokens import SubTokenCode
 from maskless.training.recipe import load_recipe
-from tests.training.runs import recipe
+from tests.training.runs import recipe, several
 
 
 def metrics(folder) -> list[dict]:
@@ -67,6 +67,23 @@ def test_resumed_is_uninterrupted_and_the_code_is_kept(tmp_path):
     model.save_pretrained(tmp_path / "saved", dtype=torch.bfloat16)
     again = maskless.load(tmp_path / "saved", device="cpu")
     assert torch.equal(again.model.table, model.model.table) and again.model.head.weight.dtype == torch.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_processes_are_one(strategy, tmp_path):
+    """The table of digits is no parameter, and every process has it."""
+    source, found = tmp_path / "recipe.json", {}
+    tree = recipe(tmp_path, "prime", "joint_ce")
+    tree["model"]["dropout"], tree["training"]["steps"] = 0.0, 2
+    source.write_text(json.dumps(tree))
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = several("tests.training.runs", source, out, *([f"training.strategy={strategy}"] if processes == 2 else []), processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found[processes] = [r.get("loss", r.get("bound")) for r in metrics(out) if "loss" in r or "bound" in r], load_model(out)[0].state_dict()
+    assert found[1][0] == pytest.approx(found[2][0], rel=1e-6)
+    assert all(torch.allclose(value, found[2][1][key], atol=1e-6) for key, value in found[1][1].items())
 
 
 def test_another_code_is_trained_from_a_folder(tmp_path):

@@ -222,8 +222,9 @@ def unsharded(model: Any) -> Any:
     with torch.device("meta"):
         copy = type(model)(model.config)
     copy = copy.to_empty(device=next(model.parameters()).device).eval()
-    for own, shards in zip(copy.parameters(), model.parameters(), strict=True):
-        own.copy_(whole(shards))
+    for part in (lambda network: network.parameters(), lambda network: network.buffers()):
+        for own, shards in zip(part(copy), part(model), strict=True):
+            own.copy_(whole(shards))
     return copy
 
 
