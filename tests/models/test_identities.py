@@ -140,15 +140,15 @@ def test_each_row_has_its_own_label(name):
     model, canvas, labels = tiny(name), ragged_canvas(), labels_of(name, 4)
     sites, some = Sites.of(canvas.unknown, L), torch.tensor([3, 1])
     with torch.no_grad():
-        together = model.predictor(labels)(canvas, sites, STEP)
-        few = model.predictor(labels)(canvas, sites, Step(0, 1, rows=some))
+        together = model.predictor(labels)(opened(model, canvas), sites, STEP)
+        few = model.predictor(labels)(opened(model, canvas), sites, Step(0, 1, rows=some))
     torch.testing.assert_close(few[some][sites.valid[some]], together[some][sites.valid[some]], **EXACT)
     for row in range(canvas.rows):
         one = slice(row, row + 1)
         alone = Canvas(canvas.tokens[one], canvas.known[one], present=canvas.present[one], anchor=canvas.anchor[one])
         mine = Sites.of(alone.unknown, L)
         with torch.no_grad():
-            hidden = model.predictor(labels[one])(alone, mine, STEP)
+            hidden = model.predictor(labels[one])(opened(model, alone), mine, STEP)
         torch.testing.assert_close(hidden[mine.valid], together[one][sites.valid[one]], **EXACT)
 
 

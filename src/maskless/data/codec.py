@@ -184,7 +184,7 @@ def load_codec(folder: Path | str) -> Codec:
         >>> place = tempfile.mkdtemp()
         >>> PixelCodec(2).save(place)
         >>> load_codec(place)
-        PixelCodec(levels=2, channels=1)
+        PixelCodec(levels=2, channels=1, planes=1)
     """
     path = find_codec(folder)
     definition = read_json(path / FILE)

@@ -43,7 +43,7 @@ class Corrected:
         >>> from maskless.decoding import Canvas, Noise
         >>> canvas = Canvas(torch.zeros(1, 70, dtype=torch.int64), torch.zeros(1, 70, dtype=torch.bool))
         >>> steps = Corrected(9, strength=lambda t: 2.0)(canvas, Noise.of(0, 1))
-        >>> sum(step.most for step in steps) == 70 + sum(sum(step.forget) for step in steps)
+        >>> sum(step.most for step in steps) == 70 + sum(sum(step.forget or ()) for step in steps)
         True
 
     Source: the corrector of arXiv 2505.18495 (after Gat et al. 2024, arXiv 2407.15595), without the forward velocity that its code counts twice.
