@@ -80,7 +80,7 @@ def test_cells_of_several_pixels_open_as_a_whole():
     class Doubled:
         """Two pixels a side of a cell."""
 
-        vocab_size, factor, channels, hash = 5, 2, 1, "doubled"
+        vocab_size, factor, channels, planes, hash = 5, 2, 1, 1, "doubled"
 
         def encode(self, images):
             return maskless.PixelCodec(levels=5).encode(images[..., ::2, ::2])

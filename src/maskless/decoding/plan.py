@@ -31,10 +31,10 @@ class Step:
     s: float = 0.0                      # and after it
     counts: tuple[int, ...] | None = None
     done: tuple[int, ...] | None = None
-    forget: tuple[int, ...] | None = None
     most: int = 0
     window: tuple[int, int] | None = None
     rest: bool = False                  # reveal everything that is still open
+    forget: tuple[int, ...] | None = None
     n: Tensor | None = None             # counts, done, forget and rows on the device
     begun: Tensor | None = None
     gone: Tensor | None = None
@@ -74,7 +74,7 @@ def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | Non
     for i, row in enumerate(counts):
         if any(row):
             lost = tuple(forgets[i]) if forgets is not None and any(forgets[i]) else None
-            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), lost, max(row), window))
+            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), max(row), window, forget=lost))
         done = [a + b for a, b in zip(done, row)]
     return steps
 

@@ -195,7 +195,7 @@ def demo_toy(out: Path, scale: ToyScale, *, say: Say) -> dict[str, Any]:
                "command": f"maskless demo --toy --steps {scale.steps}", "seconds": round(time.perf_counter() - begun, 1)}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     draw(out / "toy.png", law, panels, results)
-    say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: toy.png, results.json. The published loss is below the entropy where it is no bound.")
+    say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: toy.png, results.json. The published loss of several digits may lie below the entropy: it is no bound.")
     return results
 
 
@@ -219,7 +219,7 @@ def draw(path: Path, law: Float[Tensor, "H W"], panels: dict[tuple[int, int], Te
         _scatter(grid[1, 0], points(law, DRAWN, seed=2), f"its own points\n{results['floor']:.3f}")
     for line, row in zip(grid, rows):
         for axes, each in zip(line[1:], row["distances"]):
-            title = f"{each['steps']} steps, {each['nfe']} calls\n{each['distance']:.3f}"
+            title = f"{each['nfe']} call{'s' if each['nfe'] > 1 else ''}\n{each['distance']:.3f}"
             _scatter(axes, panels[row["digits"], each["steps"]], title)
         line[1].set_ylabel(f"l = {row['digits']}, base {row['base']}", fontsize=9)
     figure.suptitle("Points drawn, and their distance to the law (total variation in 32 x 32 squares)", fontsize=10)
