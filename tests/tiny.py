@@ -60,6 +60,7 @@ ANY_ORDER = [name for name in CONFIGS if name != "autoregressive"]
 CAUSAL = [name for name in CONFIGS if name.startswith("causal")]
 FOLDED = [name for name, config in CONFIGS.items() if getattr(config, "cond_dim", 0) and not config.time_conditioned
           and not getattr(config, "classes", 0)]
+DIGITS = [name for name, config in CONFIGS.items() if hasattr(config, "digits")]                # several slots a site
 PARTITION = [name for name in CONFIGS if name.startswith("partition")]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, GRID, LABELLED, L, V, labels_of, tiny
+from tests.tiny import CONFIGS, DIGITS, GRID, LABELLED, L, V, labels_of, tiny
 
 from maskless.data.batch import Batch
 from maskless.decoding import (
@@ -55,7 +55,7 @@ def told(teacher: Teacher, rows: Batch, known: torch.Tensor, t: torch.Tensor) ->
     return laws.view(ROWS, L, -1)
 
 
-@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("name", [name for name in LABELLED if name not in DIGITS])
 @pytest.mark.parametrize("guidance", [Guidance(2.5), Guidance(-0.5), Guidance(3.0, ramped=True)], ids=repr)
 def test_targets_are_the_guided_samplers_laws(name, guidance):
     """In one step from what is known: the law that `Sampler` would draw from at this place of its plan, to 1e-12."""

@@ -11,6 +11,7 @@ import torch
 
 from maskless.checkpoints.native import save_model
 from maskless.config import read
+from maskless.data.sources import tokenizer_of
 from maskless.decoding import Canvas, Noise
 from maskless.evaluation.settings import Generative, ImageQuality, Likelihood, Speed, Tasks
 from maskless.models import build
@@ -61,12 +62,10 @@ def test_two_updates_at_toy_size(name, tmp_path):
 
 def teach(tree: dict, folder) -> None:
     """An untrained teacher of the student's kind."""
-    from maskless.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer("bytes")
-    made = complete(load_recipe(tree), tokenizer.vocabulary)
+    recipe = load_recipe(tree)
+    coding = tokenizer_of(recipe.data)
     torch.manual_seed(0)
-    save_model(folder / "teacher", build(made.model), tokenizer=tokenizer)
+    save_model(folder / "teacher", build(complete(recipe, coding.vocabulary).model), tokenizer=coding)
 
 
 @pytest.mark.parametrize("name", ROWS)

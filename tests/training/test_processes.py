@@ -24,15 +24,19 @@ def single(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("changes", [("training.accumulate=2",), pytest.param((), marks=pytest.mark.slow)])
 def test_two_processes_equal_one(single, changes):
-    """Losses to 1e-6, which says the same times, masks and rows; weights, average and moments to rounding."""
+    """Losses to 1e-6, which says the same times, masks and rows; weights, average and moments to rounding.
+
+    Not the bias of the swap's keys: it moves all scores of a query alike, so that its gradient is rounding, which Adam makes as large as any.
+    """
     out = single / f"two{len(changes)}"
     result = run_process(single, out, *SAME, *changes, processes=2)
     assert result.returncode == 0, result.stderr
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(losses(single / "one")), rtol=1e-6, atol=1e-6)
     ours, theirs = (tensors(run / "checkpoints" / "step-00000004") for run in (out, single / "one"))
     for name, tensor in theirs.items():
+        compared = slice(len(tensor) // 2, None) if name.endswith("swap.kv.bias") else ...
         torch.testing.assert_close(
-            ours[name], tensor, rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
+            ours[name][compared], tensor[compared], rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
