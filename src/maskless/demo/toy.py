@@ -112,7 +112,7 @@ class ToyModel(OverDigits):
 
 
 def learned(law: Tensor, digits: int, scale: ToyScale) -> ToyModel:
-    """A model trained on points of the law by the published loss; as for images, every hidden token counts alike: 1 / (t + 0.005) learns slower."""
+    """A model trained on points of the law by the published loss; every hidden token counts alike: the toy's 1 / (t + 0.005) learns slower."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = ToyModel(ToyConfig(digits=digits, width=scale.width))
@@ -195,7 +195,7 @@ def demo_toy(out: Path, scale: ToyScale, *, say: Say) -> dict[str, Any]:
                "command": f"maskless demo --toy --steps {scale.steps}", "seconds": round(time.perf_counter() - begun, 1)}
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     draw(out / "toy.png", law, panels, results)
-    say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: toy.png, results.json. The published loss of several digits may lie below the entropy: it is no bound.")
+    say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: toy.png, results.json. The published loss of several digits is no bound on the entropy.")
     return results
 
 
