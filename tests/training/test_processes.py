@@ -34,7 +34,7 @@ def test_two_processes_equal_one(single, changes):
     torch.testing.assert_close(torch.tensor(losses(out)), torch.tensor(losses(single / "one")), rtol=1e-6, atol=1e-6)
     ours, theirs = (tensors(run / "checkpoints" / "step-00000004") for run in (out, single / "one"))
     for name, tensor in theirs.items():
-        compared = slice(len(tensor) // 2, None) if name.endswith("swap.kv.bias") else ...
+        compared = slice(len(tensor) // 2, None) if name.endswith("swap.kv.bias") and tensor.dim() else ...
         torch.testing.assert_close(
             ours[name][compared], tensor[compared], rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
