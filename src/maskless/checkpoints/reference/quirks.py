@@ -11,6 +11,7 @@
 | `log_distance` | SDTT's "tvd" is sum of abs(S - Q) of log-probabilities (text_sdtt_mdlm_k2: 9.9 nats, where a distance is below 1) |
 | `leaving_out` | the mask counts in the normaliser, and then not in the divergence (text_sdtt_mdlm_k2) |
 | `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
+| `RoundedChoice` | log-probabilities are rounded to bfloat16 before the float64 race (spec of the text code, 2.7: no golden is on a GPU) |
 | `frechet_rounded` | means, covariances and their product in float32 (image_metrics: 12.57196, in float64 12.57086) |
 | `UncountedRegisters` | the lengths of the image samplers leave out the register, which hides the newest token (image_pgm_sample, ref) |
 | `RegistersNotAsked` | decoder self-attention samples without the registers it was trained with (image_pgm_variant_interleave) |
@@ -119,6 +120,14 @@ class NucleusFirst(Choice):
         if allowed is not None:
             logits = logits.masked_fill(~allowed, -torch.inf)
         return logits.log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class RoundedChoice(Choice):
+    """Log-probabilities rounded to bfloat16, which float64 afterwards does not mend: steps of 0.0625 between -8 and -16."""
+
+    def law(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
+        return super().law(logits, allowed).bfloat16().float()
 
 
 def frechet_rounded(fake: Float[Tensor, "N F"], real: Float[Tensor, "M F"]) -> float:
