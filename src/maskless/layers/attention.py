@@ -22,6 +22,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 PIECE = 1 << 21                         # scores that are made at a time
 KEPT = 1 << 25                          # scores of a layer that may be kept for its gradient
 FEW = 64                                # queries below which the keys are the left factor
+SPAN = 64                               # numbers of keys are rounded up to a multiple of this: products make a kernel for every shape
 
 
 def merge(x: Float[Tensor, "B h N d"]) -> Float[Tensor, "B N D"]:
@@ -39,10 +40,18 @@ def attention(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Floa
 
 
 def _products_pay(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the processor multiplies bfloat16 in vectors: the fused attention works in float32 there."""
-    if v.dtype != torch.bfloat16 or v.device.type != "cpu" or not _bf16_in_vectors():
-        return False
-    return not torch.is_grad_enabled() or _scores(q, k) <= KEPT
+    """Whether products are faster, and their scores not too many to be kept for a gradient."""
+    return _by_vectors(v) and (not torch.is_grad_enabled() or _scores(q, k) <= KEPT)
+
+
+def span(keys: int, most: int, cache: Tensor) -> int:
+    """How far to look into a cache of `most` entries, the first `keys` filled: where products pay, so that the same few shapes come again."""
+    return min(-(-keys // SPAN) * SPAN, most) if _by_vectors(cache) else keys
+
+
+def _by_vectors(x: Tensor) -> bool:
+    """Whether the processor multiplies these in vectors of bfloat16: the fused attention works in float32 there."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and _bf16_in_vectors()
 
 
 @cache
@@ -125,7 +134,7 @@ class Absorbing:
         return count * queries < width + queries
 
     def __call__(self, q: Tensor, k: Tensor, memory: Float[Tensor, "B M D"]) -> Float[Tensor, "B N D"]:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                                # (B, h, N, M)
+        scores = (k @ (q * q.shape[-1] ** -0.5).transpose(-1, -2)).transpose(-1, -2)            # (B, h, N, M)
         if self.mask is not None:
             scores = scores.masked_fill(~self.mask, torch.finfo(scores.dtype).min)
         share = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(memory.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import causal, under
+from maskless.layers.attention import causal, span, under
 from maskless.layers.block import FinalNorm, SelfBlock
 from maskless.layers.embedding import TokenEmbedding
 from maskless.layers.rotary import rotation
@@ -121,15 +121,16 @@ class CachedPredictor:
         bin_or_place = torch.where(fresh, place, canvas.length)
         x = model.embedding(canvas.tokens.gather(1, place.clamp(max=canvas.length - 1)))
         rotate = rotation(place, model.config.width // model.config.heads, x.dtype)
-        uniform = canvas.fewest == end and width == 1
-        mask = None if uniform else (torch.arange(end, device=place.device) <= place[..., None])[:, None]
+        seen = span(end, canvas.length, self.keys[0])
+        uniform = canvas.fewest == seen and width == 1
+        mask = None if uniform else (torch.arange(seen, device=place.device) <= place[..., None])[:, None]
         attend = under(mask)
         for block, keys, values in zip(model.blocks, self.keys, self.values):
             q, k, v = block.attention.project(block.norm1(x), rotate)
             at = bin_or_place[:, None, :, None].expand_as(k)
             keys.scatter_(2, at, k)
             values.scatter_(2, at, v)
-            x = x + block.attention.out(attend(q, keys[:, :, :end], values[:, :, :end]))
+            x = x + block.attention.out(attend(q, keys[:, :, :seen], values[:, :, :seen]))
             x = x + block.mlp(block.norm2(x))
         newest = (canvas.count - self.seen - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1])
         state = model.final(x, None).gather(1, newest)[:, 0]

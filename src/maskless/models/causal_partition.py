@@ -27,7 +27,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Attend, Masked, before, causal, everywhere, under
+from maskless.layers.attention import Attend, Masked, before, causal, everywhere, span, under
 from maskless.layers.groups import Grouping, dense
 from maskless.layers.packed import linear_map
 from maskless.layers.rotary import Rotation
@@ -258,7 +258,7 @@ class CachedPredictor:
             return
         place = self.seen[:, None] + torch.arange(width, device=self.seen.device)              # (B, W)
         fresh = place < self.ahead + canvas.count[:, None]
-        where = Place(place, fresh, self._cursor(canvas), self._end(canvas))
+        where = self._place(place, fresh, self._cursor(canvas), self._end(canvas))
         ids, positions = self._entries(canvas, place)
         attend = self._rule(canvas, where, one_commit)
         x = self._encode(ids, self.rotations.at(positions), where, attend)
@@ -271,6 +271,9 @@ class CachedPredictor:
     def _end(self, canvas: Canvas) -> int:
         """How many entries any row has; 1 where none has one, which is then not seen."""
         return max(1, self.ahead + canvas.most)
+
+    def _place(self, index: Tensor, fresh: Tensor, start: int | None, end: int) -> Place:
+        return Place(index, fresh, start, end, span(end, self.encoder[0].shape[-2] - 1, self.encoder[0]))
 
     def _entries(self, canvas: Canvas, place: Int[Tensor, "B W"]) -> tuple[Tensor, Tensor]:
         """Ids and positions of the entries at `place`."""
@@ -287,10 +290,10 @@ class CachedPredictor:
         return min(cursors) if len(ends) == len(cursors) == 1 else None
 
     def _rule(self, canvas: Canvas, where: Place, one_commit: bool) -> Attend:
-        """Whom the fresh tokens look at among entries 0..end-1."""
-        entry, place, width = torch.arange(where.end, device=self.seen.device), where.index, where.index.shape[1]
+        """Whom the fresh tokens look at among entries 0..span-1."""
+        entry, place, width = torch.arange(where.span, device=self.seen.device), where.index, where.index.shape[1]
         token = self.model.config.causal == "token" and not one_commit
-        if where.start is not None and (width == 1 or one_commit or (not token and canvas.commits == self.commits + 1)):
+        if where.start is not None and where.span == where.end and (width == 1 or one_commit or (not token and canvas.commits == self.commits + 1)):
             return everywhere
         if token:
             return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None])
@@ -299,7 +302,7 @@ class CachedPredictor:
             return Masked(known[:, None, None])
         born = F.pad(canvas.born, (self.ahead, 0), value=-1)                                   # the registers are the first commit
         mine = born.gather(1, place.clamp(max=self.ahead + canvas.length - 1))
-        return Masked(((born[:, None, :where.end] <= mine[..., None]) & known[:, None])[:, None])
+        return Masked(((born[:, None, :where.span] <= mine[..., None]) & known[:, None])[:, None])
 
     def _encode(self, ids: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
         """Pass tokens and registers through the encoder, and keep their keys and values for all layers."""
@@ -331,9 +334,10 @@ class CachedPredictor:
 
     def decode(self, canvas: Canvas, sites: Sites, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
         """The states of the queried sites over everything in the cache."""
-        end, known = self._end(canvas), self.ahead + pick_rows(canvas.count, rows)
-        mask = None if self.ahead + canvas.fewest == end else (torch.arange(end, device=known.device) < known[:, None])[:, None, None]
-        memory = self._decoded(end, rows)
+        known = self.ahead + pick_rows(canvas.count, rows)
+        memory = self._decoded(span(self._end(canvas), self.decoder[0].shape[-2] - 1, self.decoder[0]), rows)
+        entry = torch.arange(memory[0].shape[-2], device=known.device)
+        mask = None if self.ahead + canvas.fewest == len(entry) else (entry < known[:, None])[:, None, None]
         of_rows = (memory, pick_rows(self.summary, rows)[:, None], known[:, None], rows if self.labels is not None else None)
         return self._answer(pick_rows(sites.index, rows), under(mask), *of_rows)
 
@@ -364,12 +368,12 @@ class CachedPredictor:
         drafts, seen = sites.index[:, :-1], self.seen[:, None]
         place = seen + torch.arange(tokens.shape[1], device=seen.device)
         end = min(self.ahead + canvas.length, self._end(canvas) + tokens.shape[1])
-        where = Place(place, sites.valid[:, :-1], None, end)
-        entry = torch.arange(end, device=seen.device)
+        where = self._place(place, sites.valid[:, :-1], None, end)
+        entry = torch.arange(where.span, device=seen.device)
         x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None]))
         self.running = self._running(x) if self.model.swap.reads_memory else self.summary[:, None]
         known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
-        memory = self._decoded(end)
+        memory = self._decoded(where.span)
         return self._answer(sites.index, Masked((entry < known[..., None])[:, None]), memory, self.running, known)
 
     def settle(self, canvas: Canvas) -> None:
@@ -390,10 +394,11 @@ class Place:
         fresh: (B, W) False on what a row does not have.
         start: the cursor that all rows share, or None.
         end: entries that any row has once these are in.
+        span: how many are looked at; what no row has is masked.
     """
 
-    def __init__(self, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None, end: int):
-        self.index, self.fresh, self.start, self.end = index, fresh, start, end
+    def __init__(self, index: Int[Tensor, "B W"], fresh: Bool[Tensor, "B W"], start: int | None, end: int, span: int):
+        self.index, self.fresh, self.start, self.end, self.span = index, fresh, start, end, span
 
     def write(self, buffer: Float[Tensor, "*M B h L1 d"], values: Float[Tensor, "*M B h W d"]) -> None:
         """Put values in place; `buffer` is a view of the cache, of one layer or of several."""
@@ -408,7 +413,7 @@ class Place:
         def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self.write(keys, k)
             self.write(values, v)
-            return attend(q, keys[:, :, :self.end], values[:, :, :self.end])
+            return attend(q, keys[:, :, :self.span], values[:, :, :self.span])
         return look
 
 
