@@ -20,6 +20,7 @@ from maskless.decoding import (
     decode,
     remask,
 )
+from maskless.layers import attention
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
 
 
@@ -42,6 +43,20 @@ def test_rows_that_agree_are_cached_exactly(name, steps, known):
     with torch.no_grad():
         Sampler(Scheduled(steps), Random())(Both(tiny(name), labels_of(name, 3)), canvas, Noise.of(1, 3))
     assert canvas.known.all()
+
+
+@pytest.mark.parametrize("size", [4, 64])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_looking_further_than_what_is_known_changes_nothing(monkeypatch, name, size):
+    """By products, caches are looked into by multiples of `SPAN` entries: rows that agree, ragged ones, and after a cut."""
+    monkeypatch.setattr(attention, "_by_vectors", lambda x: True)
+    monkeypatch.setattr(attention, "SPAN", size)
+    for steps, known in ((3, 0), (11, 1)):
+        test_rows_that_agree_are_cached_exactly(name, steps, known)
+    canvas = ragged_canvas()
+    with torch.no_grad():
+        Sampler(Scheduled(5), Random())(Both(tiny(name), labels_of(name, canvas.rows)), canvas, Noise.of(1, canvas.rows))
+    test_forgotten_sites_are_cut_out_of_the_cache(name, "random")
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])

@@ -37,6 +37,7 @@ from maskless.decoding import (
     Spaced,
     Step,
 )
+from maskless.layers import attention
 from maskless.models import build, fold
 
 STEP = Step(0, 1)
@@ -246,6 +247,13 @@ def test_autoregressive_cache_equals_recomputation(lengths):
         nfe = Sampler(Scheduled(L - min(lengths)), LeftToRight())(Both(tiny("autoregressive")), canvas, Noise.of(0, len(lengths)))
     assert canvas.known.all()
     assert nfe == L - min(lengths)
+
+
+def test_the_autoregressive_cache_by_products(monkeypatch):
+    monkeypatch.setattr(attention, "_by_vectors", lambda x: True)
+    monkeypatch.setattr(attention, "SPAN", 5)
+    test_autoregressive_cache_equals_recomputation([1, 1, 1])
+    test_autoregressive_cache_equals_recomputation([1, 4, 2])
 
 
 def test_autoregressive_refuses_what_it_cannot_do():
