@@ -116,14 +116,15 @@ def acting(sampler: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options of a sampler, without those that change nothing beside the others.
 
     Example:
-        >>> acting({"order": "random", "gamma": 0.1, "top_p": 1.0, "temperature": 1.0})
+        >>> acting({"order": "random", "gamma": 0.1, "top_p": 1.0, "time_power": 1.0, "temperature": 1.0})
         {'order': 'random', 'temperature': 1.0}
     """
     options = dict(sampler or {})
     idle = {
         "confidence_noise": options.get("order") != "confidence", "gamma": options.get("order") != "entropy-bound",
-        "guidance_schedule": not options.get("guidance"), "temperature_power": options.get("temperature_power") == 1,
-        "top_p": options.get("top_p") == 1,
+        "guidance_schedule": not options.get("guidance"), "corrector_power": not options.get("corrector"),
+        "temperature_rise_power": not options.get("temperature_rise"),
+        **{name: options.get(name) == 1 for name in ("temperature_power", "top_p", "alpha_power", "time_power")},
     }
     return {key: value for key, value in options.items() if not idle.get(key)}
 
