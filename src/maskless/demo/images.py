@@ -15,7 +15,7 @@ from maskless.api.image import ImageModel
 from maskless.api.image_files import Film
 from maskless.api.image_quality import batches_of, in_halton_order
 from maskless.data.image_sources import Digits
-from maskless.demo.run import TIMED, Say, Scale, Watch, affordable, trained
+from maskless.demo.run import TIMED, Say, Scale, Watch, affordable, begin, trained
 from maskless.evaluation.features import ClassifierFeatures, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import Measurement, frechet_distance
 from maskless.evaluation.machine import versions
@@ -52,10 +52,7 @@ def recipe(name: str, steps: int, data: Path) -> dict[str, Any]:
 
 def demo_images(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     """Run the demo of images into a new folder; arguments, return value and errors are those of `demo.run.demo`."""
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
-    begun = time.perf_counter()
-    say(", ".join(f"{name} {value}" for name, value in versions().items()))
+    begun = begin(out, say)
     out.mkdir(parents=True)
     data = _digits(out / "digits.npz")
     steps = scale.steps

@@ -82,10 +82,7 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     Raises:
         ValueError: if the folder exists.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
-    begun = time.perf_counter()
-    say(", ".join(f"{name} {value}" for name, value in versions().items()))
+    begun = begin(out, say)
     steps = scale.steps
     if steps is None:
         say(f"\nPreparing the prose of the standard library, and timing {TIMED} steps of either model ...")
@@ -110,6 +107,14 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     say(f"\nWritten to {out}/ in {results['seconds']:.0f} s: pgm/ and mdlm/ (checkpoints), samples.txt, results.json, demo.png")
     say(f"The same run again: {results['command']}     More text: maskless sample {out}/pgm --watch")
     return results
+
+
+def begin(out: Path, say: Say) -> float:
+    """Say where this runs; the time at which it begins. Raises: ValueError if the folder exists."""
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
+    say(", ".join(f"{name} {value}" for name, value in versions().items()))
+    return time.perf_counter()
 
 
 def affordable(seconds: float, recipes: Mapping[str, Recipes], each: str, say: Say) -> int:

@@ -23,7 +23,7 @@ from maskless.data.loader import Loader
 from maskless.data.store import MemoryStore
 from maskless.decoding import Ancestral, Noise, Sampler
 from maskless.demo.cat import cat, distance, entropy, histogram, points
-from maskless.demo.run import Say
+from maskless.demo.run import Say, begin
 from maskless.evaluation.machine import versions
 from maskless.models.prime import OverDigits
 from maskless.objectives import JointCE, SubNelbo, draws
@@ -144,10 +144,10 @@ class Measured(NamedTuple):
 def measured(model: ToyModel, law: Tensor) -> Measured:
     """Both losses at the same times and hidden digits, so that they differ by what they charge and by nothing else."""
     sub, joint = SubNelbo(), JointCE()
-    nats, published = torch.zeros(HELD_OUT), 0.0
+    fresh, nats, published = points(law, HELD_OUT, seed=1), torch.zeros(HELD_OUT), 0.0
     with torch.inference_mode():
         for rows in torch.arange(HELD_OUT).split(512):
-            part = Batch.of(points(law, HELD_OUT, seed=1)[rows])
+            part = Batch.of(fresh[rows])
             for sample in range(SAMPLES):
                 noise = draws(1, sample, rows, HELD_OUT, 2, low=sub.low)
                 nats[rows] += sub(model, part, noise).bound / (2 * SAMPLES)
@@ -168,10 +168,7 @@ def demo_toy(out: Path, scale: ToyScale, *, say: Say) -> dict[str, Any]:
     Raises:
         ValueError: if the folder exists.
     """
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another folder with --out, or delete it yourself")
-    begun = time.perf_counter()
-    say(", ".join(f"{name} {value}" for name, value in versions().items()))
+    begun = begin(out, say)
     out.mkdir(parents=True)
     law = cat(SIZE)
     truth, floor = entropy(law) / 2, distance(points(law, DRAWN, seed=2), law)

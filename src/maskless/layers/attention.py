@@ -35,8 +35,13 @@ def attention(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Floa
     if not _products_pay(q, k, v):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
     if is_causal:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+        mask = upto(q, k)
     return by_products(q, k, v, mask)
+
+
+def upto(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 N M"]:
+    """The mask of `causal`: query i looks at keys 0..i."""
+    return torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
 
 
 def _products_pay(q: Tensor, k: Tensor, v: Tensor) -> bool:

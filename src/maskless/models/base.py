@@ -47,6 +47,12 @@ class Denoiser(nn.Module):
         """A canvas that this model decodes; arguments and errors are those of `Canvas`."""
         return Canvas(tokens, known, present=present, anchor=anchor)
 
+    def check_canvas(self, canvas: Canvas) -> None:
+        """Raise ValueError for a canvas with another number of slots a site."""
+        if canvas.per_site != self.per_site:
+            raise ValueError(f"the canvas has {canvas.per_site} slots a site and this {type(self).__name__} decodes {self.per_site}; "
+                             "make the canvas with model.canvas(tokens, known)")
+
     @property
     def null_label(self) -> int | None:
         """The label that means "no class", one past the last; None for a model without labels."""
@@ -177,9 +183,7 @@ class FullPredictor:
         self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        if canvas.per_site != self.model.per_site:
-            raise ValueError(f"the canvas has {canvas.per_site} slots a site and this {type(self.model).__name__} decodes {self.model.per_site}; "
-                             "make the canvas with model.canvas(tokens, known)")
+        self.model.check_canvas(canvas)
 
         def run(rows: Tensor | None) -> Tensor:
             tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)

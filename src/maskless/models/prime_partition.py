@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
-from maskless.decoding.digits import DigitCanvas
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked
 from maskless.layers.embedding import TokenEmbedding
@@ -31,7 +30,7 @@ from maskless.layers.norm import LayerNorm
 from maskless.layers.rotary import Rotation
 from maskless.models.base import FullPredictor, on_rows, pick_labels, pick_rows
 from maskless.models.partition import PartitionConfig, PartitionTransformer
-from maskless.models.prime import CodeName, code_of
+from maskless.models.prime import CodeName, OverDigits, code_of
 from maskless.subtokens import SubTokenCode
 
 
@@ -110,7 +109,7 @@ class Memory(NamedTuple):
     beside: Float[Tensor, "B Q D"]
 
 
-class PrimePartitionTransformer(PartitionTransformer):
+class PrimePartitionTransformer(OverDigits, PartitionTransformer):  # type: ignore[override]
     """p(x_i | the digits of the other group) for every site and group in one pass; sampling passes known digits alone.
 
     | part | initialisation |
@@ -120,36 +119,14 @@ class PrimePartitionTransformer(PartitionTransformer):
     | everything else | as a `PartitionTransformer` |
     """
 
-    table: Tensor
-
     def __init__(self, config: PrimePartitionConfig):
         super().__init__(config.of_tokens())
         self.config: Any = config
-        code = config.coded()
-        self.base = code.base
-        self.register_buffer("table", code.table)
-        self.embedding = TokenEmbedding(code.base * config.digits, config.width)
+        self.write_in(config.coded())
+        self.embedding = TokenEmbedding(self.base * config.digits, config.width)
         self.beside = LayerNorm(config.width)
         self.skip = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.skip.weight)
-
-    @property
-    def per_site(self) -> int:
-        return self.config.digits
-
-    @property
-    def code(self) -> SubTokenCode:
-        """How this model writes tokens."""
-        return SubTokenCode(self.table, self.base)
-
-    @torch.no_grad()
-    def recode(self, code: SubTokenCode) -> PrimePartitionTransformer:
-        """Write tokens in another code of the same sizes from now on. Raises: ValueError for other sizes."""
-        if code.table.shape != self.table.shape or code.base != self.base:
-            raise ValueError(f"the code has {code.classes} classes, {code.length} digits and base {code.base}; the model {len(self.table)}, "
-                             f"{self.per_site} and {self.base}: make one that fits (SubTokenCode.given(table, base={self.base}))")
-        self.table.copy_(code.table)
-        return self
 
     # -- parts -----------------------------------------------------------------------------------------------------------------------------------
 
@@ -226,17 +203,6 @@ class PrimePartitionTransformer(PartitionTransformer):
         whole = known.unflatten(1, (-1, self.per_site)).all(-1)
         return torch.where(whole[..., None], both[:, :, 0], both[:, :, 1])
 
-    def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,  # type: ignore[override]
-               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
-        """Groups of whole tokens, as in PGM."""
-        slots = None if present is None else present.repeat_interleave(self.per_site, 1)
-        return self.hidden_of_digits(self.table[tokens].flatten(1), known.repeat_interleave(self.per_site, 1), cond=cond, t=t, present=slots)
-
-    def canvas(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, present: Bool[Tensor, "B L"] | None = None,
-               anchor: Bool[Tensor, "B L"] | None = None) -> Canvas:
-        """A `DigitCanvas` with the joint draw and the filter."""
-        return DigitCanvas(tokens, known, code=self.code.to(tokens.device), present=present, anchor=anchor)
-
     def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         return DigitPartitionPredictor(self, cond)
 
@@ -252,9 +218,7 @@ class DigitPartitionPredictor:
         self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        if canvas.per_site != self.model.per_site:
-            raise ValueError(f"the canvas has {canvas.per_site} slots a site and this {type(self.model).__name__} decodes {self.model.per_site}; "
-                             "make the canvas with model.canvas(tokens, known)")
+        self.model.check_canvas(canvas)
         return on_rows(step, canvas, sites, lambda rows: self.rows(canvas, sites, step, rows))
 
     def rows(self, canvas: Canvas, sites: Sites, step: Step, rows: Tensor | None) -> Float[Tensor, "R Q D"]:

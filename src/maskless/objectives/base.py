@@ -120,9 +120,18 @@ class Untimed(Single):
 
 
 class Timed(Single):
-    """Objectives that hide sites by a schedule."""
+    """Objectives that hide sites by a schedule, a share from `low` to all of them."""
 
     schedule: AnySchedule
+    low: float
+
+    @property
+    def times(self) -> tuple[float, float]:
+        return self.schedule.time(self.low), 1.0
+
+    @property
+    def bound_times(self) -> tuple[float, float]:
+        return self.times
 
     @property
     def valid(self) -> bool:

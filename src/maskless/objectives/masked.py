@@ -43,14 +43,6 @@ class Masked(Timed):
         if self.targets == "all" and self.weights != "unit":
             raise ValueError("targets is all and weights is bound, and the bound has no weight for known sites; use weights=unit")
 
-    @property
-    def times(self) -> tuple[float, float]:
-        return self.schedule.time(self.low), 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
-
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         schedule, t = self.schedule, draws.t
         hidden = (draws.u < schedule.hiding(t)[:, None]) & ~batch.given  # (B, L)

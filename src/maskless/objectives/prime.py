@@ -164,14 +164,6 @@ class SubNelbo(Timed):
             raise ValueError(f"chunk_point is {self.chunk_point} and sub_nelbo is a bound for 0 (whole tokens) and 1 (single digits) only; "
                              "train with joint_ce at values between")
 
-    @property
-    def times(self) -> tuple[float, float]:
-        return self.schedule.time(self.low), 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
-
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         return self.scored(model, batch, _unknown(model, draws, self.schedule.hiding(draws.t), self.chunk_point), draws.t)
 
@@ -221,14 +213,6 @@ class JointCE(Timed):
     def valid(self) -> bool:
         return False
 
-    @property
-    def times(self) -> tuple[float, float]:
-        return self.schedule.time(self.low), 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
-
     def reported(self, length: int) -> Mapping[str, Objective]:
         """The bound of the process that is trained; between the two processes both: of digits, and of whole tokens."""
         bound = SubNelbo(chunk_point=0 if self.chunk_point == 0 else 1, filter_observed=self.filter_observed, low=self.low)
@@ -275,10 +259,6 @@ class FiniteSteps(Timed):
     @property
     def times(self) -> tuple[float, float]:
         return 0.0, 1.0
-
-    @property
-    def bound_times(self) -> tuple[float, float]:
-        return self.times
 
     def reported(self, length: int) -> Mapping[str, Objective]:
         return {f"bound_of_{self.steps}_steps": self}
