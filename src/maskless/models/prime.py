@@ -94,8 +94,8 @@ def code_of(config: Any) -> SubTokenCode:
     return SubTokenCode.digits(config.vocab_size, config.digits, base)
 
 
-class OverDigits(Denoiser):
-    """A model that reads tokens as digits of which some may be known: what the networks of MDM-Prime have in common.
+class WrittenInDigits(Denoiser):
+    """A model that reads tokens as digits of which some may be known.
 
     The law of a site is joint over its digits and factorised over sites. It is not filtered by the digits that are known: losses and
     canvases do that.
@@ -119,7 +119,7 @@ class OverDigits(Denoiser):
         return SubTokenCode(self.table, self.base)
 
     @torch.no_grad()
-    def recode(self, code: SubTokenCode) -> OverDigits:
+    def recode(self, code: SubTokenCode) -> WrittenInDigits:
         """Write tokens in another code from now on (a cluster tree, say); what was learned of the old one means nothing then.
 
         Raises:
@@ -152,6 +152,10 @@ class OverDigits(Denoiser):
                anchor: Bool[Tensor, "B L"] | None = None) -> Canvas:
         """A `DigitCanvas` with the joint draw and the filter; make one of your own (`DigitCanvas`, `.of_digits`) for other draws."""
         return DigitCanvas(tokens, known, code=self.code.to(tokens.device), present=present, anchor=anchor)
+
+
+class OverDigits(WrittenInDigits):
+    """What the networks of MDM-Prime have in common: a full-length pass a call."""
 
     def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         return FullPredictor(self, cond, self.hidden_of_digits)

@@ -30,7 +30,7 @@ from maskless.layers.norm import LayerNorm
 from maskless.layers.rotary import Rotation
 from maskless.models.base import FullPredictor, on_rows, pick_labels, pick_rows
 from maskless.models.partition import PartitionConfig, PartitionTransformer
-from maskless.models.prime import CodeName, OverDigits, code_of
+from maskless.models.prime import CodeName, WrittenInDigits, code_of
 from maskless.subtokens import SubTokenCode
 
 
@@ -109,7 +109,7 @@ class Memory(NamedTuple):
     beside: Float[Tensor, "B Q D"]
 
 
-class PrimePartitionTransformer(OverDigits, PartitionTransformer):  # type: ignore[override]
+class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type: ignore[override]
     """p(x_i | the digits of the other group) for every site and group in one pass; sampling passes known digits alone.
 
     | part | initialisation |
