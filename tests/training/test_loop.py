@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.training import ema
-from maskless.training.optim import adamw, learning_rate, moments, restore_moments
+from maskless.training.optim import learning_rate, moments, optimizer, restore_moments
 from maskless.training.recipe import Training
 from maskless.training.run import train
 from tests.training.runs import losses, recipe
@@ -53,15 +54,15 @@ def test_decay_falls_on_everything_or_spares_norms_and_biases():
             for parameter, old in zip(model.parameters(), before):
                 parameter.copy_(old)
             model[0].bias.zero_()
-        optimizer = adamw(model, training)
+        made = optimizer(model, training)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)                                    # nothing but decay moves it
-        optimizer.step()
+        made.step()
         shrunk = [bool((parameter != old).any()) for parameter, old in zip(model.parameters(), before)]
         assert [shrunk[0], shrunk[2], shrunk[3]] == [moved[0], moved[2], moved[3]]
-        again = adamw(model, training)
-        restore_moments(model, again, moments(model, optimizer))
-        assert moments(model, again).keys() == moments(model, optimizer).keys()
+        again = optimizer(model, training)
+        restore_moments(model, again, moments(model, made))
+        assert moments(model, again).keys() == moments(model, made).keys()
 
 
 def test_the_average_equals_the_reference():
@@ -78,18 +79,56 @@ def test_the_average_equals_the_reference():
     assert ema.effective_decay(0.9999, 1) == 2 / 11 and ema.effective_decay(0.9, 10**6) == 0.9
 
 
-def test_moments_come_back_by_name():
-    training = Training(steps=1)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_come_back_by_name(name):
+    training = Training(steps=1, optimizer=name)
     first, second = (nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1)) for _ in range(2))
-    optimizer = adamw(first, training)
+    made, other = optimizer(first, training), optimizer(second, training)
     first(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    other = adamw(second, training)
-    restore_moments(second, other, moments(first, optimizer))
-    assert moments(second, other).keys() == moments(first, optimizer).keys() != set()
-    assert all(torch.equal(moments(second, other)[name], value) for name, value in moments(first, optimizer).items())
+    made.step()
+    saved = {name: value.clone() for name, value in moments(first, made).items()}
+    restore_moments(second, other, saved)
+    assert moments(second, other).keys() == saved.keys() != set()
+    assert all(torch.equal(moments(second, other)[name], value) for name, value in saved.items())
+    second.load_state_dict(first.state_dict())
+    for model, its in ((first, made), (second, other)):
+        its.zero_grad()
+        model(torch.ones(1, 3)).sum().backward()
+        its.step()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(first.parameters(), second.parameters(), strict=True))
     with pytest.raises(ValueError, match="is not that of a parameter of shape"):
-        restore_moments(nn.Sequential(nn.Linear(4, 2)), other, moments(first, optimizer))
+        restore_moments(nn.Sequential(nn.Linear(4, 2)), other, saved)
+    unlike = optimizer(second, Training(steps=1, optimizer="adamw" if name == "muon" else "muon"))
+    with pytest.raises(ValueError, match="resume with the recipe the run was started with"):
+        restore_moments(second, unlike, saved)
+
+
+def test_muon_moves_matrices_along_their_singular_vectors():
+    """The first update of a matrix is its gradient with all singular values made (about) equal; head, embedding and biases go AdamW's way."""
+    model = MaskedTransformer(MaskedConfig(vocab_size=12, length=8, width=16, heads=2, layers=1, cond_dim=0))
+    training = Training(steps=1, optimizer="muon", lr=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    made = optimizer(model, training)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    made.step()
+    inner = "blocks.0.mlp.up.weight"
+    update = before[inner] - model.get_parameter(inner)
+    left, values, right = torch.linalg.svd(gradients[inner], full_matrices=False)
+    scale = 0.1 * 0.2 * max(update.shape) ** 0.5                                        # the size of AdamW's updates
+    assert torch.linalg.svdvals(update).sub(scale).abs().max() < 0.4 * scale            # five Newton-Schulz steps: 0.7 to 1.2
+    assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.95
+    for name in ("head.weight", "embedding.weight", "blocks.0.mlp.up.bias"):
+        torch.testing.assert_close(before[name] - model.get_parameter(name), 0.1 * gradients[name].sign(), rtol=1e-4, atol=1e-5)
+
+
+def test_muon_resumes_bit_for_bit(tmp_path):
+    changes = ("training.optimizer=muon", "training.lr=0.01", "validation.rows=0", "checkpoints.every=2")
+    whole = train(recipe(tmp_path), *changes, "training.steps=4", out=tmp_path / "a")
+    train(recipe(tmp_path), *changes, "training.steps=2", out=tmp_path / "b")
+    resumed = train(tmp_path / "b", "training.steps=4", resume=True, out=tmp_path / "b")
+    assert torch.equal(numbers(whole), numbers(resumed))
 
 
 @pytest.mark.parametrize("kind", ["partition", "masked", "autoregressive"])

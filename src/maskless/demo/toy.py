@@ -30,7 +30,7 @@ from maskless.objectives import JointCE, SubNelbo, draws
 from maskless.subtokens import SubTokenCode
 from maskless.training.distributed import start
 from maskless.training.loop import fit
-from maskless.training.optim import adamw
+from maskless.training.optim import optimizer
 from maskless.training.recipe import Training
 from maskless.training.state import new_state
 
@@ -118,7 +118,7 @@ def learned(law: Tensor, digits: int, scale: ToyScale) -> ToyModel:
         model = ToyModel(ToyConfig(digits=digits, width=scale.width))
     training = Training(steps=scale.steps, batch_size=scale.batch, lr=2e-3, warmup=min(100, scale.steps // 5), schedule="cosine", ema=0.0, clip=0.0)
     machine = start("cpu", "fp32", "ddp")
-    state = new_state(model, machine, lambda module: adamw(module, training), average=False)
+    state = new_state(model, machine, lambda module: optimizer(module, training), average=False)
     loader = Loader(MemoryStore(points(law, TRAINED)), batch_size=scale.batch, seed=0)
     fit(state, machine, training, JointCE(weights="unit", low=0.0), loader=loader, hooks=[])
     state.release()

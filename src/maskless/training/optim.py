@@ -1,9 +1,10 @@
-"""AdamW and its learning rate: linear warm-up, then constant, cosine, or a cosine over the last tenth (spec section 8; of image models: 2)."""
+"""AdamW, Muon, and their learning rate: linear warm-up, then constant, cosine, or a cosine over the last tenth (spec section 8; of image models: 2)."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,21 @@ def learning_rate(training: Training, step: int) -> float:
     return training.lr_floor + (training.lr - training.lr_floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW over all parameters in registration order. Decay falls on all of them alike (`decay: all`, as published), or
-    on those of two or more axes: weights of products and embeddings, no norms and no biases (`decay: matrices`)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """What `training.optimizer` names, over the parameters of a model that are trained."""
+    return MuonAdamW(model, training) if training.optimizer == "muon" else adamw(trained(model), training)
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn, in registration order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def adamw(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim.AdamW:
+    """AdamW. Decay falls on all parameters alike (`decay: all`, as published), or on those of two or more axes: weights of
+    products and embeddings, no norms and no biases (`decay: matrices`)."""
     fused = all(parameter.device.type in ("cpu", "cuda") and not is_shard(parameter) for parameter in parameters)
-    groups = [{"params": parameters}]
+    groups = [{"params": list(parameters)}]
     if training.decay == "matrices":
         spared = [parameter for parameter in parameters if parameter.ndim < 2]
         groups = [{"params": [parameter for parameter in parameters if parameter.ndim >= 2]}]
@@ -52,13 +62,46 @@ def adamw(model: nn.Module, training: Training) -> torch.optim.AdamW:
     )
 
 
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) on the matrices of linear maps, AdamW on the rest: embeddings, head, norms, biases.
+
+    An update of Muon is a momentum made orthogonal, scaled to the size that AdamW's updates have (arXiv 2502.16982,
+    section 2.2), so that one rate serves both.
+
+    Raises:
+        ValueError: for a model without linear maps besides its head, or one whose weights are sharded.
+    """
+
+    def __init__(self, model: nn.Module, training: Training):
+        head = getattr(model, "head", None)
+        maps = {module.weight for module in model.modules() if isinstance(module, nn.Linear) and module is not head}
+        tied = {embedding.weight for embedding in model.modules() if isinstance(embedding, nn.Embedding)}
+        matrices = [parameter for parameter in trained(model) if parameter in maps - tied]
+        if not matrices:
+            raise ValueError("training.optimizer is muon and the model has no linear maps; use adamw")
+        if any(is_shard(parameter) for parameter in matrices):
+            raise ValueError("training.optimizer is muon, which needs whole matrices, and strategy fsdp shards them; use ddp or adamw")
+        rest = [parameter for parameter in trained(model) if parameter not in set(matrices)]
+        self.muon = torch.optim.Muon(matrices, lr=training.lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.adamw = adamw(rest, training)
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        self.muon.param_groups, self.adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
+        self.muon.state = self.adamw.state = self.state
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        found = None if closure is None else closure()
+        self.muon.step()
+        self.adamw.step()
+        return found
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state by parameter name: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`."""
+    """The optimiser's state by parameter name: `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`; Muon's `momentum_buffer/NAME`."""
     return {
         f"{kind}/{name}": value
         for name, parameter in model.named_parameters()
@@ -66,17 +109,24 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     }
 
 
+ADAMW, MUON = {"exp_avg", "exp_avg_sq", "step"}, {"momentum_buffer"}
+
+
 def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
-    """Put `moments` back. Raises ValueError if they belong to another model."""
+    """Put `moments` back. Raises ValueError if they belong to another model or another optimiser."""
+    groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
-        own = {kind: saved[f"{kind}/{name}"] for kind in ("exp_avg", "exp_avg_sq", "step") if f"{kind}/{name}" in saved}
+        own = {kind: saved[f"{kind}/{name}"] for kind in ADAMW | MUON if f"{kind}/{name}" in saved}
         if not own:
             continue  # a parameter that never had a gradient
-        if set(own) != {"exp_avg", "exp_avg_sq", "step"} or own["exp_avg"].shape != parameter.shape:
+        group = groups.get(parameter, {})
+        if set(own) != (ADAMW if "betas" in group else MUON) or any(
+            value.shape != parameter.shape for kind, value in own.items() if kind != "step"
+        ):
             raise ValueError(
                 f"the optimiser state of {name} is not that of a parameter of shape {tuple(parameter.shape)}; "
                 "resume with the recipe the run was started with"
             )
         # the counter is a plain tensor also where the moments are sharded, and on the CPU unless AdamW is fused
-        counter = own.pop("step").to(parameter.device if optimizer.param_groups[0]["fused"] else "cpu")
-        optimizer.state[parameter] = {"step": counter, **{kind: like(value, parameter) for kind, value in own.items()}}
+        counter = {"step": own.pop("step").to(parameter.device if group["fused"] else "cpu")} if "step" in own else {}
+        optimizer.state[parameter] = {**counter, **{kind: like(value, parameter) for kind, value in own.items()}}

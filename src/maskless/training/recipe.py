@@ -39,6 +39,7 @@ class Training:
         batch_size: rows of the GLOBAL batch: all processes, all micro-batches.
         accumulate: micro-batches per process and step.
         seed: of initialisation, shuffling, times, masks and dropout.
+        optimizer: adamw, or muon: Muon on the matrices of linear maps, AdamW on the rest, at the same rate.
         lr: highest learning rate; `lr_floor`: where a cosine ends.
         warmup: steps of linear warm-up.
         schedule: of the rate after that: constant, cosine, or cosine_tail, which is constant up to the last tenth of `steps`.
@@ -61,6 +62,7 @@ class Training:
     batch_size: int = 512
     accumulate: int = 1
     seed: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     lr: float = 3e-4
     lr_floor: float = 0.0
     warmup: int = 2500

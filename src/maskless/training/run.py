@@ -31,7 +31,7 @@ from maskless.training.distributed import Machine, attention_kernels, numerics, 
 from maskless.training.evaluate import hooks_of
 from maskless.training.hooks import Every, Saver, stop_request
 from maskless.training.loop import Hook, fit
-from maskless.training.optim import adamw
+from maskless.training.optim import optimizer
 from maskless.training.recipe import DistillRecipe, Recipe, complete, load_recipe, recipe_tree
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
@@ -235,7 +235,7 @@ class Work:
         model = build(self.recipe.model)
         if fresh:
             self.begin_weights(model)
-        return new_state(model, self.machine, lambda model: adamw(model, training), average=training.ema > 0)
+        return new_state(model, self.machine, lambda model: optimizer(model, training), average=training.ema > 0)
 
     def begin_weights(self, model: Any) -> None:
         """Give a model at step 0 the weights it begins with, if not random ones."""
@@ -300,7 +300,7 @@ class _CodecWork(Work):
         training = self.recipe.training
         torch.manual_seed(training.seed)
         source = training.start if fresh else None
-        return new_state(new_codec(self.recipe, source), self.machine, lambda model: adamw(model, training), average=False)
+        return new_state(new_codec(self.recipe, source), self.machine, lambda model: optimizer(model, training), average=False)
 
     def objective(self) -> Any:
         return self.recipe.objective
