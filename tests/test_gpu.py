@@ -22,6 +22,7 @@ from maskless.decoding import (
 )
 from maskless.evaluation.conditional import greedy, log_probs
 from maskless.evaluation.golden import verify
+from maskless.models.captured import Captured, graphs
 from tests.tiny import L, prefix_canvas, ragged_canvas, tiny
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -52,6 +53,20 @@ def test_texts_equal_those_of_the_cpu_in_float64(name, model):
         SAMPLERS[name](tiny(model).to(device), canvas, Noise.of(3, canvas.rows, device))
         texts.append(torch.where(canvas.known, canvas.tokens, 0).cpu())
     assert torch.equal(*texts)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("model", ["masked", "partition", "partition, mean", "causal, token", "causal, mean", "causal, set", "maskgit"])
+@pytest.mark.filterwarnings("error")                                                        # a call that could not be captured warns
+def test_graphs_give_the_texts_of_the_model(name, model):
+    plain = tiny(model).to("cuda")
+    replayed, texts = Captured(plain, graphs), []
+    for seed in (3, 3, 4, 4):                                                               # the second decode of a seed only replays
+        for network in (replayed, plain):
+            canvas = ragged_canvas(seed).to("cuda")
+            SAMPLERS[name](network, canvas, Noise.of(seed, canvas.rows, "cuda"))
+            texts.append(torch.where(canvas.known, canvas.tokens, 0).cpu())
+    assert all(torch.equal(*pair) for pair in zip(texts[::2], texts[1::2]))
 
 
 @pytest.mark.parametrize("name", ["masked", "partition", "causal, token", "autoregressive"])

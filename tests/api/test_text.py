@@ -14,6 +14,7 @@ import maskless
 from maskless.api.template import Template
 from maskless.cli.sampling import Painter
 from maskless.data.tokenizer import load_tokenizer
+from maskless.models.captured import reruns
 
 SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
 CONFIGS = {
@@ -70,6 +71,22 @@ def test_an_order_causal_model_reencodes_and_speculates_where_asked():
     assert filled.text.startswith("a ") and filled.text.endswith(" c") and len(filled.gaps) == 2
     with pytest.raises(ValueError, match="refresh is 1"):
         opened("partition").generate(length=8, refresh=1)
+
+
+@pytest.mark.parametrize("name", ["masked", "partition", "causal_partition"])
+def test_captured_calls_give_the_same_texts(name, monkeypatch):
+    """As on CUDA, where `compile` is auto: the second text of a length replays what the first captured; speculation and other modes go past it."""
+    plain = opened(name)
+    monkeypatch.setattr("maskless.api.model.recorder", lambda mode, device: reruns)
+    model = maskless.TextModel(plain.model, load_tokenizer("bytes"), device="cpu")
+    for seed in (1, 2):
+        for options in ({"steps": 5}, {"order": "confidence", "steps": 4}, {"guidance": 1.0, "steps": 3}):
+            assert model.generate(2, prompt="ab", length=24, seed=seed, **options) == plain.generate(2, prompt="ab", length=24, seed=seed, **options)
+        assert model.infill("a___{5}b", steps=2, seed=seed) == plain.infill("a___{5}b", steps=2, seed=seed)
+    assert model._captured is not None and (2, 24) in model._captured.free
+    if name == "causal_partition":
+        for options in ({"draft": 2}, {"refresh": 2, "steps": 4}):
+            assert model.generate(1, length=12, seed=3, **options) == plain.generate(1, length=12, seed=3, **options)
 
 
 def test_a_gap_may_state_its_length():

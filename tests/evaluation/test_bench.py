@@ -18,6 +18,7 @@ from maskless.evaluation.machine import matrix_rate, source
 from maskless.evaluation.memory import peak as peak_of
 from maskless.evaluation.speed import from_start, race_them
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
+from maskless.models.captured import reruns
 
 CPU = torch.device("cpu")
 SMALL = dataclasses.replace(PRESETS["toy"], setting=dataclasses.replace(TOY, length=16, steps=4), steps=(2,), lengths=(8,), sizes=(4, 1),
@@ -57,10 +58,18 @@ def test_rows_are_the_points_asked_for(found):
     assert all(row.share == pytest.approx(row.flops / row.median_seconds / 1e9 / found.matrix_rates[row.matrix_rows]) for row in found.rows)
 
 
+def test_captured_contenders_are_timed_alike():
+    """All whose calls can be captured have them captured; one model of a kind serves all its contenders."""
+    networks = Networks(SMALL.setting, CPU, recorders=reruns)
+    found = sampling.run(dataclasses.replace(SMALL, steps=(), lengths=()), USUAL, networks, repeats=1, progress=quiet)
+    assert [row.contender for row in found.at("headline")] == list(USUAL)
+    assert set(networks.captured) == {"causal_partition", "partition", "masked"} and all(model.free for model in networks.captured.values())
+
+
 def test_the_file_says_what_was_done_and_where(found, tmp_path):
-    path = report.write_json(tmp_path / "new", report.rows_document(found, "sampling", "toy", CPU))
+    path = report.write_json(tmp_path / "new", report.rows_document(found, "sampling", "toy", CPU, "off"))
     written = json.loads(path.read_text())
-    assert set(written) == {"bench", "preset", "setting", "where", "matrix_rates", "large", "rows"}
+    assert set(written) == {"bench", "preset", "setting", "compile", "where", "matrix_rates", "large", "rows"}
     assert {"device", "dtype", "threads", "torch", "python", "maskless", "source", "processor"} <= set(written["where"])
     assert written["where"]["source"] == source() and written["setting"]["dtype"] == "float32"
     assert {field.name for field in dataclasses.fields(sampling.Row)} | {"share_of_matrix_rate", "seconds_per_call", "seconds_per_token"} == set(
@@ -90,7 +99,7 @@ def test_scaling_goes_from_many_tokens_a_call_to_one(tmp_path, capsys):
     assert all(row.attention_flops for row in got.rows)
     report.print_scaling(got)
     assert "ms a call" in capsys.readouterr().out
-    report.write_json(tmp_path, report.rows_document(got, "scaling", "toy", CPU))
+    report.write_json(tmp_path, report.rows_document(got, "scaling", "toy", CPU, "off"))
     draw_scaling(tmp_path / "bench.png", got, "toy on cpu")
     assert (tmp_path / "bench.png").stat().st_size > 20_000
 

@@ -115,7 +115,7 @@ def test_muon_moves_matrices_along_their_singular_vectors():
     made.step()
     inner = "blocks.0.mlp.up.weight"
     update = before[inner] - model.get_parameter(inner)
-    left, values, right = torch.linalg.svd(gradients[inner], full_matrices=False)
+    left, _, right = torch.linalg.svd(gradients[inner], full_matrices=False)
     scale = 0.1 * 0.2 * max(update.shape) ** 0.5                                        # the size of AdamW's updates
     assert torch.linalg.svdvals(update).sub(scale).abs().max() < 0.4 * scale            # five Newton-Schulz steps: 0.7 to 1.2
     assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.95

@@ -46,7 +46,7 @@ class ImageModel(LoadedModel):
     Args:
         model: the network as trained.
         codes: the codec of the data it was trained on, its grid and the names of its classes.
-        device, dtype: see `LoadedModel`.
+        device, dtype, compile: see `LoadedModel`.
 
     Raises:
         ValueError: if model and codec do not fit each other.
@@ -60,7 +60,8 @@ class ImageModel(LoadedModel):
         (2, 4, 4, 1)
     """
 
-    def __init__(self, model: Denoiser, codes: ImageCodes, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+    def __init__(self, model: Denoiser, codes: ImageCodes, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
+                 compile: str = "auto"):
         from maskless.checkpoints.native import check_vocabulary
 
         config: Any = model.config
@@ -74,7 +75,7 @@ class ImageModel(LoadedModel):
         check_vocabulary(codes.vocabulary.size, config, "the codec")
         if model.null_label is not None and codes.classes and len(codes.classes) != model.null_label:
             raise ValueError(f"the codec names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
-        super().__init__(model, device=device, dtype=dtype)
+        super().__init__(model, device=device, dtype=dtype, compile=compile)
 
     def generate(self, n: int = 1, *, labels: Labels = None, seed: int | Sequence[int] = 0,
                  sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,

@@ -13,7 +13,7 @@ from maskless.api.text import TextModel
 
 
 def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
-         tokenizer: str | Path | None = None, codec: str | Path | None = None,
+         compile: str = "auto", tokenizer: str | Path | None = None, codec: str | Path | None = None,
          overrides: Mapping[str, Any] | None = None) -> TextModel | ImageModel:
     """A trained model with its tokenizer, or with its codec if it makes images.
 
@@ -22,7 +22,7 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
             (.ckpt, .pt, .pth, .safetensors; read without running anything in it), or "organisation/name", "organisation/name:file" or
             "organisation/name@revision" on the Hugging Face Hub.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
-        device, dtype: see `TextModel`.
+        device, dtype, compile: see `LoadedModel`.
         tokenizer: of released files that neither hold nor name theirs: a path or a name.
         codec: of models of images that come without theirs: a released VQ tokenizer, or the folder of a codec.
         overrides: of released files: what their weights cannot tell (length, query, heads, mask_id, ...). What is inferred is printed.
@@ -47,14 +47,14 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     place = find(source)
     if not place.native:
         model, own = _released(place, weights == "ema", codec or tokenizer, overrides)
-        return opened(model, own, device=device, dtype=dtype)
+        return opened(model, own, device=device, dtype=dtype, compile=compile)
     if overrides:
         raise ValueError(f"{place.path} was written by this library and its config.json says everything; leave {', '.join(overrides)} out")
     model, own = load_model(place.path, ema=weights == "ema")
     speaks = load_tokenizer(tokenizer) if tokenizer is not None else named_codec(model.config, codec) or own
     if speaks is None:
         raise ValueError(f"{place.path} has no tokenizer.json and no codec.json; a model needs its own: copy it into the folder")
-    made = opened(model, speaks, device=device, dtype=dtype)
+    made = opened(model, speaks, device=device, dtype=dtype, compile=compile)
     made.guidance = guidance_in(place.path)
     return made
 

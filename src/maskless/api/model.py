@@ -16,6 +16,7 @@ from maskless.decoding import Canvas, Noise, Sampler, SamplerOptions, Speculativ
 from maskless.decoding.decode import Callback
 from maskless.evaluation.machine import device_of
 from maskless.models import CausalPartitionTransformer, Denoiser, for_sampling
+from maskless.models.captured import Captured, fits, recorder
 from maskless.models.causal_partition import Reencoding
 
 
@@ -26,22 +27,26 @@ class LoadedModel:
         model: the network as trained.
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
+        compile: of the calls of a decode (docs/decoding.md): "auto" replays them as CUDA graphs, and does nothing without CUDA; "inductor"
+            passes them through torch.compile first, on any device, which takes half a minute and a compiler; "graphs"; "off".
 
     Attributes:
         guidance: what a distilled model has taken over of its teacher's guidance, {"weight", "schedule"}; None for any other. Guidance
             that is asked for comes on top of it.
 
     Raises:
-        ValueError: if this machine has no such device.
+        ValueError: if this machine has no such device, or cannot do what `compile` says.
     """
 
     guidance: dict[str, Any] | None = None
 
-    def __init__(self, model: Denoiser, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+    def __init__(self, model: Denoiser, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto", compile: str = "auto"):
         self.device = device_of(device)
         self.dtype = (torch.bfloat16 if self.device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
         self.model = model.to(self.device).eval()
+        self._recorders, self._packed = recorder(compile, self.device), compile != "inductor"
         self._network: Denoiser | None = None
+        self._captured: Captured | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -52,7 +57,7 @@ class LoadedModel:
     def network(self) -> Denoiser:
         """The network that samples: modulation folded away where it is constant, in `dtype`, packed where that pays."""
         if self._network is None:
-            self._network = for_sampling(self.model, self.dtype)
+            self._network = for_sampling(self.model, self.dtype, packed=self._packed)
         return self._network
 
     def _sampler(self, options: dict[str, Any], sites: int, **fixed: Any) -> Sampler | Speculative:
@@ -65,10 +70,14 @@ class LoadedModel:
     def _fill(self, canvas: Canvas, noise: Noise, sampler: Sampler | Speculative, watch: Callback | None, refresh: int,
               labels: Int[Tensor, " B"] | None = None) -> int:
         """Fill a canvas that lies on the device; returns the NFE."""
-        return sampler(self._decoding(refresh), canvas, noise, watch, cond=labels)
+        model = self.network if isinstance(sampler, Speculative) else self._decoding(refresh)
+        return sampler(model, canvas, noise, watch, cond=labels)
 
-    def _decoding(self, refresh: int) -> Denoiser | Reencoding:
+    def _decoding(self, refresh: int) -> Denoiser | Reencoding | Captured:
         network = self.network
+        if refresh == 0 and self._recorders is not None and fits(network):
+            self._captured = self._captured or Captured(network, self._recorders)
+            return self._captured
         if refresh == 0:
             return network
         if not isinstance(network, CausalPartitionTransformer):

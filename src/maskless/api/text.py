@@ -56,6 +56,7 @@ class TextModel(LoadedModel):
         tokenizer: of the data it was trained on.
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
+        compile: see `LoadedModel`.
 
     Raises:
         ValueError: if tokenizer and model do not fit each other, or this machine has no such device.
@@ -68,11 +69,12 @@ class TextModel(LoadedModel):
         2
     """
 
-    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto"):
+    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
+                 compile: str = "auto"):
         from maskless.checkpoints.native import check_vocabulary
 
         check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
-        super().__init__(model, device=device, dtype=dtype)
+        super().__init__(model, device=device, dtype=dtype, compile=compile)
         self.tokenizer = tokenizer
 
     def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int | Sequence[int] = 0,

@@ -20,27 +20,28 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")
 Repeats = Annotated[int | None, typer.Option(help="Interleaved repetitions.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Weights = Annotated[list[Path] | None, typer.Option(help="A checkpoint folder, for contenders of its kind; may be given for several kinds.")]
+Compile = Annotated[str, typer.Option(help="Of the calls: auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
 Out = Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this folder.")]
 
 
 @bench.command()
 def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None, steps: Steps = None,
-             dtype: Dtype = None, repeats: Repeats = None, device: Device = "auto", weights: Weights = None,
+             dtype: Dtype = None, repeats: Repeats = None, device: Device = "auto", compile: Compile = "auto", weights: Weights = None,
              sweep: Annotated[bool, typer.Option(help="Also time the preset's other steps and lengths, at most twice each.")] = True,
              out: Out = None) -> None:
     """Tokens per second, calls, memory and counted cost of whole generations."""
     from maskless.evaluation.bench import report
-    from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, Networks, checked
+    from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, checked
     from maskless.evaluation.bench.sampling import run
 
     chosen = _chosen(preset, batch, length, steps, dtype, sweep)
     names = checked(models.split(","), CONTENDERS) if models else list(USUAL)
-    networks = Networks(chosen.setting, _device(device), weights or ())
+    networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
     _head(found.setting, networks.device)
     report.print_sampling(found)
     if out is not None:
-        _write(out, found, "sampling", preset, networks.device)
+        _write(out, found, "sampling", preset, networks.device, compile)
 
 
 @bench.command()
@@ -69,12 +70,13 @@ def training(preset: PresetName = "cpu-small",
 @bench.command()
 def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batch = None, length: Length = None,
             sizes: Annotated[str | None, typer.Option(help="Tokens a call, from many to few; the first is used for all lengths.")] = None,
-            dtype: Dtype = None, repeats: Repeats = 3, device: Device = "auto", weights: Weights = None, out: Out = None) -> None:
+            dtype: Dtype = None, repeats: Repeats = 3, device: Device = "auto", compile: Compile = "auto", weights: Weights = None,
+            out: Out = None) -> None:
     """Time per call from k = 16 to k = 1 at the first length, time per token along the lengths, with counted attention."""
     from dataclasses import replace
 
     from maskless.evaluation.bench import report
-    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.contenders import CONTENDERS, checked
     from maskless.evaluation.bench.scaling import DEFAULT, run
 
     if batch == "best":
@@ -82,12 +84,12 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
     chosen = _chosen(preset, batch, length, None, dtype, True)
     chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
     names = checked(models.split(","), CONTENDERS) if models else list(DEFAULT)
-    networks = Networks(chosen.setting, _device(device), weights or ())
+    networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or 3, progress=_progress)
     _head(found.setting, networks.device)
     report.print_scaling(found)
     if out is not None:
-        _write(out, found, "scaling", preset, networks.device)
+        _write(out, found, "scaling", preset, networks.device, compile)
 
 
 @bench.command()
@@ -111,11 +113,19 @@ def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = 
         typer.echo(f"\nwritten: {report.write_json(out, report.memory_document(rows, networks, preset))}")
 
 
-def _write(out: Path, found: Any, what: str, preset: str, device: torch.device) -> None:
+def _networks(setting: Any, device: str, weights: list[Path] | None, compile: str) -> Any:
+    from maskless.evaluation.bench.contenders import Networks
+    from maskless.models.captured import recorder
+
+    where = _device(device)
+    return Networks(setting, where, weights or (), recorder(compile, where))
+
+
+def _write(out: Path, found: Any, what: str, preset: str, device: torch.device, compile: str) -> None:
     """bench.json and bench.png."""
     from maskless.evaluation.bench import picture, report
 
-    path = report.write_json(out, report.rows_document(found, what, preset, device))
+    path = report.write_json(out, report.rows_document(found, what, preset, device, compile))
     draw = {"sampling": picture.draw_sampling, "scaling": picture.draw_scaling}[what]
     draw(out / "bench.png", found, f"{preset} on {report.where(device, found.setting.dtype)['device']}")
     typer.echo(f"\nwritten: {path} and {out / 'bench.png'}")

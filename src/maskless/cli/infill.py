@@ -28,7 +28,7 @@ def infill(
     temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
     top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
     guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
-    seed: s.Seed = 0, device: s.Device = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
+    seed: s.Seed = 0, device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
     """Fill the gaps of a text, or paint part of an image; what is known comes back unchanged."""
     chosen = s.options(
@@ -38,7 +38,7 @@ def infill(
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
         candidates=candidates, draft=draft)
     corner, wanted, kept = _corner(at), _lengths(lengths), _digits(digits)
-    opened = s.open_model(model, weights, device)
+    opened = s.open_model(model, weights, device, compile)
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)

@@ -25,7 +25,7 @@ def sample(
     top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
     guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
     stop: Annotated[bool, typer.Option("--stop", help="End a text at the first end-of-text token.")] = False,
-    seed: s.Seed = 0, device: s.Device = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
+    seed: s.Seed = 0, device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
     """Generate texts or images, in parallel and in any order."""
     if prompt_file is not None:
@@ -36,7 +36,7 @@ def sample(
         order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
         candidates=candidates, draft=draft, stop=stop)
-    opened = s.open_model(model, weights, device)
+    opened = s.open_model(model, weights, device, compile)
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", prompt=prompt, length=length, watch=watch)

@@ -36,6 +36,7 @@ Refresh = Annotated[int, typer.Option(help="Order-causal models: encode all that
 Draft = Annotated[int, typer.Option(help="Speculative decoding (token-causal models): sites drafted per round (0: none).")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text or images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Compile = Annotated[str, typer.Option(help="auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
 Weights = Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Paint tokens in the order in which they are revealed.")]
 Label = Annotated[str | None, typer.Option(help="Images: class, by number or name; several (3,7,shoe) one after the other.")]
@@ -60,11 +61,12 @@ def options(**given: Any) -> dict[str, Any]:
     return {name: one_of(value, name, CHOICES[name]) if name in CHOICES else value for name, value in given.items() if value is not None}
 
 
-def open_model(source: str, weights: str, device: str) -> Any:
+def open_model(source: str, weights: str, device: str, compile: str = "auto") -> Any:
     import maskless
 
     one_of(device, "device", ("auto", "cpu", "cuda", "mps"))
-    return maskless.load(source, weights="ema" if one_of(weights, "weights", ("ema", "raw")) == "ema" else "raw", device=device)
+    return maskless.load(source, weights="ema" if one_of(weights, "weights", ("ema", "raw")) == "ema" else "raw", device=device,
+                         compile=one_of(compile, "compile", ("auto", "off", "graphs", "inductor")))
 
 
 def say_held(opened: Any, guidance: float) -> None:

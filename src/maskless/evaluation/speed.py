@@ -20,21 +20,23 @@ from maskless.decoding import Canvas, LeftToRight, Noise, Random, Sampler, Sched
 from maskless.evaluation.machine import synchronise
 from maskless.evaluation.memory import peak
 from maskless.models import Denoiser, PartitionConfig, build
+from maskless.models.captured import Captured
 from maskless.objectives import Partition, draws
 
-Generate = Callable[[Denoiser, Canvas, Noise, int], Iterator[Any]]
+Sampled = Denoiser | Captured
+Generate = Callable[[Any, Canvas, Noise, int], Iterator[Any]]
 """A way of sampling: (model, canvas, noise, steps) -> something for every call of the predictor, made as it is asked for."""
 
 
-def even_random(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+def even_random(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
     return Sampler(Scheduled(steps), Random()).records(model, canvas, noise)
 
 
-def left_to_right(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+def left_to_right(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
     return Sampler(Scheduled(steps), LeftToRight()).records(model, canvas, noise)
 
 
-def published(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+def published(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
     return published_sampler(steps).records(model, canvas, noise)
 
 
@@ -55,7 +57,7 @@ class Contender:
     """
 
     name: str
-    model: Denoiser
+    model: Sampled
     generate: Generate
     batch: int
     length: int

@@ -263,7 +263,11 @@ class CachedPredictor:
         attend = self._rule(canvas, where, one_commit)
         x = self._encode(ids, self.rotations.at(positions), where, attend)
         if self.model.swap.reads_memory:
-            self.summary = self._running(x.masked_fill(~fresh[..., None], self._nothing))[:, -1]
+            self.summary = self._running(x.masked_fill(~fresh[..., None], self._nothing), self.summary)[:, -1]
+        self._seen(canvas)
+
+    def _seen(self, canvas: Canvas) -> None:
+        """Note that all that is known is in the cache."""
         self.seen = self.ahead + canvas.count
         self.passed, self.reached = ([self.ahead + n for n in bound] for bound in (canvas.least, canvas.greatest))
         self.commits = canvas.commits
@@ -325,9 +329,9 @@ class CachedPredictor:
         """What changes no running sum (of values, or of exponentials)."""
         return 0.0 if self.model.swap.query == "mean" else -torch.inf
 
-    def _running(self, memory: Float[Tensor, "B W D"]) -> Float[Tensor, "B W1 D"]:
+    def _running(self, memory: Float[Tensor, "B W D"], summary: Float[Tensor, "B D"]) -> Float[Tensor, "B W1 D"]:
         """The summary of the cache, and with one more, two more, ... of these encoder outputs."""
-        states = torch.cat([self.summary[:, None], memory], 1)
+        states = torch.cat([summary[:, None], memory], 1)
         return states.cumsum(1) if self.model.swap.query == "mean" else states.logcumsumexp(1)
 
     # -- queries ------------------------------------------------------------------------------------------------------------------------------
@@ -371,7 +375,7 @@ class CachedPredictor:
         where = self._place(place, sites.valid[:, :-1], None, end)
         entry = torch.arange(where.span, device=seen.device)
         x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None]))
-        self.running = self._running(x) if self.model.swap.reads_memory else self.summary[:, None]
+        self.running = self._running(x, self.summary) if self.model.swap.reads_memory else self.summary[:, None]
         known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
         memory = self._decoded(where.span)
         return self._answer(sites.index, Masked((entry < known[..., None])[:, None]), memory, self.running, known)

@@ -37,16 +37,17 @@ def fold(model: Denoiser) -> Denoiser:
     return plain.requires_grad_(False).train(model.training)
 
 
-def for_sampling(model: Denoiser, dtype: torch.dtype) -> Denoiser:
+def for_sampling(model: Denoiser, dtype: torch.dtype, *, packed: bool = True) -> Denoiser:
     """The model folded, in a dtype, its weights packed where that pays; `model` itself stays as it is.
 
     Args:
         model: on the device it shall sample on; weights that do not change are shared.
+        packed: False for a model that torch.compile shall see: it lays weights out itself.
     """
     folded = fold(model)
     weight = folded.embedding.weight
-    if weight.dtype != dtype or packing_pays(weight):
+    if weight.dtype != dtype or (packed and packing_pays(weight)):
         folded = copy.deepcopy(folded).to(dtype)
-    if packing_pays(folded.embedding.weight):
+    if packed and packing_pays(folded.embedding.weight):
         pack(folded.requires_grad_(False))
     return folded

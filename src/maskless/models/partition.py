@@ -299,7 +299,6 @@ class PartitionPredictor:
         self.starts = swap.starts(self.model.positions(canvas.length))
         if not swap.reads_memory:
             self.queries = swap.queries(self.starts[None], rotations)[0].transpose(0, 1)
-        self.rotations = rotations
         return rotations
 
     def looks(self, memory: Float[Tensor, "B N D"], rotate: Rotation, mask: Mask, queries: int) -> Iterator[Look]:
@@ -319,18 +318,24 @@ class PartitionPredictor:
 
     def rows(self, canvas: Canvas, sites: Sites, step: Step, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
         model, width = self.model, max(0 if self.ahead else 1, canvas.most)
-        rotations = self.rotations or self._open(canvas)
+        self.rotations = self.rotations or self._open(canvas)
         where, tokens, count = (pick_rows(x, rows) for x in (canvas.log[:, :width], canvas.tokens, canvas.count))
         visible = F.pad(torch.arange(width, device=count.device) < count[:, None], (self.ahead, 0), value=True)
         mask = visible[:, None, None] if canvas.fewest < width else None
         condition = model.condition_at(torch.full((len(where),), step.t, device=count.device), pick_labels(self.labels, rows))
         ids, positions = self.known(tokens.gather(1, where), where)
         asked = self.asked(canvas, sites, rows)
-        at_known, at_query = rotations.at(positions), rotations.at(asked.positions)
+        return asked.pick(self.states(ids, positions, visible, mask, asked.positions, condition, asked.beside))
+
+    def states(self, ids: Int[Tensor, "R N"], positions: Int[Tensor, "R N"], visible: Bool[Tensor, "R N"], mask: Mask, asked: Int[Tensor, "R Q"],
+               condition: Tensor | None, beside: Attend = everywhere) -> Float[Tensor, "R Q D"]:
+        """The states at the positions that are asked; `mask` is None where all that is given is visible."""
+        assert self.rotations is not None
+        model, at_known, at_query = self.model, self.rotations.at(positions), self.rotations.at(asked)
         memory = model.encode(ids, at_known, condition, under(mask))
-        looks = self.looks(memory, at_known, mask, asked.positions.shape[1])
-        y = model.swap(self._queries(memory, visible, asked.positions, at_query), *next(looks))
-        return asked.pick(model.final(model.decode(y, at_query, condition, looks, asked.beside), condition))
+        looks = self.looks(memory, at_known, mask, asked.shape[1])
+        y = model.swap(self._queries(memory, visible, asked, at_query), *next(looks))
+        return model.final(model.decode(y, at_query, condition, looks, beside), condition)
 
     def known(self, tokens: Int[Tensor, "R n"], sites: Int[Tensor, "R n"]) -> tuple[Tensor, Tensor]:
         """Ids and positions of what passes the encoder: the registers of group 0, then the known tokens."""

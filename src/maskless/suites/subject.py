@@ -79,7 +79,7 @@ def open_subject(source: str | Path, *, weights: Weights = "ema", name: str | No
     called = name or _called(source)
     if not NAME.fullmatch(called):
         raise ValueError(f"the name {called!r} cannot be part of a file name; give one of letters, digits and . _ + = - (--name)")
-    model = load(source, weights=weights, **where)
+    model = load(source, weights=weights, compile="off", **where)
     place = find(source)
     folder = resolve(place.path) if place.native else None
     file = place.path if folder is None else _weights_file(folder, weights)

@@ -1,4 +1,4 @@
-"""AdamW, Muon, and their learning rate: linear warm-up, then constant, cosine, or a cosine over the last tenth (spec section 8; of image models: 2)."""
+"""AdamW, Muon, and their rate: linear warm-up, then constant, cosine, or a cosine over the last tenth (spec section 8; of image models: 2)."""
 
 from __future__ import annotations
 

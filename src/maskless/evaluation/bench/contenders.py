@@ -18,8 +18,9 @@ from maskless.decoding.speculate import Speculative
 from maskless.evaluation import cost
 from maskless.evaluation.bench.setting import SIZES, Setting
 from maskless.evaluation.cost import Call, Parts, Run, calls_of
-from maskless.evaluation.speed import Contender, Generate, even_random, left_to_right, published
+from maskless.evaluation.speed import Contender, Generate, Sampled, even_random, left_to_right, published
 from maskless.models import Denoiser, build, for_sampling, kind_of
+from maskless.models.captured import Captured, Recorders, fits
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Entry:
         return self.count(setting.config(self.kind), run, calls_of(setting.length, self.steps(setting)))
 
 
-def confident(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+def confident(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
     return Sampler(Scheduled(steps), Confidence()).records(model, canvas, noise)
 
 
-def entropy_bound(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
+def entropy_bound(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
     return Sampler(Adaptive(steps), EntropyBound()).records(model, canvas, noise)
 
 
@@ -101,19 +102,27 @@ def checked(names: Sequence[str], table: Mapping[str, Any]) -> list[str]:
 class Networks:
     """The networks of a setting, made for sampling, each once: trained where a checkpoint of its kind was given, else with random weights."""
 
-    def __init__(self, setting: Setting, device: torch.device, folders: Sequence[Path] = ()):
-        self.setting, self.device = setting, device
+    def __init__(self, setting: Setting, device: torch.device, folders: Sequence[Path] = (), recorders: Recorders | None = None):
+        self.setting, self.device, self.recorders = setting, device, recorders
         self.trained = {kind_of(model.config): model for model in map(_loaded, folders)}
         for model in self.trained.values():
             self.setting = _sized(self.setting, model.config)
         self.made: dict[str, Denoiser] = {}
+        self.captured: dict[str, Captured] = {}
 
     def __call__(self, kind: str) -> Denoiser:
         if kind not in self.made:
             torch.manual_seed(0)
             model = self.trained.get(kind) or build(self.setting.config(kind))
-            self.made[kind] = for_sampling(model.eval().to(self.device), self.setting.dtype)
+            self.made[kind] = for_sampling(model.eval().to(self.device), self.setting.dtype, packed=self.recorders is None)
         return self.made[kind]
+
+    def sampled(self, entry: Entry) -> Any:
+        """The network of a contender, its calls captured where that is asked for and can be done."""
+        network = self(entry.kind)
+        if self.recorders is None or entry.generate is speculative or not fits(network):
+            return network
+        return self.captured.setdefault(entry.kind, Captured(network, self.recorders))
 
     def contender(self, name: str, setting: Setting) -> Contender:
         """A contender at some batch, length and steps.
@@ -130,7 +139,7 @@ class Networks:
                              f"give --length {most} or less, and --no-sweep")
         steps = entry.steps(setting)
         timed = None if entry.timed is None else min(entry.timed, steps)
-        return Contender(name, self(entry.kind), entry.generate, setting.batch, setting.length, steps, timed, entry.noise)
+        return Contender(name, self.sampled(entry), entry.generate, setting.batch, setting.length, steps, timed, entry.noise)
 
 
 def _loaded(folder: Path) -> Denoiser:

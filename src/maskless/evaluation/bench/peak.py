@@ -60,7 +60,7 @@ def measure(name: str, networks: Networks, calls: int | None = None) -> Memory:
     if used is None:
         raise ValueError(f"the memory of a process cannot be read on this system with device {device.type}; use Linux, or a CUDA device")
     run = Run(setting.batch, setting.length, setting.itemsize)
-    weights = sum(p.numel() * p.element_size() for p in contender.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in networks(entry.kind).parameters())
     return Memory(name, setting.batch, setting.length, contender.steps, ran, weights, entry.cache(setting.config(entry.kind), run), used,
                   time.perf_counter() - start)
 

@@ -131,11 +131,11 @@ def write_json(folder: Path, document: dict[str, Any]) -> Path:
     return path
 
 
-def rows_document(found: Sampling, bench: str, preset: str, device: torch.device) -> dict[str, Any]:
+def rows_document(found: Sampling, bench: str, preset: str, device: torch.device, compile: str) -> dict[str, Any]:
     """What bench.json holds; docs/bench.md says what each entry means."""
     rows = [dataclasses.asdict(row) | {"share_of_matrix_rate": row.share, "seconds_per_call": row.seconds_per_call,
                                        "seconds_per_token": row.seconds_per_token} for row in found.rows]
-    return {"bench": bench, "preset": preset, "setting": found.setting.described(), "where": where(device, found.setting.dtype),
+    return {"bench": bench, "preset": preset, "setting": found.setting.described(), "compile": compile, "where": where(device, found.setting.dtype),
             "matrix_rates": {str(rows): rate for rows, rate in found.matrix_rates.items()}, "large": LARGE, "rows": rows}
 
 
