@@ -149,6 +149,7 @@ MISTAKES = {
     "convert: no such file": ("convert {tmp}/none.ckpt {tmp}/m", "none.ckpt"),
     "convert: not a checkpoint": ("convert {tmp}/empty.txt {tmp}/m", "empty.txt"),
     "convert: a folder of this library": ("convert {model} {tmp}/m", "needs no conversion"),
+    "convert: an unknown dtype": ("convert {model} {tmp}/m --dtype float8", "--dtype float8 is not known"),
     "convert: the folder exists": ("convert {tmp}/none.ckpt {tmp}", "exists already"),
     "convert: garbage": ("convert {tmp}/text_pgm_loss.safetensors {tmp}/m", "truncated, corrupt"),
     "inspect: no such file": ("inspect {tmp}/none.ckpt", "none.ckpt"),

@@ -16,6 +16,7 @@ from maskless.cli.main import app
 from tests.training.runs import REPOSITORY
 
 DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+CARDS = sorted((REPOSITORY / "src" / "maskless" / "pretrained").glob("*/README.md"))   # their blocks: tests/checkpoints/test_pretrained.py
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n+)?```python\n(.*?)```", re.DOTALL)
 QUICKER = {'"training.steps=100"': '"training.steps=2", "model.width=16", "model.heads=2", "validation.rows=16", "training.device=cpu"'}
 VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "evaluate", "report", "convert", "inspect", "verify", "bench", "doctor")
@@ -50,7 +51,7 @@ def test_examples_of_docstrings_run(name, tmp_path, monkeypatch):
     assert runner.failures == 0
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *CARDS], ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
         if "://" not in target:
@@ -65,7 +66,7 @@ def command_lines(path: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if command_lines(path)], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in [*DOCUMENTS, *CARDS] if command_lines(path)], ids=lambda path: path.name)
 def test_command_lines_exist(path):
     import typer
 

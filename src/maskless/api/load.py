@@ -18,8 +18,9 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     """A trained model with its tokenizer, or with its codec if it makes images.
 
     Args:
-        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, a file of released weights
-            (.ckpt, .pt, .pth, .safetensors; read without running anything in it), or "organisation/name", "organisation/name:file" or
+        source: a run folder (its newest checkpoint), one `step-...` folder, a folder of `save_pretrained`, the name of a model
+            in the package ("tiny"; a path of that name comes first), a file of released weights (.ckpt, .pt, .pth, .safetensors; read without
+            running anything in it), or "organisation/name", "organisation/name:file" or
             "organisation/name@revision" on the Hugging Face Hub.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
         device, dtype, compile: see `LoadedModel`.
@@ -35,7 +36,7 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
         >>> maskless.load("no/such/folder")
         Traceback (most recent call last):
             ...
-        ValueError: no/such/folder does not exist; give a run folder, a step-... folder or a folder with config.json and model.safetensors
+        ValueError: no/such/folder does not exist; give a run folder, a step-... folder or a folder with config.json and model.safetensors...
     """
     from maskless.checkpoints.convert import named_codec
     from maskless.checkpoints.native import guidance_in, load_model

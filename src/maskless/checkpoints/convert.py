@@ -1,15 +1,27 @@
-"""Released files into folders of this library: read once, written tensor by tensor, complete or absent."""
+"""Released files, and runs of this library, into folders of this library: read once, written tensor by tensor, complete or absent."""
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskless.checkpoints.native import check_vocabulary, flush, resolve, write_model
+import torch
+from torch import Tensor
+
+from maskless.checkpoints.native import (
+    check_vocabulary,
+    described,
+    flush,
+    kind_name,
+    load_model,
+    resolve,
+    save_model,
+    write_model,
+)
 from maskless.checkpoints.reference.foreign import Foreign, open_foreign, read_vq, single
 from maskless.checkpoints.source import Place, find
 from maskless.data.codec import PixelCodec, load_codec
@@ -33,16 +45,17 @@ class Converted:
 
 
 def convert(source: str | Path, dest: str | Path, *, average: bool = True, overrides: Mapping[str, Any] | None = None,
-            tokenizer: str | Path | None = None, codec: str | Path | None = None) -> Converted:
-    """Write the model of a released file as a folder of this library.
+            tokenizer: str | Path | None = None, codec: str | Path | None = None, dtype: torch.dtype | None = None) -> Converted:
+    """Write the model of a released file as a folder of this library, or that of a run as a folder for inference.
 
     Args:
-        source: a path or a name on the Hub (`checkpoints.source`).
+        source: a path or a name (`checkpoints.source`); with `dtype` also a run, of which one set of weights is taken and no optimiser.
         dest: a folder that does not exist yet.
         average: the moving average where there is one; False: the weights as trained.
         overrides: answers to what weights cannot tell: length, query, heads, mask_id, ...
         tokenizer: a tokenizer's path or name; None takes the one in or beside the file, else the published one.
         codec: of an image model: a released VQ tokenizer, or the folder of a codec; without it the model draws codes, not images.
+        dtype: of the weights in the folder; None: float32.
 
     Raises:
         ValueError: the source cannot be used, or `dest` exists.
@@ -53,13 +66,15 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
         raise ValueError(f"{dest} exists already; choose a new folder or delete this one yourself")
     place = find(source)
     if place.native:
-        raise ValueError(f"{resolve(place.path)} was written by this library and needs no conversion; load it as it is")
+        return slimmed(place, dest, average, dtype, [*(overrides or {}), *(str(given) for given in (tokenizer, codec) if given is not None)])
     file = open_foreign(place.path, overrides=overrides, source=place.source)
     if (stray := codec if file.importer.tokens or file.importer.codec else tokenizer) is not None:
         raise ValueError(f"{stray} was given and {place.path} is a {file.importer.kind}: "
                          "a tokenizer belongs to a text model, a codec to a model of images; leave it out")
+    if file.importer.codec and dtype not in (None, torch.float32):
+        raise ValueError(f"{place.path} is a {file.importer.kind}, which is kept in float32; leave the dtype out")
     made = file.imported(average=average)
-    weights = {name: single(tensor) for name, tensor in made.weights.items()}
+    weights = {name: rounded(single(tensor), dtype) for name, tensor in made.weights.items()}
     notes = [*file.facts.notes]
     speaks = named_tokenizer(file, place, tokenizer, notes) if file.importer.tokens else named_codec(made.config, codec) or pixels_of(made.config)
     if speaks is not None:
@@ -71,6 +86,34 @@ def convert(source: str | Path, dest: str | Path, *, average: bool = True, overr
     else:
         with_folder(dest, lambda folder: write_model(folder, made.config, weights, tokenizer=speaks, extra=extra))
     return Converted(dest, file.importer.kind, taken, notes)
+
+
+def slimmed(place: Place, dest: Path, average: bool, dtype: torch.dtype | None, stray: Sequence[str]) -> Converted:
+    """What sampling needs of a folder of this library: its weights in this dtype, its tokenizer or codec, its configuration.
+
+    Raises:
+        ValueError: no dtype was given, so that there is nothing to do; or something that config.json says already.
+    """
+    folder = resolve(place.path)
+    if dtype is None:
+        raise ValueError(f"{folder} was written by this library and needs no conversion; load it as it is, "
+                         "or give the dtype of a copy without optimiser (--dtype bfloat16)")
+    if stray:
+        raise ValueError(f"{folder} was written by this library and says everything itself; leave {', '.join(stray)} out")
+    model, speaks = load_model(folder, ema=average)
+    description, told = described(folder / "config.json")
+    extra = told.get("extra", {})
+    taken = "ema" if average and (folder / "ema.safetensors").exists() else extra.get("converted", {}).get("weights", "raw")
+    notes = [f"checkpoint: {folder.name}"] if folder != place.path else []
+    kind = kind_name(description.model)
+    extra |= {"converted": {"from": Path(place.source).name, "kind": kind, "weights": taken, "inferred": notes}}
+    with_folder(dest, lambda new: save_model(new, model, vocabulary=description.vocabulary, tokenizer=speaks, extra=extra, dtype=dtype))
+    return Converted(dest, kind, taken, notes)
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """Floating-point numbers in a dtype; codes are whole numbers and stay."""
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
 def named_codec(config: Any, source: str | Path | None) -> ImageCodes | None:

@@ -37,6 +37,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from maskless.checkpoints.carried import carried, local
 from maskless.config import Tagged, build, tree_of
 from maskless.data.vqgan import VQConfig
 from maskless.models import MODELS
@@ -96,15 +97,16 @@ def latest(run: str | Path) -> Path | None:
 
 
 def resolve(path: str | Path) -> Path:
-    """The folder that holds config.json, from a run, a step or an inference folder. Raises ValueError if there is
-    none."""
-    path = Path(path)
+    """The folder that holds config.json, from a run, a step, an inference folder or the name of a carried model.
+    Raises ValueError if there is none."""
+    path = local(path)
     for folder in (path, latest(path)):
         if folder is not None and (folder / "config.json").is_file():
             return folder
     what = "has no complete checkpoint" if path.is_dir() else "is a file" if path.exists() else "does not exist"
+    named = f", or the name of a model in the package ({', '.join(names)})" if (names := carried()) else ""
     raise ValueError(
-        f"{path} {what}; give a run folder, a step-... folder or a folder with config.json and model.safetensors"
+        f"{path} {what}; give a run folder, a step-... folder or a folder with config.json and model.safetensors{named}"
     )
 
 

@@ -1,6 +1,7 @@
-"""Where weights are: a path, or a repository of the Hugging Face Hub with or without a file and a revision.
+"""Where weights are: a path, a model that the package carries, or a repository of the Hugging Face Hub with or without a file and a revision.
 
     runs/first   model.ckpt   folder/                         paths come first
+    tiny                                                      the model of that name in the package (`checkpoints.carried`)
     organisation/name                                         the whole repository (config.json, weights, tokenizer.json)
     organisation/name:file.ckpt   organisation/name/file.ckpt   one file of it
     organisation/name@revision[:file]                         of a branch, tag or commit
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskless.checkpoints.carried import local
 from maskless.data.offline import offline, quietly, reason
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
@@ -43,7 +45,7 @@ def find(source: str | Path) -> Place:
     Raises:
         ValueError: there is none, or it could not be fetched; the sentence says which.
     """
-    path = Path(source)
+    path = local(source)
     if not path.exists() and (asked := _asked(str(source))):
         path = _fetched(str(source), *asked)
     if path.is_dir() and not is_native(path) and (weights := _weights_in(path)):

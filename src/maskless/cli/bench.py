@@ -19,7 +19,7 @@ Steps = Annotated[str | None, typer.Option(help="Calls of the model; more, comma
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Repeats = Annotated[int | None, typer.Option(help="Interleaved repetitions.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Weights = Annotated[list[Path] | None, typer.Option(help="A checkpoint folder, for contenders of its kind; may be given for several kinds.")]
+Weights = Annotated[list[Path] | None, typer.Option(help="A checkpoint folder, or tiny (in the package): for contenders of its kind; repeatable.")]
 Compile = Annotated[str, typer.Option(help="Of the calls: auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
 Out = Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this folder.")]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    source: Annotated[str, typer.Argument(help="A file or folder of weights, or a name on the Hugging Face Hub.")],
+    source: Annotated[str, typer.Argument(help="A file or folder of weights, tiny (in the package), or a name on the Hugging Face Hub.")],
     set: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="As for convert; may be repeated.")] = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from maskless.data.tokenizer import Tokenizer
     from maskless.decoding import Canvas, Record
 
-ModelArgument = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, or organisation/name on the Hugging Face Hub.")]
+ModelArgument = Annotated[str, typer.Argument(help="A run or checkpoint folder, tiny (in the package), or organisation/name on the Hugging Face Hub")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default min(64, sites to fill), of images 32; they need not divide it.")]
 Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin, entropy-bound, "
                                                       "or (Prime) coarse-first, token-by-token.")]

@@ -1,4 +1,4 @@
-"""Train a small PGM and a small MDLM with one recipe, and show what they do: bounds, texts, gaps, speed."""
+"""Train a small PGM and a small MDLM with one recipe, and show what they do: bounds, texts, gaps, speed; and what a longer training gives."""
 from __future__ import annotations
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from maskless.api.text import TextModel
+from maskless.checkpoints.carried import carried
 from maskless.evaluation.machine import versions
 from maskless.evaluation.speed import Contender, Timing, even_random, race_them
 from maskless.models import fold
@@ -23,6 +24,7 @@ from maskless.training.run import Run, train
 
 LENGTH, BATCH, TIMED = 64, 32, 20
 GAPPED = "If the ___{6} argument is given, the function returns a ___{6} object."
+OPENING, HOUSE = "The old house stood", "The door opened, and___{8} came in with a___{4} in his hand."     # for the model that was trained on novels
 NAMES = {"pgm": "PGM", "mdlm": "MDLM"}
 
 Say = Callable[[str], None]
@@ -93,6 +95,7 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     bounds = {name: next(record for record in reversed(run.metrics) if "bound" in record) for name, run in runs.items()}
     _say_bounds(runs, bounds, say)
     samples = _samples(models["pgm"], say)
+    pretrained = longer_trained(say)
     speeds = _speeds(models, scale, say)
     # unit weights: PGM's loss is halved over all tokens, MDLM's counts the hidden half of them; twice either is nats per predicted token
     curves = {name: [(record["step"], 2 * record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
@@ -100,7 +103,8 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
         "where": versions(), "steps": steps, "command": f"maskless demo --steps {steps}", "recipes": {name: recipe(name, steps) for name in NAMES},
         "parameters": {name: model.model.parameter_count() for name, model in models.items()},
         "bounds": {name: {key: bound[key] for key in ("bound", "standard_error", "perplexity")} for name, bound in bounds.items()},
-        "samples": samples, "speeds": {name: [dataclasses.asdict(timing) for timing in timings] for name, timings in speeds.items()},
+        "samples": samples, **({} if pretrained is None else {"pretrained": pretrained}),
+        "speeds": {name: [dataclasses.asdict(timing) for timing in timings] for name, timings in speeds.items()},
         "seconds": round(time.perf_counter() - begun, 1),
     }
     _write(out, results, curves, speeds)
@@ -154,6 +158,23 @@ def _samples(model: TextModel, say: Say) -> dict[str, str]:
     say(f"\nA text by PGM, {LENGTH // 2} steps of 2 tokens, temperature 0.8:\n{_indented(text)}")
     say(f"\nTwo gaps filled by PGM:\n  {GAPPED}\n  {filled.text}")
     return {"generated": text, "template": GAPPED, "infilled": filled.text}
+
+
+def longer_trained(say: Say) -> dict[str, Any] | None:
+    """A text and a filled gap of the model in the package, with their times; None where the package carries none."""
+    if (folder := carried().get("tiny")) is None:
+        return None
+    begun = time.perf_counter()
+    model = TextModel.from_pretrained(folder, device="cpu")
+    loaded = time.perf_counter()
+    text = model.generate(1, prompt=OPENING, length=LENGTH, steps=LENGTH // 2, temperature=0.8, seed=1)[0].text
+    written = time.perf_counter()
+    filled = model.infill(HOUSE, steps=12, temperature=0.5, seed=1).text
+    seconds = {"load": loaded - begun, "generate": written - loaded, "infill": time.perf_counter() - written}
+    say(f"\nA text by tiny, the pretrained model of this package ({model.model.parameter_count():,} parameters, novels; maskless sample tiny), "
+        f"{LENGTH // 2} steps of 2 tokens, {seconds['generate']:.1f} s (and {seconds['load']:.1f} s to load):\n{_indented(text)}")
+    say(f"\nTwo gaps filled by tiny, {seconds['infill']:.1f} s:\n  {HOUSE}\n  {filled}")
+    return {"generated": text, "template": HOUSE, "infilled": filled, "seconds": {name: round(time, 2) for name, time in seconds.items()}}
 
 
 def _indented(text: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskless.checkpoints.carried import local
 from maskless.checkpoints.native import load_model, resolve
 from maskless.checkpoints.source import is_native
 from maskless.data.batch import Batch
@@ -63,7 +64,7 @@ def open_scorer(source: str, device: torch.device) -> Scorer:
     Raises:
         ValueError: it cannot be had, or does not read from left to right.
     """
-    if is_native(Path(source)):
+    if is_native(local(source)):
         return OwnScorer(source, device)
     return CausalLM(source, device)
 

@@ -53,7 +53,7 @@ class Training:
         threads: of the CPU; null: torch's choice.
         attention: of partition models among their groups: auto (measured at the first step), dense (masks), segments or
             plain (on a CPU), varlen or flex (on a GPU); of any model: auto, or math: no fused kernel (and masks).
-        start: a run, a checkpoint or a model folder whose weights the run begins with (names and shapes must be the
+        start: a run, a checkpoint, a model folder or a model in the package (tiny) whose weights the run begins with (names and shapes must be the
             model's; the kind may differ: a partition model's weights start an order-causal one); null: at random.
     """
 
