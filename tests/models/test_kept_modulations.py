@@ -5,7 +5,19 @@ import pytest
 import torch
 from tests.tiny import CONFIGS, LABELLED, SIZES, L, labels_of, opened, ragged_canvas, tiny
 
-from maskless.decoding import Ancestral, Canvas, Confidence, Noise, Random, Sampler, Scheduled, Sites, Step, constant, ramped
+from maskless.decoding import (
+    Ancestral,
+    Canvas,
+    Confidence,
+    Noise,
+    Random,
+    Sampler,
+    Scheduled,
+    Sites,
+    Step,
+    constant,
+    ramped,
+)
 from maskless.layers.modulation import AdaLN
 from maskless.models import PartitionConfig, build
 from maskless.models.base import Conditions, pick_labels

@@ -29,7 +29,16 @@ from maskless.layers.embedding import NormalEmbedding, TimeEmbedding, TokenEmbed
 from maskless.layers.groups import Grouping, Groups, dense
 from maskless.layers.modulation import Condition
 from maskless.layers.rotary import Positions, Rotation, cells, rotation, sinusoids
-from maskless.models.base import Conditioned, Conditions, FullPredictor, check_grid, initial_head, on_rows, pick_labels, pick_rows
+from maskless.models.base import (
+    Conditioned,
+    Conditions,
+    FullPredictor,
+    check_grid,
+    initial_head,
+    on_rows,
+    pick_labels,
+    pick_rows,
+)
 
 Look = tuple[tuple[Tensor, Tensor], Attend]
 """What a cross-attention looks at, (k, v), and the rule by which."""
@@ -282,9 +291,10 @@ class PartitionPredictor:
     """Encodes the known tokens, packed in the order in which they became known, and decodes the queried sites (PGM, Algorithm 2).
 
     What does not depend on tokens is computed once per decode: rotations, modulations (but for a model that is told the time) and, where
-    they read no memory, the queries of all sites. No masks where every row knows as many sites. All decoder layers normalise the same encoder output and only the weight of the norm
-    differs: it is normalised once, and the weights are folded into the projections. A layer's keys and values are made when its turn
-    comes, while they fit in the processor's caches; values of every key are not made at all where few sites are asked for (`Absorbing`).
+    they read no memory, the queries of all sites. No masks where every row knows as many sites. All decoder layers normalise the same
+    encoder output and only the weight of the norm differs: it is normalised once, and the weights are folded into the projections. A
+    layer's keys and values are made when its turn comes, while they fit in the processor's caches; values of every key are not made at
+    all where few sites are asked for (`Absorbing`).
     """
 
     def __init__(self, model: PartitionTransformer, cond: Int[Tensor, " B"] | None = None):
