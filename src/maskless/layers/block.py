@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maskless.layers.attention import Attend, CrossAttention, SelfAttention, everywhere
 from maskless.layers.mlp import MLP
-from maskless.layers.modulation import AdaLN, Modulation, modulations
+from maskless.layers.modulation import AdaLN, Condition, Modulation, modulations
 from maskless.layers.norm import LayerNorm
 from maskless.layers.rotary import Rotation
 
@@ -24,7 +24,7 @@ class SelfBlock(nn.Module):
         self.ada = AdaLN(cond_dim, width, branches=2) if cond_dim else None
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None, rotate: Rotation,
+    def forward(self, x: Float[Tensor, "B N D"], cond: Condition | None, rotate: Rotation,
                 attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
         first, second = modulations(self.ada, cond, 2)
         x = x + first.out_of(self.drop(self.attention(first.into(self.norm1(x)), rotate, attend)))
@@ -53,7 +53,7 @@ class CrossBlock(nn.Module):
     def keys_values(self, memory: Float[Tensor, "B M D"], rotate: Rotation) -> tuple[Tensor, Tensor]:
         return self.attention.keys_values(self.norm_kv(memory), rotate)
 
-    def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None, rotate: Rotation, keys_values: tuple[Tensor, Tensor],
+    def forward(self, x: Float[Tensor, "B N D"], cond: Condition | None, rotate: Rotation, keys_values: tuple[Tensor, Tensor],
                 attend: Attend = everywhere) -> Float[Tensor, "B N D"]:
         first, second = modulations(self.ada, cond, 2)
         x = x + first.out_of(self.drop(self.attention(first.into(self.norm_q(x)), rotate, keys_values, attend)))
@@ -78,7 +78,7 @@ class FinalNorm(nn.Module):
         self.norm = LayerNorm(width, norm_bias)
         self.ada = AdaLN(cond_dim, width, branches=1, gated=False) if cond_dim else None
 
-    def forward(self, x: Float[Tensor, "B N D"], cond: Tensor | None) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], cond: Condition | None) -> Float[Tensor, "B N D"]:
         return modulations(self.ada, cond, 1)[0].into(self.norm(x))
 
     def folded(self, cond: Float[Tensor, "1 C"]) -> dict[str, Tensor]:

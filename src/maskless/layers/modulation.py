@@ -34,6 +34,28 @@ class Unmodulated(NamedTuple):
         return x
 
 
+class Kept:
+    """A condition that stays as it is through a decode: what an adaLN makes of it is made once, when it is first asked for."""
+
+    def __init__(self, vector: Float[Tensor, "B C"]):
+        self.vector = vector
+        self._made: dict[nn.Linear, Tensor] = {}
+
+    def through(self, ada: nn.Linear) -> Float[Tensor, "B W"]:
+        if ada not in self._made:
+            self._made[ada] = ada(self.vector)
+        return self._made[ada]
+
+
+Condition = Tensor | Kept
+"""(B or 1, C), as it is or kept."""
+
+
+def through(ada: nn.Linear, cond: Condition) -> Float[Tensor, "B W"]:
+    """The W numbers of all branches and parts that a layer `ada` makes of a condition."""
+    return cond.through(ada) if isinstance(cond, Kept) else ada(cond)
+
+
 class AdaLN(nn.Linear):
     """Condition -> `branches` modulations of (shift, scale, gate). Initialised at zero, so a new block passes its input on."""
 
@@ -45,12 +67,12 @@ class AdaLN(nn.Linear):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def modulations(self, cond: Float[Tensor, "B C"]) -> list[Modulation]:
-        pieces = self(cond)[:, None].chunk(self.branches * self.parts, -1)
+    def modulations(self, cond: Condition) -> list[Modulation]:
+        pieces = through(self, cond)[:, None].chunk(self.branches * self.parts, -1)
         return [Modulation(*pieces[i * self.parts:(i + 1) * self.parts]) for i in range(self.branches)]
 
 
-def modulations(ada: AdaLN | None, cond: Float[Tensor, "B C"] | None, branches: int) -> list[Modulation] | list[Unmodulated]:
+def modulations(ada: AdaLN | None, cond: Condition | None, branches: int) -> list[Modulation] | list[Unmodulated]:
     """The modulations of a block, or none where it has no adaLN (`cond` is then not used)."""
     if ada is None or cond is None:
         assert ada is None, "a conditional block needs its condition"

@@ -15,6 +15,7 @@ from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.embedding import NormalEmbedding, TimeEmbedding
+from maskless.layers.modulation import Condition, Kept
 
 
 class Denoiser(nn.Module):
@@ -169,6 +170,27 @@ def pick_labels(labels: Tensor | None, rows: Tensor | None) -> Tensor | None:
     return None if labels is None else pick_rows(labels, rows)
 
 
+class Conditions:
+    """The condition of every call of a decode whose rows keep theirs (their labels, or one for all): modulations are made once, not at each call.
+
+    Rows that are asked for without the others are the exception, as a product of fewer rows has other last bits.
+
+    Args:
+        make: labels (B,), or None, to a condition.
+    """
+
+    def __init__(self, make: Callable[[Tensor | None], Tensor | None], labels: Int[Tensor, " B"] | None):
+        self.make, self.labels = make, labels
+        self.kept: Kept | None = None
+
+    def __call__(self, rows: Int[Tensor, " R"] | None) -> Condition | None:
+        if rows is not None and self.labels is not None:
+            return self.make(pick_rows(self.labels, rows))
+        if self.kept is None and (vector := self.make(self.labels)) is not None:
+            self.kept = Kept(vector)
+        return self.kept
+
+
 class FullPredictor:
     """Any model by its full-length training forward: MDLM's only way, and for the others the reference their fast predictors equal.
 
@@ -189,6 +211,9 @@ class FullPredictor:
             tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)
             present = None if canvas.whole else pick_rows(canvas.present, rows)
             t = torch.full((len(tokens),), step.t, device=tokens.device)
-            hidden = self.read(tokens, known, cond=pick_labels(self.labels, rows), t=t, present=present)
+            hidden = self.hidden(rows, tokens, known, t, present)
             return Sites(pick_rows(sites.index, rows), pick_rows(sites.valid, rows)).take(hidden)
         return on_rows(step, canvas, sites, run)
+
+    def hidden(self, rows: Tensor | None, tokens: Tensor, known: Tensor, t: Tensor, present: Tensor | None) -> Float[Tensor, "R L D"]:
+        return self.read(tokens, known, cond=pick_labels(self.labels, rows), t=t, present=present)

@@ -31,7 +31,7 @@ from maskless.layers.attention import Attend, Masked, before, causal, everywhere
 from maskless.layers.groups import Grouping, dense
 from maskless.layers.packed import linear_map
 from maskless.layers.rotary import Rotation
-from maskless.models.base import on_rows, pick_rows
+from maskless.models.base import Conditions, on_rows, pick_rows
 from maskless.models.partition import GroupSwap, PartitionConfig, PartitionTransformer
 
 
@@ -215,7 +215,7 @@ class CachedPredictor:
         self.starts = model.swap.starts(model.positions(canvas.length))                         # (R + L, D)
         self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
         self.kv = linear_map(torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder]))     # D -> M * 2D
-        self.condition = model.condition_at(None, self.labels)
+        self.conditions = Conditions(lambda labels: model.condition_at(None, labels), self.labels)
         self._restart(canvas)
         self.revision = canvas.revision
 
@@ -310,9 +310,9 @@ class CachedPredictor:
 
     def _encode(self, ids: Int[Tensor, "B W"], rotate: Rotation, where: Place, attend: Attend) -> Float[Tensor, "B W D"]:
         """Pass tokens and registers through the encoder, and keep their keys and values for all layers."""
-        x = self.model.embed(ids)
+        x, condition = self.model.embed(ids), self.conditions(None)
         for index, block in enumerate(self.model.encoder):
-            x = block(x, self.condition, rotate, where.attention(self.encoder[0][index], self.encoder[1][index], attend))
+            x = block(x, condition, rotate, where.attention(self.encoder[0][index], self.encoder[1][index], attend))
         self._remember(x, rotate, where)
         return x
 
@@ -354,7 +354,7 @@ class CachedPredictor:
                 known: Int[Tensor, "R _"], rows: Tensor | None = None) -> Float[Tensor, "R Q D"]:
         model, positions = self.model, self.first + sites
         looks = [(keys_values, attend) for keys_values in zip(*memory)]
-        rotate, condition = self.rotations.at(positions), None if self.condition is None else pick_rows(self.condition, rows)
+        rotate, condition = self.rotations.at(positions), self.conditions(rows)
         y = model.swap(self._queries(positions, summary, known, rotate), *looks[-1])
         return model.final(model.decode(y, rotate, condition, looks[:-1]), condition)
 

@@ -18,10 +18,10 @@ from maskless.decoding.decode import Predictor
 from maskless.layers.attention import Mask, heads, merge
 from maskless.layers.embedding import NormalEmbedding
 from maskless.layers.mlp import SwiGLU
-from maskless.layers.modulation import AdaLN
+from maskless.layers.modulation import AdaLN, Condition, through
 from maskless.layers.norm import RMSNorm, unit
 from maskless.layers.rotary import Rotation, cells, rotation
-from maskless.models.base import Denoiser, FullPredictor, check_grid
+from maskless.models.base import Conditions, Denoiser, FullPredictor, check_grid
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.ada = AdaLN(config.width, config.width, branches=2)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "B N D"], cond: Float[Tensor, "#B D"], rotate: Rotation | None, mask: Mask) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "B N D"], cond: Condition, rotate: Rotation | None, mask: Mask) -> Float[Tensor, "B N D"]:
         first, second = self.ada.modulations(cond)
         x = x + first.out_of(self.drop(self.attention(first.into(self.norm1(x)), rotate, mask)))
         return x + second.out_of(self.mlp(second.into(self.norm2(x))))
@@ -170,15 +170,35 @@ class MaskGITTransformer(Denoiser):
 
     def hidden(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], *, cond: Int[Tensor, " B"] | None = None,
                t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
-        labels = self.labels_of(cond)
-        condition = F.silu(self.labels.weight[-1:] if labels is None else self.labels(labels))
+        return self.states(tokens, known, self.condition(self.labels_of(cond)), present)
+
+    def condition(self, labels: Int[Tensor, " B"] | None) -> Float[Tensor, "#B D"]:
+        """What modulates the blocks, from labels; None: no class."""
+        return F.silu(self.labels.weight[-1:] if labels is None else self.labels(labels))
+
+    def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Condition,
+               present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
+        """`hidden` under a given condition."""
         sites, x = tokens.shape[1], self.embed(tokens, known)
         mask = None if present is None else F.pad(present, (0, self.config.registers), value=True)[:, None, None]
         rotate = self.rotation(sites)
         for block in self.blocks:
             x = block(x, condition, rotate, mask)
-        shift, scale = self.ada(condition)[:, None].chunk(2, -1)
+        shift, scale = through(self.ada, condition)[:, None].chunk(2, -1)
         return self.norm(x[:, :sites]) * (1 + scale) + shift
 
     def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
-        return FullPredictor(self, cond)
+        return MaskGITPredictor(self, cond)
+
+
+class MaskGITPredictor(FullPredictor):
+    """A full-length pass a call, whose modulations are made once per decode."""
+
+    def __init__(self, model: MaskGITTransformer, cond: Int[Tensor, " B"] | None = None):
+        super().__init__(model, cond)
+        self.states, self.conditions = model.states, Conditions(model.condition, self.labels)
+
+    def hidden(self, rows: Tensor | None, tokens: Tensor, known: Tensor, t: Tensor, present: Tensor | None) -> Float[Tensor, "R L D"]:
+        condition = self.conditions(rows)
+        assert condition is not None
+        return self.states(tokens, known, condition, present)

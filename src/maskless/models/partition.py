@@ -27,8 +27,18 @@ from maskless.layers.attention import Absorbing, Attend, Mask, everywhere, heads
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
 from maskless.layers.embedding import NormalEmbedding, TimeEmbedding, TokenEmbedding
 from maskless.layers.groups import Grouping, Groups, dense
+from maskless.layers.modulation import Condition
 from maskless.layers.rotary import Positions, Rotation, cells, rotation, sinusoids
-from maskless.models.base import Conditioned, FullPredictor, check_grid, initial_head, on_rows, pick_labels, pick_rows
+from maskless.models.base import (
+    Conditioned,
+    Conditions,
+    FullPredictor,
+    check_grid,
+    initial_head,
+    on_rows,
+    pick_labels,
+    pick_rows,
+)
 
 Look = tuple[tuple[Tensor, Tensor], Attend]
 """What a cross-attention looks at, (k, v), and the rule by which."""
@@ -204,7 +214,7 @@ class PartitionTransformer(Conditioned):
         tokens, registers = self.embedding(ids.clamp(min=0)), self.registers(ids.clamp(max=-1) % self.config.registers)
         return torch.where((ids < 0)[..., None], registers, tokens)
 
-    def encode(self, ids: Int[Tensor, "B N"], rotate: Rotation, condition: Tensor | None, attend: Attend) -> Float[Tensor, "B N D"]:
+    def encode(self, ids: Int[Tensor, "B N"], rotate: Rotation, condition: Condition | None, attend: Attend) -> Float[Tensor, "B N D"]:
         """Self-attention among the tokens and registers that `attend` lets see each other."""
         x = self.embed(ids)
         for block in self.encoder:
@@ -215,7 +225,7 @@ class PartitionTransformer(Conditioned):
         """What the decoder's cross-attention looks at: one (k, v) a layer, all from the encoder's output."""
         return [layer.keys_values(memory, rotate) for layer in self.cross_layers]
 
-    def decode(self, y: Float[Tensor, "B Q D"], rotate: Rotation, condition: Tensor | None, looks: Iterable[Look],
+    def decode(self, y: Float[Tensor, "B Q D"], rotate: Rotation, condition: Condition | None, looks: Iterable[Look],
                beside: Attend = everywhere) -> Float[Tensor, "B Q D"]:
         """The decoder on the swap's output `y`: the cross layers on `looks`, in turn; the others on the queries that `beside` lets see each other."""
         each = iter(looks)
@@ -223,13 +233,13 @@ class PartitionTransformer(Conditioned):
             y = layer(y, condition, rotate, *next(each)) if isinstance(layer, CrossBlock) else layer(y, condition, rotate, beside)
         return y
 
-    def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Tensor | None, present: Bool[Tensor, "B L"] | None = None,
+    def states(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], condition: Condition | None, present: Bool[Tensor, "B L"] | None = None,
                grouping: Grouping = dense, log: Int[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """`hidden` under a given condition vector; with a log, a token looks at its own group no later in it than itself."""
         tokens, known, present, log = self.with_registers(tokens, known, present, log)
         return self.between_groups(tokens, known, condition, grouping(known, present, log), present)[:, self.config.registers:]
 
-    def between_groups(self, ids: Int[Tensor, "B M"], known: Bool[Tensor, "B M"], condition: Tensor | None, groups: Groups,
+    def between_groups(self, ids: Int[Tensor, "B M"], known: Bool[Tensor, "B M"], condition: Condition | None, groups: Groups,
                        present: Bool[Tensor, "B M"] | None) -> Float[Tensor, "B M D"]:
         """Every position from the other group; `groups` holds both sides as it attends to them, and the states come back by position."""
         places = self.rotation(ids.shape[1] - self.config.registers)
@@ -280,16 +290,18 @@ class Asked(NamedTuple):
 class PartitionPredictor:
     """Encodes the known tokens, packed in the order in which they became known, and decodes the queried sites (PGM, Algorithm 2).
 
-    What does not depend on tokens is computed once per decode: rotations and, where they read no memory, the queries of all sites. No
-    masks where every row knows as many sites. All decoder layers normalise the same encoder output and only the weight of the norm
-    differs: it is normalised once, and the weights are folded into the projections. A layer's keys and values are made when its turn
-    comes, while they fit in the processor's caches; values of every key are not made at all where few sites are asked for (`Absorbing`).
+    What does not depend on tokens is computed once per decode: rotations, modulations (but for a model that is told the time) and, where
+    they read no memory, the queries of all sites. No masks where every row knows as many sites. All decoder layers normalise the same
+    encoder output and only the weight of the norm differs: it is normalised once, and the weights are folded into the projections. A
+    layer's keys and values are made when its turn comes, while they fit in the processor's caches; values of every key are not made at
+    all where few sites are asked for (`Absorbing`).
     """
 
     def __init__(self, model: PartitionTransformer, cond: Int[Tensor, " B"] | None = None):
         self.model, self.head, self.allowed, self.labels = model, model.head, model.allowed, model.labels_of(cond)
         self.kv_weights = [layer.attention.kv.weight * layer.norm_kv.weight for layer in model.cross_layers]
         self.ahead = model.config.registers // 2                                                # of group 0: every row knows them
+        self.conditions = Conditions(lambda labels: model.condition_at(None, labels), self.labels)
         self.rotations: Rotation | None = None
         self.starts: Tensor | None = None                                                       # (R + L, D)
         self.queries: Tensor | None = None                                                      # (R + L, h, d)
@@ -322,7 +334,7 @@ class PartitionPredictor:
         where, tokens, count = (pick_rows(x, rows) for x in (canvas.log[:, :width], canvas.tokens, canvas.count))
         visible = F.pad(torch.arange(width, device=count.device) < count[:, None], (self.ahead, 0), value=True)
         mask = visible[:, None, None] if canvas.fewest < width else None
-        condition = model.condition_at(torch.full((len(where),), step.t, device=count.device), pick_labels(self.labels, rows))
+        condition = self.condition(step, rows, where)
         ids, positions = self.known(tokens.gather(1, where), where)
         asked = self.asked(canvas, sites, rows)
         return asked.pick(self.states(ids, positions, visible, mask, asked.positions, condition, asked.beside))
@@ -336,6 +348,12 @@ class PartitionPredictor:
         looks = self.looks(memory, at_known, mask, asked.shape[1])
         y = model.swap(self._queries(memory, visible, asked, at_query), *next(looks))
         return model.final(model.decode(y, at_query, condition, looks, beside), condition)
+
+    def condition(self, step: Step, rows: Tensor | None, like: Int[Tensor, "R n"]) -> Condition | None:
+        """Of the rows of a call: made once per decode, but for a model that is told the time."""
+        if not self.model.config.time_conditioned:
+            return self.conditions(rows)
+        return self.model.condition_at(torch.full((len(like),), step.t, device=like.device), pick_labels(self.labels, rows))
 
     def known(self, tokens: Int[Tensor, "R n"], sites: Int[Tensor, "R n"]) -> tuple[Tensor, Tensor]:
         """Ids and positions of what passes the encoder: the registers of group 0, then the known tokens."""
