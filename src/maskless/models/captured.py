@@ -26,6 +26,7 @@ from maskless.decoding.plan import Step
 from maskless.layers.attention import Masked
 from maskless.models.base import Denoiser, FullPredictor
 from maskless.models.causal_partition import CachedPredictor, Place
+from maskless.models.maskgit import MaskGITPredictor
 from maskless.models.partition import PartitionPredictor
 
 Inputs = Sequence[Tensor | None]
@@ -226,15 +227,15 @@ class FixedCached(CachedPredictor):
         else:
             for buffer in (*self.encoder, *self.decoder):
                 buffer.zero_()                                      # a mask hides numbers, and not NaN
-            self.condition = self.model.condition_at(None, labels)
             self._restart(canvas)
             self.revision = canvas.revision
-        self.calls = 1
+        self.calls, self.condition = 1, self.model.condition_at(None, labels)
 
     def inputs(self, canvas: Canvas, sites: Sites, step: Step) -> tuple[int, Inputs]:
         self._follow(canvas)
         fresh = self.ahead + max(high - low for high, low in zip(canvas.greatest, self.passed))
         if fresh > MOST or (fresh > 0 and self.model.config.causal == "set"):
+            self.conditions = lambda rows: self.condition
             self.append(canvas)                                     # a prompt is long once
             fresh = 0
         index = self.seen[:, None] + torch.arange(rounded(max(0, fresh), ASK, MOST), device=self.seen.device)     # (B, W)
@@ -244,8 +245,9 @@ class FixedCached(CachedPredictor):
         return span, (ids, positions, index, known, self.summary, widened(sites.index, canvas.length), self.condition)
 
     def compute(self, span: int, *inputs: Any) -> tuple[Tensor, ...]:
-        ids, positions, index, known, summary, asked, self.condition = inputs
+        ids, positions, index, known, summary, asked, condition = inputs
         entry = torch.arange(span, device=index.device)
+        self.conditions = lambda rows: condition                    # what is made of it is made in every call: labels change between decodes
         if index.shape[1]:
             fresh = index < known
             where = Place(index, fresh, None, span, span)
@@ -331,7 +333,8 @@ class Captured:
         return FIXED[type(self.model.predictor())](self.model)
 
 
-FIXED: dict[type, Callable[..., Any]] = {FullPredictor: FixedFull, PartitionPredictor: FixedPartition, CachedPredictor: FixedCached}
+FIXED: dict[type, Callable[..., Any]] = {FullPredictor: FixedFull, MaskGITPredictor: FixedFull, PartitionPredictor: FixedPartition,
+                                         CachedPredictor: FixedCached}
 
 
 def fits(model: Denoiser) -> bool:

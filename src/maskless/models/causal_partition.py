@@ -16,6 +16,7 @@ B rows, L sites, W fresh tokens, N known tokens, Q queried sites, h heads, d hea
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -29,6 +30,7 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked, before, causal, everywhere, span, under
 from maskless.layers.groups import Grouping, dense
+from maskless.layers.modulation import Condition
 from maskless.layers.packed import linear_map
 from maskless.layers.rotary import Rotation
 from maskless.models.base import Conditions, on_rows, pick_rows
@@ -215,7 +217,7 @@ class CachedPredictor:
         self.starts = model.swap.starts(model.positions(canvas.length))                         # (R + L, D)
         self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
         self.kv = linear_map(torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder]))     # D -> M * 2D
-        self.conditions = Conditions(lambda labels: model.condition_at(None, labels), self.labels)
+        self.conditions: Callable[[Tensor | None], Condition | None] = Conditions(lambda labels: model.condition_at(None, labels), self.labels)
         self._restart(canvas)
         self.revision = canvas.revision
 

@@ -329,7 +329,7 @@ class PartitionPredictor:
         return on_rows(step, canvas, sites, lambda rows: self.rows(canvas, sites, step, rows))
 
     def rows(self, canvas: Canvas, sites: Sites, step: Step, rows: Tensor | None) -> Float[Tensor, "R Q D"]:
-        model, width = self.model, max(0 if self.ahead else 1, canvas.most)
+        width = max(0 if self.ahead else 1, canvas.most)
         self.rotations = self.rotations or self._open(canvas)
         where, tokens, count = (pick_rows(x, rows) for x in (canvas.log[:, :width], canvas.tokens, canvas.count))
         visible = F.pad(torch.arange(width, device=count.device) < count[:, None], (self.ahead, 0), value=True)
@@ -340,7 +340,7 @@ class PartitionPredictor:
         return asked.pick(self.states(ids, positions, visible, mask, asked.positions, condition, asked.beside))
 
     def states(self, ids: Int[Tensor, "R N"], positions: Int[Tensor, "R N"], visible: Bool[Tensor, "R N"], mask: Mask, asked: Int[Tensor, "R Q"],
-               condition: Tensor | None, beside: Attend = everywhere) -> Float[Tensor, "R Q D"]:
+               condition: Condition | None, beside: Attend = everywhere) -> Float[Tensor, "R Q D"]:
         """The states at the positions that are asked; `mask` is None where all that is given is visible."""
         assert self.rotations is not None
         model, at_known, at_query = self.model, self.rotations.at(positions), self.rotations.at(asked)
