@@ -56,6 +56,7 @@ MISTAKES = {
     "no recipe": ("train", "no recipe"),
     "not YAML": ("train {tmp}/garbage.yaml", "garbage.yaml"),
     "unknown key": ("train tiny/pgm training.stps=3 --out {tmp}/run", "training.stps"),
+    "key of another type": ("train tiny/ar model.cond_dim=0 --out {tmp}/run", "model.cond_dim is a key of masked"),
     "wrong type": ("train tiny/pgm training.steps=many --out {tmp}/run", "many"),
     "no steps of training": ("train tiny/pgm training.steps=0 --out {tmp}/run", "steps is 0"),
     "objective of another model": ("train tiny/ar objective.type=masked --out {tmp}/run", "autoregressive"),
