@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Number
 from typing import Any, Literal
 
 import torch
@@ -69,11 +70,25 @@ class LoadedModel:
 
     def _decoding(self, refresh: int) -> Denoiser | Reencoding:
         network = self.network
+        check_count("refresh", refresh, 0)
         if refresh == 0:
             return network
         if not isinstance(network, CausalPartitionTransformer):
             raise ValueError(f"refresh is {refresh} and this model keeps no cache; leave it out (only order-causal partition models have two modes)")
         return network.reencoding(refresh)
+
+
+def check_whole(name: str, value: Any, of: str = "") -> None:
+    """Raises ValueError if an argument called `name` is no whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; give a whole number{of}")
+
+
+def check_count(name: str, value: Any, least: int = 1, of: str = "") -> None:
+    """Raises ValueError if an argument called `name` is no whole number, or below `least`."""
+    check_whole(name, value, of)
+    if value < least:
+        raise ValueError(f"{name} is {value}; give at least {least}{of}")
 
 
 def seeds_of(seed: int | Sequence[int], rows: int) -> list[int]:
@@ -82,8 +97,13 @@ def seeds_of(seed: int | Sequence[int], rows: int) -> list[int]:
     Raises:
         ValueError: as many seeds as rows are needed, or one is out of range.
     """
-    if isinstance(seed, int):
-        return Noise.of(seed, rows).host.tolist()
-    if len(seed) != rows:
-        raise ValueError(f"{len(seed)} seeds were given for {rows} rows; give one for each, or one number for all")
-    return [Noise.of(each, 1).host.tolist()[0] for each in seed]
+    said: Any = seed
+    alone = isinstance(said, Number | str)
+    given = [said] if alone else [*said]
+    for each in given:
+        check_whole("seed", each)
+    if alone:
+        return Noise.of(int(given[0]), rows).host.tolist()
+    if len(given) != rows:
+        raise ValueError(f"{len(given)} seeds were given for {rows} rows; give one for each, or one number for all")
+    return [Noise.of(int(each), 1).host.tolist()[0] for each in given]

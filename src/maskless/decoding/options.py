@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k, rising
@@ -100,6 +101,8 @@ class SamplerOptions:
                                    ("guidance_schedule", self.guidance_schedule, GuidanceName)):
             if value not in get_args(names):
                 raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")
+        for field in fields(self):
+            self._check_kind(field.name, str(field.type))
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
         if self.block < 0:
@@ -115,6 +118,14 @@ class SamplerOptions:
         self._check_ancestral()
         constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
         self._choice(())
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        """Whole numbers where counts are wanted, numbers where numbers are; recipes have been checked before."""
+        value, (wanted, _, none) = getattr(self, name), kind.partition(" | ")
+        if wanted not in ("int", "float") or (none == "None" and value is None):
+            return
+        if not isinstance(value, Integral if wanted == "int" else Real) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; give a {'whole ' if wanted == 'int' else ''}number")
 
     def _check_ancestral(self) -> None:
         """What only an ancestral plan reads, and only in range."""
