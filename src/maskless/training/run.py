@@ -254,8 +254,10 @@ class Work:
         now = self.facts()
         where = f"{now['device']}, {now['precision']}, processes: {now['processes']}"
         begin = f"resumed from {found.name}" if found else "started"
-        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes])
-        return {"step": state.step, "steps": self.recipe.training.steps, "note": note}
+        steps = self.recipe.training.steps
+        over = [f"nothing is left to do: {state.step} of {steps} steps are made, raise training.steps to go on"] if state.step >= steps else []
+        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes, *over])
+        return {"step": state.step, "steps": steps, "note": note}
 
     def facts(self) -> dict[str, Any]:
         """What the last bits depend on: recorded with every checkpoint, reused or announced on resume."""
