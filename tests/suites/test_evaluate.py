@@ -44,3 +44,8 @@ def test_the_function_and_the_command_write_the_same_records(models, text, tmp_p
 def test_mistakes_are_one_sentence(models, tmp_path, words, sentence):
     with pytest.raises(ValueError, match=sentence):
         maskless.evaluate(models / "pgm", *words, out=tmp_path / "results", device="cpu")
+
+
+def test_an_unknown_argument_is_one_sentence(models, tmp_path):
+    with pytest.raises(ValueError, match="sample is nothing that evaluate takes"):
+        maskless.evaluate(models / "pgm", "generative", sample=3, out=tmp_path / "results")

@@ -1,7 +1,7 @@
 """`maskless.evaluate`: what the command of that name does, as a function."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from maskless.suites.run import evaluate as run
 from maskless.suites.session import Progress, shard_of
 from maskless.suites.subject import Weights, open_subject
 
+FIELDS = ("seed", "samples", "budget", "rows", "sampler", "scorer", "data", "files")    # of suites, said for all of them
+OPENING = ("device", "dtype", "tokenizer", "codec")                                     # of how the model is opened
+
 
 def evaluate(model: str | Path, *suites: str | Suite, out: str | Path | None = None, name: str | None = None, weights: Weights = "ema",
-             seed: int | None = None, samples: int | None = None, budget: int | None = None, rows: int | None = None,
-             sampler: Mapping[str, Any] | None = None, scorer: str | None = None, data: str | Mapping[str, Any] | None = None,
-             files: Sequence[str] | None = None, batch_size: int = 64, shard: str | None = None, say: Callable[[str], None] = lambda line: None,
-             progress: Progress = lambda what, done, total: None, **where: Any) -> list[Result]:
+             batch_size: int = 64, shard: str | None = None, say: Callable[[str], None] = lambda line: None,
+             progress: Progress = lambda what, done, total: None, **more: Any) -> list[Result]:
     """Measure a model: one JSON file a number, each with its error. A second run goes on where a killed one stopped.
 
     Args:
@@ -27,28 +28,28 @@ def evaluate(model: str | Path, *suites: str | Suite, out: str | Path | None = N
         out: the folder of results and samples; None: results/ in the run folder, or here.
         name: what results and tables call the model; None: the last word of its path.
         weights: the moving average where there is one ("ema"), or the weights as trained ("raw").
-        seed, samples, budget, rows, sampler, scorer, files: the field of that name in every suite that has it.
-        data: a data section, or what stands for one: a recipe, a known data set, a text file or folder.
         batch_size: rows read at a time; no result depends on it.
         shard: "i/n" draws this process's samples only, to be measured by a later call without it.
         say, progress: are told of every result, and of what is going on.
-        where: device, dtype, tokenizer and codec, as for `maskless.load`.
+        more: seed, samples, budget, rows, sampler, scorer, files: the field of that name in every suite that has it; data: a data section, or
+            what stands for one (a recipe, a known data set, a text file or folder); device, dtype, tokenizer, codec: as for `maskless.load`.
 
     Returns:
         The results, in order; each lies in `out` already.
 
     Raises:
-        ValueError: an unknown suite, settings that are refused, a suite that does not fit the model.
+        ValueError: an unknown suite or argument, settings that are refused, a suite that does not fit the model.
 
     Example:
         >>> import maskless
         >>> results = maskless.evaluate("runs/tiny-pgm", "likelihood", budget=8, out="results")  # doctest: +SKIP
     """
-    share = shard_of(shard)
-    subject = open_subject(model, weights=weights, name=name, **where)
+    if unknown := sorted(more.keys() - {*FIELDS, *OPENING}):
+        raise ValueError(f"{', '.join(unknown)} is nothing that evaluate takes; beside its own arguments there are {', '.join((*FIELDS, *OPENING))}")
+    share, data = shard_of(shard), more.get("data")
+    subject = open_subject(model, weights=weights, name=name, **{key: more[key] for key in OPENING if key in more})
     spoken = data if isinstance(data, str) else None
-    shared = {"seed": seed, "samples": samples, "budget": budget, "rows": rows, "sampler": sampler, "scorer": scorer,
-              "data": data if spoken is None else data_of(spoken), "files": list(files) if files else None}
+    shared = {**{field: more.get(field) for field in FIELDS}, "data": data if spoken is None else data_of(spoken), "files": more.get("files") or None}
     asked = requested(suites, shared, recipe=subject.recipe, called=named_by(spoken))
     folder = out or (Path(model) / "results" if (Path(model) / "config.yaml").is_file() else Path("results"))
     return run(subject, asked, out=folder, batch_size=batch_size, shard=share, say=say, progress=progress)
