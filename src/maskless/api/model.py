@@ -99,7 +99,7 @@ def seeds_of(seed: int | Sequence[int], rows: int) -> list[int]:
     """
     said: Any = seed
     alone = isinstance(said, Number | str)
-    given = [said] if alone else [*said]
+    given: list[Any] = [said] if alone else [*said]
     for each in given:
         check_whole("seed", each)
     if alone:
