@@ -69,6 +69,8 @@ WRONG = {
     "rate=3": "unknown key rate; did you mean rates.rate?",
     "zzz=1": "unknown key zzz; a recipe has the keys model, rates",
     "model.with=1": "unknown key model.with; did you mean model.width?",
+    "model.depth=3": "model.depth is a key of large, and model.type is small, which has no such key; leave it out, or choose a type "
+    "that has it (keys of small: width, share, ids)",
     "rates.steps=3.5": "rates.steps is 3.5; it must be an integer",
     "rates.steps=true": "rates.steps is true; it must be an integer",
     "rates.steps='3'": "rates.steps is '3'; it must be an integer",

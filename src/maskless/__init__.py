@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         build,
     )
     from maskless.subtokens import SubTokenCode
+    from maskless.suites.evaluate import evaluate
     from maskless.training.distill import distill
     from maskless.training.run import train
 
@@ -69,6 +70,7 @@ _HOMES = {
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "PrimeConfig",
                         "UNetConfig", "build"),
     "maskless.subtokens": ("SubTokenCode",),
+    "maskless.suites.evaluate": ("evaluate",),
     "maskless.training.distill": ("distill",),
     "maskless.training.run": ("train",),
 }
@@ -78,8 +80,8 @@ __all__ = [
     "Adaptive", "Ancestral", "Anew", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "CoarseFirst",
     "Completion", "Confidence", "Corrected", "DigitCanvas", "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel",
     "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig", "Random",
-    "Sampler", "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "UNetConfig", "__version__", "build", "distill", "load",
-    "load_codec", "load_tokenizer", "train", "train_bpe",
+    "Sampler", "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "UNetConfig", "__version__", "build", "distill",
+    "evaluate", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
 ]
 
 

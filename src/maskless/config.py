@@ -210,7 +210,18 @@ def _choice(tags: Tagged, value: Any, where: str, leaves: Mapping[str, list[str]
         near = difflib.get_close_matches(str(tag), tags.kinds, 1, 0.4)
         meant = f"did you mean {near[0]}? it" if near else "it"
         raise ValueError(f"{where}.type is {_shown(tag)}; {meant} must be one of {known}")
+    _check_of_type(tags, tag, value, where)
     return _object(tags.kinds[tag], {k: v for k, v in value.items() if k != "type"}, where, leaves)
+
+
+def _check_of_type(tags: Tagged, tag: str, value: Mapping, where: str) -> None:
+    """Raises ValueError for a key that other types have, and this one has not."""
+    names = {kind: [field.name for field, _ in _fields(cls)] for kind, cls in tags.kinds.items()}
+    for key in value:
+        having = [kind for kind in names if key in names[kind]]
+        if key != "type" and having and tag not in having:
+            raise ValueError(f"{_join(where, key)} is a key of {', '.join(having)}, and {where}.type is {tag}, which has no such key; "
+                             f"leave it out, or choose a type that has it (keys of {tag}: {', '.join(names[tag])})")
 
 
 def _unknown(key: str, where: str, siblings: list[str], leaves: Mapping[str, list[str]]) -> str:
@@ -220,7 +231,7 @@ def _unknown(key: str, where: str, siblings: list[str], leaves: Mapping[str, lis
         return f"unknown key {key}; did you mean {elsewhere[0]}?"
     if near := difflib.get_close_matches(name, siblings, 1, 0.6):
         return f"unknown key {key}; did you mean {_join(where, near[0])}?"
-    if near := difflib.get_close_matches(name, leaves, 1, 0.75):
+    if near := difflib.get_close_matches(name, [leaf for leaf in leaves if leaf != name], 1, 0.75):
         return f"unknown key {key}; did you mean {leaves[near[0]][0]}?"
     return f"unknown key {key}; {where or 'a recipe'} has the keys {', '.join(siblings)}"
 

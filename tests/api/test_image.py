@@ -143,7 +143,7 @@ def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
 
 
 @pytest.mark.parametrize("wrong, word", [
-    (lambda m: m.generate(0), "n is 0"),
+    (lambda m: m.generate(0), "n is 0"), (lambda m: m.generate(2, batch=0), "batch is 0"),
     (lambda m: m.generate(1, labels=3), r"not in 0\.\.2"),
     (lambda m: m.generate(1, labels="coat"), "hat, shoe, bag"),
     (lambda m: m.generate(2, labels=[0]), "1 labels were given for 2"),

@@ -251,3 +251,22 @@ def test_words_that_are_none_without_the_type_checker_of_the_tests():
     ended = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, env=environment(), timeout=120)
     said = [line.split(";")[0] for line in ended.stdout.splitlines()]
     assert said == ["order 'sideways' is not known", "plan 'slowly' is not known", "lengths is 'serach'", "weights is 'heavy'"], ended.stderr
+
+
+def test_a_model_of_digits_draws_them_as_it_is_told(tmp_path, capsys, monkeypatch):
+    """On the command line and in Python alike; codes of no token are read as the nearest below."""
+    import sys
+
+    from maskless.cli.main import main
+
+    model = opened("prime")
+    model.save_pretrained(tmp_path / "prime")
+    how = {"length": 24, "steps": 2, "seed": 3}
+    texts = {name: str(model.generate(1, **how, **named)[0]) for name, named in {
+        "usual": {}, "apart": {"factorised_digits": True}, "free": {"filter_observed": False}}.items()}
+    assert len(set(texts.values())) == 3
+    for name, flag in (("usual", "--filter-observed"), ("apart", "--factorised-digits"), ("free", "--no-filter-observed")):
+        monkeypatch.setattr(sys, "argv", ["maskless", "sample", str(tmp_path / "prime"), "--length", "24", "--steps", "2", "--seed", "3", flag])
+        with pytest.raises(SystemExit):
+            main()
+        assert capsys.readouterr().out == texts[name] + "\n"

@@ -18,6 +18,7 @@ from maskless.decoding import (
     CoarseFirst,
     Confidence,
     DigitCanvas,
+    DigitDraw,
     EntropyBound,
     Halton,
     LeftToRight,
@@ -25,6 +26,7 @@ from maskless.decoding import (
     Noise,
     Random,
     Sampler,
+    SamplerOptions,
     Scheduled,
     Spaced,
     TokenByToken,
@@ -248,3 +250,31 @@ def test_remasking_windows_and_stops():
     text = text_of(iter((start, window, None) for start, window in windows.items()))
     assert text.shape == (2, L + 10) and bool((text[:, 0] == 3).all())
     assert torch.equal(windows[5].by_site().tokens[:, :L - 5], windows[0].by_site().tokens[:, 5:])
+
+
+@pytest.mark.parametrize(("named", "made"), [
+    ({"factorised_digits": True}, {"factorised": True}), ({"filter_observed": False}, {"filter_observed": False}),
+    ({"factorised_digits": True, "filter_observed": False}, {"factorised": True, "filter_observed": False}), ({}, {}),
+])
+def test_options_by_name_draw_as_a_canvas_made_so(named, made):
+    """Every pair differs from the usual draw; that of no options is the usual one."""
+    model, nothing = tiny("prime"), torch.zeros(40, L, dtype=torch.bool)
+    by_name, by_hand, usual = (DigitCanvas(nothing.long(), nothing, code=model.code, **how) for how in ({}, made, {}))
+    SamplerOptions(steps=5, **named).sampler(2 * L)(model, by_name, Noise.of(2, 40))
+    for canvas in (by_hand, usual):
+        Sampler(Scheduled(5))(model, canvas, Noise.of(2, 40))
+    assert torch.equal(by_name.tokens, by_hand.tokens)
+    assert torch.equal(by_name.tokens, usual.tokens) == (not named)
+
+
+@pytest.mark.parametrize("named", [{"factorised_digits": True}, {"filter_observed": False}])
+def test_ways_to_draw_digits_are_refused_where_tokens_are_whole(named):
+    with pytest.raises(ValueError, match=f"{next(iter(named))} was set, .* does not; leave it out"):
+        SamplerOptions(**named).sampler(6)(tiny("masked"), ragged_canvas(), Noise.of(0, 4))
+    with pytest.raises(ValueError, match="models of whole tokens"):
+        SamplerOptions(draft=2, **named).sampler(6)
+
+
+def test_the_usual_options_leave_a_canvas_as_it_was_made():
+    assert SamplerOptions().sampler(6).digits is None
+    assert SamplerOptions(factorised_digits=True).sampler(6).digits == DigitDraw(factorised=True)

@@ -66,6 +66,18 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     before = tensors(first.checkpoint)
     again = train(out, out=out, resume=True)
     assert again.state.step == 2 and tensors(again.checkpoint).keys() == before.keys()
+    assert "nothing is left to do: 2 of 2 steps are made, raise training.steps" in again.metrics[0]["note"]
+    assert "nothing is left" not in first.metrics[0]["note"]
+
+
+def test_fewer_steps_than_were_made_are_said_to_be_made(tmp_path):
+    out = tmp_path / "run"
+    first = train(recipe(tmp_path), "training.steps=3", "validation.rows=0", out=out)
+    before = tensors(first.checkpoint)
+    again = train(out, "training.steps=1", out=out, resume=True)
+    assert "training.steps is 1 (was 3)" in again.metrics[0]["note"] and "3 of 1 steps are made" in again.metrics[0]["note"]
+    assert len(again.metrics) == 1 and not again.interrupted and again.state.step == 3
+    assert all(torch.equal(tensors(again.checkpoint)[name], before[name]) for name in before)
 
 
 def test_another_model_is_refused_on_resume(tmp_path):

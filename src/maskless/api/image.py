@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.api.image_files import GeneratedImages
-from maskless.api.model import LoadedModel, seeds_of
+from maskless.api.model import LoadedModel, check_count, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.data.pictures import to_bytes, to_pixels
 from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
@@ -95,8 +95,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: a label that is not there, or an option out of range.
         """
-        if n < 1:
-            raise ValueError(f"n is {n}; ask for at least 1 image")
+        check_count("n", n, of=" of images")
         codes, known = torch.zeros(n, *self.grid, dtype=torch.int64), torch.zeros(n, *self.grid, dtype=torch.bool)
         return self._made(codes, known, labels, _How(seed, sampler, watch, refresh, batch, options))
 
@@ -116,6 +115,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: image and mask of different sizes, an image that does not fit, nothing to paint.
         """
+        check_count("n", n, of=" of images")
         pixels, wanted = self._placed(image, mask, at)
         open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor)).repeat(self.codec.planes, 1)
         with torch.inference_mode():
@@ -137,6 +137,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: a model whose codes have one digit, digits that it does not have, none or all of them, an image of another size.
         """
+        check_count("n", n, of=" of images")
         count = self.model.per_site
         if not isinstance(self.model, OverDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
@@ -195,6 +196,7 @@ class ImageModel(LoadedModel):
 
     def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Labels, how: _How) -> GeneratedImages:
         """The images of canvases on which some codes are known, or some digits of each (n, h, w, l)."""
+        check_count("batch", how.batch, of=" of images at once")
         n, sites = len(codes), int((~known[0].reshape(codes[0].numel(), -1).all(1)).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")

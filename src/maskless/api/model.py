@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Number
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,7 @@ class LoadedModel:
 
     def _decoding(self, refresh: int) -> Denoiser | Reencoding | Captured:
         network = self.network
+        check_count("refresh", refresh, 0)
         if refresh == 0 and self._recorders is not None and fits(network):
             self._captured = self._captured or Captured(network, self._recorders)
             return self._captured
@@ -85,14 +87,32 @@ class LoadedModel:
         return network.reencoding(refresh)
 
 
+def check_whole(name: str, value: Any, of: str = "") -> None:
+    """Raises ValueError if an argument called `name` is no whole number."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; give a whole number{of}")
+
+
+def check_count(name: str, value: Any, least: int = 1, of: str = "") -> None:
+    """Raises ValueError if an argument called `name` is no whole number, or below `least`."""
+    check_whole(name, value, of)
+    if value < least:
+        raise ValueError(f"{name} is {value}; give at least {least}{of}")
+
+
 def seeds_of(seed: int | Sequence[int], rows: int) -> list[int]:
     """The seed of every row's noise: from one number for a whole call (row b draws the same in any call), or from one per row.
 
     Raises:
         ValueError: as many seeds as rows are needed, or one is out of range.
     """
-    if isinstance(seed, int):
-        return Noise.of(seed, rows).host.tolist()
-    if len(seed) != rows:
-        raise ValueError(f"{len(seed)} seeds were given for {rows} rows; give one for each, or one number for all")
-    return [Noise.of(each, 1).host.tolist()[0] for each in seed]
+    said: Any = seed
+    alone = isinstance(said, Number | str)
+    given: list[Any] = [said] if alone else [*said]
+    for each in given:
+        check_whole("seed", each)
+    if alone:
+        return Noise.of(int(given[0]), rows).host.tolist()
+    if len(given) != rows:
+        raise ValueError(f"{len(given)} seeds were given for {rows} rows; give one for each, or one number for all")
+    return [Noise.of(int(each), 1).host.tolist()[0] for each in given]

@@ -4,6 +4,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Number
+from typing import Any
 
 from maskless.data.tokenizer import Tokenizer
 
@@ -41,14 +43,12 @@ class Template:
         """
         if isinstance(given, str):
             raise ValueError(f"lengths is {given!r}; give a number of tokens, one per gap, or \"search\"")
-        if isinstance(given, int) or given is None:
-            listed: list[int | None] = [given] * len(self.sizes)
-        else:
-            listed = list(given)
+        said: Any = given
+        listed: list[Any] = [said] * len(self.sizes) if said is None or isinstance(said, Number) else list(said)
         if len(listed) != len(self.sizes):
             raise ValueError(f"{len(listed)} lengths were given for {len(self.sizes)} gaps; give one per gap or one for all")
         lengths = [own if own is not None else other for own, other in zip(self.sizes, listed)]
-        if any(length is None or length < 1 for length in lengths):
+        if any(not isinstance(length, Integral) or length < 1 for length in lengths):
             raise ValueError(f"the lengths of the gaps are {lengths}; each needs at least 1 token: write ___{{8}} or pass lengths=8")
         return [length for length in lengths if length is not None]
 

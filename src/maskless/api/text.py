@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskless.api.model import LoadedModel, seeds_of
+from maskless.api.model import LoadedModel, check_count, check_whole, seeds_of
 from maskless.api.template import Template
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
@@ -101,8 +101,7 @@ class TextModel(LoadedModel):
             >>> model.generate(prompt="To be", length=16, steps=3)[0].text[:5]
             'To be'
         """
-        if n < 1:
-            raise ValueError(f"n is {n}; ask for at least 1 text")
+        check_count("n", n, of=" of texts")
         sites: int = self.model.config.length if length is None else length
         row = [*self._opening, *self.tokenizer.encode(prompt)]
         self._check_length(sites)
@@ -145,7 +144,7 @@ class TextModel(LoadedModel):
         layouts = [self._layout(template, each) for each in wanted]
         named = self._sampler(options, max(map(sum, wanted)), **self._fixed(self._specials))
         canvas = self._infill_canvas(layouts)
-        nfe = self._fill(canvas, Noise.of(seed, canvas.rows, self.device), sampler or named, watch, refresh)
+        nfe = self._fill(canvas, Noise(seeds_of(seed, canvas.rows), self.device), sampler or named, watch, refresh)
         best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
         ids = self._rows(canvas)[best]
         spans = _gap_spans(template.ids(self.tokenizer), wanted[best], len(self._opening))
@@ -166,8 +165,7 @@ class TextModel(LoadedModel):
         Raises:
             ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
         """
-        if samples < 2:
-            raise ValueError(f"samples is {samples}; a bound with its error needs at least 2")
+        check_count("samples", samples, 2, of=" (a bound with its error needs two)")
         spans = [of] if isinstance(of, str) else list(of)
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):
@@ -233,6 +231,7 @@ class TextModel(LoadedModel):
         return [] if bos is None else [bos]
 
     def _check_length(self, length: int) -> None:
+        check_whole("length", length)
         if not 1 <= length <= self.model.config.length:
             raise ValueError(f"length {length} is not in 1..{self.model.config.length}, what the model was made for")
 

@@ -41,20 +41,15 @@ def evaluate(
     tokenizer: TokenizerName = None, codec: CodecName = None, quiet: Quiet = False,
 ) -> None:
     """Measure a model: one JSON file a number. A second run gives the same bytes but for times, and goes on where a killed one stopped."""
-    from maskless.suites.request import data_of, named_by, requested, sampler_of
-    from maskless.suites.run import evaluate as run
+    from maskless.suites.evaluate import evaluate as measure
+    from maskless.suites.request import sampler_of
     from maskless.suites.session import shard_of
-    from maskless.suites.subject import open_subject
 
-    share = shard_of(shard)
-    subject = open_subject(model, weights="raw" if raw else "ema", name=name, device=_own(device), dtype=_dtype(dtype), tokenizer=tokenizer,
-                           codec=codec)
-    shared = {"seed": seed, "samples": samples, "budget": budget, "rows": rows, "sampler": sampler_of(sampler or []), "scorer": scorer,
-              "data": data_of(data), "files": files or None}
-    suites = requested(words or [], shared, recipe=subject.recipe, called=named_by(data))
-    folder = out or (Path(model) / "results" if (Path(model) / "config.yaml").is_file() else Path("results"))
-    with Progress(quiet or share.index > 0) as progress:
-        found = run(subject, suites, out=folder, batch_size=batch_size, shard=share, say=progress.say, progress=progress)
+    with Progress(quiet or shard_of(shard).index > 0) as progress:
+        found = measure(
+            model, *(words or []), out=out, name=name, weights="raw" if raw else "ema", seed=seed, samples=samples, budget=budget, rows=rows,
+            sampler=sampler_of(sampler or []), scorer=scorer, data=data, files=files, batch_size=batch_size, shard=shard, say=progress.say,
+            progress=progress, device=_own(device), dtype=_dtype(dtype), tokenizer=tokenizer, codec=codec)
     if any(result.details.get("beyond_tolerance") for result in found):
         raise typer.Exit(1)
 

@@ -33,6 +33,8 @@ Guidance = Annotated[float, typer.Option(help="Strength of guidance: by label wh
 GuidanceSchedule = Annotated[str, typer.Option(help="constant, or linear: from 0 at the first step to --guidance at the last.")]
 Candidates = Annotated[int, typer.Option(help="Scored orders: look at so many random open sites instead of all (0: all).")]
 Refresh = Annotated[int, typer.Option(help="Order-causal models: encode all that is known afresh every so many steps (0: keep the cache).")]
+FactorisedDigits = Annotated[bool, typer.Option("--factorised-digits", help="Prime: every digit from its own marginal, not a token for all.")]
+FilterObserved = Annotated[bool, typer.Option(help="Prime: draw only tokens that agree with the digits already known.")]
 Draft = Annotated[int, typer.Option(help="Speculative decoding (token-causal models): sites drafted per round (0: none).")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text or images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

@@ -3,7 +3,7 @@ from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Choices, Draw, inverse_linear, linear_top_k, rising
 from maskless.decoding.corrector import Anew, Corrected
 from maskless.decoding.decode import Predictor, Record, check, decode
-from maskless.decoding.digits import CoarseFirst, DigitCanvas, TokenByToken
+from maskless.decoding.digits import CoarseFirst, DigitCanvas, DigitDraw, TokenByToken
 from maskless.decoding.ends import arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
 from maskless.decoding.guidance import Guided, constant, halves, ramped
 from maskless.decoding.halton import Halton
@@ -16,7 +16,7 @@ from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative
 
 __all__ = ["Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "Choices", "CoarseFirst", "Confidence", "Corrected", "DigitCanvas",
-           "Draw", "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random", "Ranked",
-           "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch", "TokenByToken",
-           "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear", "linear_top_k",
-           "ramped", "remask", "rising", "rollout", "root", "slide", "square", "text_of"]
+           "DigitDraw", "Draw", "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random",
+           "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch",
+           "TokenByToken", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear",
+           "linear_top_k", "ramped", "remask", "rising", "rollout", "root", "slide", "square", "text_of"]

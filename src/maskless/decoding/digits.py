@@ -156,6 +156,30 @@ class DigitCanvas(Canvas):
         self.present = self.present & ~after.repeat_interleave(self.per_site, 1)
 
 
+@dataclass(frozen=True)
+class DigitDraw:
+    """How digits become known; see `DigitCanvas`, whose words these are.
+
+    Args:
+        factorised: every digit from its own marginal, not one token for all digits of a site.
+        filter_observed: draw only classes that agree with the known digits.
+    """
+
+    factorised: bool = False
+    filter_observed: bool = True
+
+    def prepare(self, canvas: Canvas) -> None:
+        """Let a canvas be filled in this way.
+
+        Raises:
+            ValueError: a canvas of whole tokens.
+        """
+        if not isinstance(canvas, DigitCanvas):
+            asked = "factorised_digits" if self.factorised else "filter_observed"
+            raise ValueError(f"{asked} was set, which is of models that write tokens in digits (Prime), and this one does not; leave it out")
+        canvas.factorised, canvas.filter_observed = self.factorised, self.filter_observed
+
+
 def _check_possible(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], code: SubTokenCode) -> None:
     """Raises ValueError for known digits that no class has; each pattern is looked at once."""
     some = known.any(-1)

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k, rising
 from maskless.decoding.corrector import Anew, Corrected
-from maskless.decoding.digits import CoarseFirst, TokenByToken
+from maskless.decoding.digits import CoarseFirst, DigitDraw, TokenByToken
 from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
 from maskless.decoding.guidance import constant, ramped
 from maskless.decoding.halton import Halton
@@ -54,6 +55,8 @@ class SamplerOptions:
         candidates: confidence, margin and entropy bound: score so many random open sites instead of all; 0 for all.
         guidance: strength of guidance, by label where labels are given, else by forgetting the prompt; 0 for none.
         guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last.
+        factorised_digits: of a Prime model: every digit from its own marginal, instead of one token for all digits of a site.
+        filter_observed: of a Prime model: only tokens that agree with the digits already known are drawn.
         draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
         stop: finish a row at the first EOS it generates.
 
@@ -88,6 +91,8 @@ class SamplerOptions:
     candidates: int = 0
     guidance: float = 0.0
     guidance_schedule: GuidanceName = "constant"
+    factorised_digits: bool = False
+    filter_observed: bool = True
     draft: int = 0
     stop: bool = False
 
@@ -96,6 +101,8 @@ class SamplerOptions:
                                    ("guidance_schedule", self.guidance_schedule, GuidanceName)):
             if value not in get_args(names):
                 raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")
+        for field in fields(self):
+            self._check_kind(field.name, str(field.type))
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
         if self.block < 0:
@@ -111,6 +118,14 @@ class SamplerOptions:
         self._check_ancestral()
         constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
         self._choice(())
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        """Whole numbers where counts are wanted, numbers where numbers are; recipes have been checked before."""
+        value, (wanted, _, none) = getattr(self, name), kind.partition(" | ")
+        if wanted not in ("int", "float") or (none == "None" and value is None):
+            return
+        if not isinstance(value, Integral if wanted == "int" else Real) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; give a {'whole ' if wanted == 'int' else ''}number")
 
     def _check_ancestral(self) -> None:
         """What only an ancestral plan reads, and only in range."""
@@ -146,7 +161,13 @@ class SamplerOptions:
         if self.draft:
             return self._speculative(order, choice, stop_at)
         guide = {"constant": constant, "linear": ramped}[self.guidance_schedule](self.guidance) if self.guidance else None
-        return Sampler(self._plan(steps, order), order, choice, guide, stop_at)
+        return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits)
+
+    @property
+    def digits(self) -> DigitDraw | None:
+        """How digits are drawn, where that is not the usual way."""
+        draw = DigitDraw(self.factorised_digits, self.filter_observed)
+        return None if draw == DigitDraw() else draw
 
     def _choice(self, forbid: tuple[int, ...]) -> Choice | Choices:
         choice = Choice(self.temperature, self.top_k, self.top_p, forbid)
@@ -170,6 +191,8 @@ class SamplerOptions:
     def _speculative(self, order: Order, choice: Choice | Choices, stop_at: int | None) -> Speculative:
         if self.steps is not None or self.block or self.plan != "even":
             raise ValueError(f"draft {self.draft} lets the drafts that pass decide how many sites a step reveals; leave out steps, plan and block")
+        if self.digits is not None:
+            raise ValueError(f"draft {self.draft} is of models of whole tokens; leave out factorised_digits and filter_observed")
         if isinstance(choice, Choices) or self.guidance_schedule != "constant":
             raise ValueError(f"draft {self.draft} has no steps known in advance; leave out schedules of temperature, top_k and guidance")
         return Speculative(self.draft, order, choice, self.guidance, stop_at)

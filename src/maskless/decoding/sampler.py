@@ -17,6 +17,7 @@ from maskless.decoding.canvas import Canvas
 from maskless.decoding.choice import Choice, Choices
 from maskless.decoding.corrector import Anew
 from maskless.decoding.decode import Callback, Predictor, Record, check, decode
+from maskless.decoding.digits import DigitDraw
 from maskless.decoding.guidance import Guided, Scale, halves
 from maskless.decoding.noise import PROMPT, REMASK, Noise
 from maskless.decoding.order import Order, Random
@@ -55,6 +56,7 @@ class Sampler:
         guidance: strength w of classifier-free guidance as a function of the step (`constant(w)`, `ramped(w)`), by label where labels are
             given, else by forgetting the prompt; None for none.
         stop_at: an EOS id after which a row is finished; None to fill every site.
+        digits: how a model that writes tokens in digits draws them; None: as its canvas was made (jointly and filtered by default).
 
     Raises:
         ValueError: when run, if the parts do not fit each other or the model.
@@ -70,9 +72,12 @@ class Sampler:
     choice: Choice | Choices = field(default_factory=Choice)
     guidance: Scale | None = None
     stop_at: int | None = None
+    digits: DigitDraw | None = None
 
     def records(self, model: Model, canvas: Canvas, noise: Noise, cond: Int[Tensor, " B"] | None = None) -> Iterator[Record]:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
+        if self.digits is not None:
+            self.digits.prepare(canvas)
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
         log_prompt(model, canvas, noise)

@@ -9,17 +9,17 @@ from typing import Any
 from maskless.config import build, override, parse, read, tree_of
 from maskless.data.hub import DATASETS
 from maskless.data.zero_shot import CORPORA
-from maskless.evaluation.settings import SUITES, Evaluation, Suite
+from maskless.evaluation.settings import SUITES, Evaluation, Suite, kind_of_suite
 from maskless.training.recipe import Recipe, find, recipe_names
 
 USUAL = ", ".join(SUITES)
 
 
-def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe | None = None, called: str = "") -> tuple[Suite, ...]:
+def requested(words: Sequence[str | Suite], shared: Mapping[str, Any], *, recipe: Recipe | None = None, called: str = "") -> tuple[Suite, ...]:
     """The suites that a command line asks for.
 
     Args:
-        words: names of suites, names or paths of recipes, and changes such as `likelihood.budget=8`.
+        words: names of suites, their settings, names or paths of recipes, and changes such as `likelihood.budget=8`.
         shared: fields for every suite that has them (`seed`, `samples`, `sampler`: a mapping); None: not given.
         recipe: of the model's run: its evaluation section counts where the words name nothing.
         called: the name of suites that are given data and have none.
@@ -27,8 +27,8 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
     Raises:
         ValueError: an unknown word, a field that no suite has, settings that are refused, or nothing to do.
     """
-    changes = [word for word in words if "=" in word]
-    trees = [tree for word in words if "=" not in word for tree in _trees(word)]
+    changes = [word for word in words if isinstance(word, str) and "=" in word]
+    trees = [tree for word in words if word not in changes for tree in _trees(word)]
     if not trees and recipe is not None:
         trees = tree_of(recipe.evaluation)["suites"]
     if not trees:
@@ -43,8 +43,12 @@ def requested(words: Sequence[str], shared: Mapping[str, Any], *, recipe: Recipe
     return build(Evaluation, {"suites": trees}, where="evaluation").suites
 
 
-def _trees(word: str) -> list[dict[str, Any]]:
-    """A suite with its defaults, or those of a recipe."""
+def _trees(word: str | Suite) -> list[dict[str, Any]]:
+    """A suite with its defaults or as it was set, or those of a recipe."""
+    if isinstance(word, tuple(SUITES.values())):
+        return [{"type": kind_of_suite(word), **tree_of(word)}]
+    if not isinstance(word, str):
+        raise ValueError(f"{word!r} is neither the name of a suite nor its settings; name some of {USUAL}")
     if word in SUITES:
         return [{"type": word, **tree_of(SUITES[word]())}]
     if not (Path(word).is_file() or word.removesuffix(".yaml") in recipe_names()):

@@ -85,7 +85,7 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """A run that trains a codec. `training.length`, `attention` and `ema` mean nothing to it."""
+    """A run that trains a codec. `training.length` and `ema` mean nothing to it, nor does `attention`, but for math."""
 
     codec: Annotated[Any, Tagged({"vq": VQConfig}, default="vq")]
     data: PlainPixels

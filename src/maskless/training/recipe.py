@@ -357,6 +357,11 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"sampling.sampler.plan is {recipe.sampling.sampler.plan} and model.type is autoregressive, which reveals one "
             "site at a time; leave the plan out"
         )
+    if recipe.sampling.sampler.digits is not None and not hasattr(recipe.model, "digits"):
+        raise ValueError(
+            f"sampling.sampler has factorised_digits or filter_observed and model.type is {model}, which writes no tokens "
+            "in digits; leave them out, or use a Prime model"
+        )
     if not _open_length(recipe):
         _check_steps(recipe)
 

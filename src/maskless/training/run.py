@@ -100,9 +100,8 @@ def train(
         >>> run = maskless.train("tiny/pgm", "training.steps=100", out="runs/first")  # doctest: +SKIP
     """
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
-    if trains_codec(folder / "config.yaml" if resume else recipe):
-        return _train_codec(folder, recipe, overrides, resume=resume, callbacks=tuple(callbacks))
-    return begin(Work, recipe, overrides, out=out, resume=resume, callbacks=callbacks)
+    work = _CodecWork if trains_codec(folder / "config.yaml" if resume else recipe) else Work
+    return begin(work, recipe, overrides, out=out, resume=resume, callbacks=callbacks)
 
 
 def begin(
@@ -116,7 +115,7 @@ def begin(
 ) -> Run:
     """Decide everything about a session of a run, and run it; arguments and errors are those of `train`."""
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
-    plan, changes = _resumed(folder, recipe, overrides) if resume else (load_recipe(recipe, *overrides), [])
+    plan, changes = _resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), [])
     work.check(plan)
     _check_folder(folder, resume)
     found = latest(folder) if resume else None
@@ -125,7 +124,7 @@ def begin(
         plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
     )
     tokenizer = open_tokenizer(plan, machine)
-    plan = complete(plan, tokenizer.vocabulary, tokenizer if isinstance(tokenizer, ImageCodes) else None)
+    plan = work.completed(plan, tokenizer)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
     with numerics(
@@ -133,7 +132,7 @@ def begin(
         attention=attention,
         deterministic=plan.training.deterministic,
     ):
-        chosen = choose(plan, machine, recorded.get("groups", "dense") if found else None)
+        chosen = work.choose(plan, machine, recorded.get("groups", "dense") if found else None)
         session = work(folder, plan, machine, data, chosen, tuple(callbacks))
         return session.run(found, [*changes, *_differences(recorded, session.facts())])
 
@@ -212,7 +211,22 @@ class Work:
         return self.data.tokenizer
 
     @classmethod
-    def check(cls, recipe: Recipe) -> None:
+    def read(cls, recipe: str | Path | Mapping, *overrides: str) -> Any:
+        """A recipe of this kind of run."""
+        return load_recipe(recipe, *overrides)
+
+    @classmethod
+    def completed(cls, recipe: Any, tokenizer: Any) -> Any:
+        """With what the data decide about the model."""
+        return complete(recipe, tokenizer.vocabulary, tokenizer if isinstance(tokenizer, ImageCodes) else None)
+
+    @classmethod
+    def choose(cls, recipe: Any, machine: Machine, recorded: str | None) -> Chosen:
+        """How groups attend."""
+        return choose(recipe, machine, recorded)
+
+    @classmethod
+    def check(cls, recipe: Any) -> None:
         """Raise ValueError for a recipe of another kind of run."""
         if isinstance(recipe, DistillRecipe):
             raise ValueError("the recipe has a distill section, so it distils a teacher; run it with maskless distill")
@@ -254,8 +268,10 @@ class Work:
         now = self.facts()
         where = f"{now['device']}, {now['precision']}, processes: {now['processes']}"
         begin = f"resumed from {found.name}" if found else "started"
-        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes])
-        return {"step": state.step, "steps": self.recipe.training.steps, "note": note}
+        steps = self.recipe.training.steps
+        over = [f"nothing is left to do: {state.step} of {steps} steps are made, raise training.steps to go on"] if state.step >= steps else []
+        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes, *over])
+        return {"step": state.step, "steps": steps, "note": note}
 
     def facts(self) -> dict[str, Any]:
         """What the last bits depend on: recorded with every checkpoint, reused or announced on resume."""
@@ -296,6 +312,18 @@ class Work:
 class _CodecWork(Work):
     """A run that trains a codec: the same, but for the network, its loss and what is measured."""
 
+    @classmethod
+    def read(cls, recipe: str | Path | Mapping, *overrides: str) -> Any:
+        return load_codec_recipe(recipe, *overrides)
+
+    @classmethod
+    def completed(cls, recipe: Any, tokenizer: Any) -> Any:
+        return recipe
+
+    @classmethod
+    def choose(cls, recipe: Any, machine: Machine, recorded: str | None) -> Chosen:
+        return Chosen(None)
+
     def initial(self, *, fresh: bool) -> TrainState:
         training = self.recipe.training
         torch.manual_seed(training.seed)
@@ -319,24 +347,6 @@ class _CodecWork(Work):
 
     def description(self, state: TrainState) -> dict[str, Any]:
         return {"tokenizer": self.coding(state), "extra": {"objective": "reconstruction"}}
-
-
-def _train_codec(
-    folder: Path, source: Any, overrides: Sequence[str], *, resume: bool, callbacks: tuple[Sink, ...]
-) -> Run:
-    """`train` for a recipe that trains a codec."""
-    plan: Any
-    plan, changes = _resumed(folder, source, overrides) if resume else (load_codec_recipe(source, *overrides), [])
-    _check_folder(folder, resume)
-    found = latest(folder) if resume else None
-    recorded = read_notes(found) if found else {}
-    training = plan.training
-    machine = start(training.device, _chosen(training.precision, recorded.get("precision")), training.strategy)
-    data = open_rows(plan, open_tokenizer(plan, machine), machine)
-    threads = training.threads or recorded.get("threads")
-    with numerics(threads=threads, attention=recorded.get("attention"), deterministic=training.deterministic):
-        work = _CodecWork(folder, plan, machine, data, Chosen(None), callbacks)
-        return work.run(found, [*changes, *_differences(recorded, work.facts())])
 
 
 def begin_with(model: Any, source: str, vocabulary: Vocabulary) -> None:

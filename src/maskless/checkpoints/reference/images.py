@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.importer import check_shapes, heads_of, layers_of, query_of
+from maskless.checkpoints.reference.importer import check_fit, heads_of, layers_of, query_of
 from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name
 from maskless.models import Denoiser, MaskGITConfig, ModelConfig, PartitionConfig, build
 
@@ -79,8 +79,7 @@ def converted_images(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelCo
         config = _partition(weights, facts)
         weights.pop(BUFFER, None)
     named = {image_name(key): value for key, value in weights.items()}
-    with torch.device("meta"):
-        check_shapes(named, build(config).state_dict())
+    check_fit(named, config)
     return config, named
 
 

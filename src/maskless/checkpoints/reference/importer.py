@@ -88,8 +88,7 @@ def converted(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelConfig, d
     weights.pop(BUFFER, None)
     table = PARTITION if isinstance(config, PartitionConfig) else DIT
     named = {native_name(key, table): value for key, value in weights.items()}
-    with torch.device("meta"):
-        check_shapes(named, build(config).state_dict())
+    check_fit(named, config)
     return config, named
 
 
@@ -176,6 +175,12 @@ def _check_settings(config: Any, settings: Settings) -> None:
     for name, value in said.items():
         if value is not None and getattr(config, name, value) != value:
             raise ValueError(f"the configuration says {name} {value}, the weights have {getattr(config, name)}")
+
+
+def check_fit(named: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raises ValueError unless the names and shapes are those of the model of a configuration."""
+    with torch.device("meta"):
+        check_shapes(named, build(config).state_dict())
 
 
 def check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

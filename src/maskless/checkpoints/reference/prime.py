@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.importer import Settings, check_shapes, heads_of, layers_of
+from maskless.checkpoints.reference.importer import Settings, check_fit, heads_of, layers_of
 from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, stripped
 from maskless.checkpoints.torchfile import read_torch
 from maskless.models import PrimeConfig, PrimeTransformer, build
@@ -71,8 +71,7 @@ def converted_prime(state: Mapping[str, Tensor], facts: Facts) -> tuple[PrimeCon
     config = _configuration(weights, facts)
     named = {_native(key): value for key, value in weights.items() if not is_buffer(key)}
     named["table"] = _table(weights, config, facts)
-    with torch.device("meta"):
-        check_shapes(named, build(config).state_dict())
+    check_fit(named, config)
     return config, named
 
 

@@ -1,0 +1,62 @@
+"""A number of the wrong kind is one clear sentence: in a process of its own, where nothing but the library looks at types."""
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.training.runs import REPOSITORY, environment
+
+OPENING = """
+import json, numpy, maskless
+sizes = {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+bytes = maskless.load_tokenizer("bytes")
+text = maskless.TextModel(maskless.build(maskless.PartitionConfig(vocab_size=259, length=16, **sizes)), bytes, device="cpu")
+codes = maskless.ImageCodes(maskless.PixelCodec(levels=4), grid=(4, 4))
+image = maskless.ImageModel(maskless.build(maskless.PartitionConfig(vocab_size=4, length=16, grid=(4, 4), **sizes)), codes, device="cpu")
+found = {}
+for call in %r:
+    try:
+        eval(call)
+        found[call] = "nothing"
+    except Exception as error:
+        found[call] = f"{type(error).__name__}: {error}"
+print(json.dumps(found))
+"""
+SENTENCES = {
+    "text.generate(2.5)": "n is 2.5; give a whole number of texts",
+    "text.generate('3')": "n is '3'; give a whole number of texts",
+    "text.generate(True)": "n is True; give a whole number of texts",
+    "text.generate(length=9.5)": "length is 9.5; give a whole number",
+    "text.generate(seed=0.5)": "seed is 0.5; give a whole number",
+    "text.generate(2, seed=[1, 0.5])": "seed is 0.5; give a whole number",
+    "text.generate(refresh=1.5)": "refresh is 1.5; give a whole number",
+    "text.generate(steps=2.5)": "steps is 2.5; give a whole number",
+    "text.generate(block=None)": "block is None; give a whole number",
+    "text.generate(temperature='hot')": "temperature is 'hot'; give a number",
+    "text.infill('a___b', lengths=2.5)": "the lengths of the gaps are [2.5]; each needs at least 1 token: write ___{8} or pass lengths=8",
+    "text.infill('a___b', lengths=2, seed=0.5)": "seed is 0.5; give a whole number",
+    "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number (a bound with its error needs two)",
+    "image.generate(1.5)": "n is 1.5; give a whole number of images",
+    "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",
+}
+RIGHT = ("text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)")
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, str]:
+    calls = [*SENTENCES, *RIGHT]
+    ended = subprocess.run([sys.executable, "-c", OPENING % calls], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.parametrize("call", SENTENCES)
+def test_a_number_of_the_wrong_kind_is_one_sentence(said, call):
+    assert said[call] == f"ValueError: {SENTENCES[call]}"
+
+
+@pytest.mark.parametrize("call", RIGHT)
+def test_numbers_of_other_libraries_are_numbers(said, call):
+    assert said[call] == "nothing"
