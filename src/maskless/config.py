@@ -221,7 +221,7 @@ def _check_of_type(tags: Tagged, tag: str, value: Mapping, where: str) -> None:
         having = [kind for kind in names if key in names[kind]]
         if key != "type" and having and tag not in having:
             raise ValueError(f"{_join(where, key)} is a key of {', '.join(having)}, and {where}.type is {tag}, which has no such key; "
-                             f"leave it out, or choose a type that has it (keys of {tag}: {', '.join(names[tag])})")
+                             f"leave it out, or choose a type that has it (keys of {tag}: {', '.join(names[tag]) or 'none'})")
 
 
 def _unknown(key: str, where: str, siblings: list[str], leaves: Mapping[str, list[str]]) -> str:
