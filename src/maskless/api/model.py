@@ -59,6 +59,7 @@ class LoadedModel:
         """The network that samples: modulation folded away where it is constant, in `dtype`, packed where that pays."""
         if self._network is None:
             self._network = for_sampling(self.model, self.dtype, packed=self._packed)
+            self._captured = Captured(self._network, self._recorders) if self._recorders and fits(self._network) else None
         return self._network
 
     def _sampler(self, options: dict[str, Any], sites: int, **fixed: Any) -> Sampler | Speculative:
@@ -77,11 +78,8 @@ class LoadedModel:
     def _decoding(self, refresh: int) -> Denoiser | Reencoding | Captured:
         network = self.network
         check_count("refresh", refresh, 0)
-        if refresh == 0 and self._recorders is not None and fits(network):
-            self._captured = self._captured or Captured(network, self._recorders)
-            return self._captured
         if refresh == 0:
-            return network
+            return self._captured or network
         if not isinstance(network, CausalPartitionTransformer):
             raise ValueError(f"refresh is {refresh} and this model keeps no cache; leave it out (only order-causal partition models have two modes)")
         return network.reencoding(refresh)

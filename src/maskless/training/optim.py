@@ -76,12 +76,13 @@ class MuonAdamW(torch.optim.Optimizer):
         head = getattr(model, "head", None)
         maps = {module.weight for module in model.modules() if isinstance(module, nn.Linear) and module is not head}
         tied = {embedding.weight for embedding in model.modules() if isinstance(embedding, nn.Embedding)}
-        matrices = [parameter for parameter in trained(model) if parameter in maps - tied]
+        matrices, rest = [], []
+        for parameter in trained(model):
+            (matrices if parameter in maps and parameter not in tied else rest).append(parameter)
         if not matrices:
             raise ValueError("training.optimizer is muon and the model has no linear maps; use adamw")
         if any(is_shard(parameter) for parameter in matrices):
             raise ValueError("training.optimizer is muon, which needs whole matrices, and strategy fsdp shards them; use ddp or adamw")
-        rest = [parameter for parameter in trained(model) if parameter not in set(matrices)]
         self.muon = torch.optim.Muon(matrices, lr=training.lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = adamw(rest, training)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
