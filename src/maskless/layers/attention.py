@@ -51,7 +51,12 @@ def _products_pay(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 def span(keys: int, most: int, cache: Tensor) -> int:
     """How far to look into a cache of `most` entries, the first `keys` filled: where products pay, so that the same few shapes come again."""
-    return min(-(-keys // SPAN) * SPAN, most) if _by_vectors(cache) else keys
+    return rounded_up(keys, SPAN, most) if _by_vectors(cache) else keys
+
+
+def rounded_up(number: int, multiple: int, most: int) -> int:
+    """The next multiple, unless it is beyond `most`."""
+    return min(-(-number // multiple) * multiple, most)
 
 
 def _by_vectors(x: Tensor) -> bool:

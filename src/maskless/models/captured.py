@@ -23,7 +23,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Masked
+from maskless.layers.attention import Masked, rounded_up
 from maskless.models.base import Denoiser, FullPredictor
 from maskless.models.causal_partition import CachedPredictor, Place
 from maskless.models.maskgit import MaskGITPredictor
@@ -163,14 +163,14 @@ class Fixed(Protocol):
         ...
 
 
-def rounded(number: int, multiple: int, most: int) -> int:
-    """The next multiple, unless it is beyond `most`; small numbers as they are."""
-    return number if number <= min(multiple, ASK) else min(-(-number // multiple) * multiple, most)
+def few_widths(number: int, most: int) -> int:
+    """How many sites are asked or fresh, rounded up; few are left as they are."""
+    return number if number <= ASK else rounded_up(number, ASK, most)
 
 
 def widened(x: Int[Tensor, "B Q"], length: int) -> Int[Tensor, "B Q2"]:
     """With columns of zeros up to the rounded width."""
-    return F.pad(x, (0, rounded(x.shape[1], ASK, length) - x.shape[1]))
+    return F.pad(x, (0, few_widths(x.shape[1], length) - x.shape[1]))
 
 
 class FixedFull(FullPredictor):
@@ -202,7 +202,7 @@ class FixedPartition(PartitionPredictor):
         self.rotations = self.rotations or self._open(canvas)
 
     def inputs(self, canvas: Canvas, sites: Sites, step: Step) -> tuple[int, Inputs]:
-        width = min(canvas.length, -(-max(1, canvas.most) // LOOK) * LOOK)
+        width = rounded_up(max(1, canvas.most), LOOK, canvas.length)
         where, count = canvas.log[:, :width], canvas.count
         visible = F.pad(torch.arange(width, device=count.device) < count[:, None], (self.ahead, 0), value=True)
         ids, positions = self.known(canvas.tokens.gather(1, where), where)
@@ -238,10 +238,10 @@ class FixedCached(CachedPredictor):
             self.conditions = lambda rows: self.condition
             self.append(canvas)                                     # a prompt is long once
             fresh = 0
-        index = self.seen[:, None] + torch.arange(rounded(max(0, fresh), ASK, MOST), device=self.seen.device)     # (B, W)
+        index = self.seen[:, None] + torch.arange(few_widths(max(0, fresh), MOST), device=self.seen.device)     # (B, W)
         ids, positions = self._entries(canvas, index)
         known = self.ahead + canvas.count[:, None]
-        span = min(self.ahead + canvas.length, -(-self._end(canvas) // LOOK) * LOOK)
+        span = rounded_up(self._end(canvas), LOOK, self.ahead + canvas.length)
         return span, (ids, positions, index, known, self.summary, widened(sites.index, canvas.length), self.condition)
 
     def compute(self, span: int, *inputs: Any) -> tuple[Tensor, ...]:
