@@ -52,8 +52,10 @@ def test_texts(texts, call, tmp_path):
         assert f"distillation-teacher-{metric}.json" not in found
     assert (tmp_path / "curve" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
-    more = call("bench", "curve", models[1], "--steps", "4", "--sampler", "top_p=0.8", *how)
+    more = call("bench", "curve", models[1], "--steps", "4", "--sampler", "top_p=0.8", "--dtype", "bfloat16", *how)
     assert more.code == 0 and (tmp_path / "curve" / "generative-student-2-nfe4-top_p0.8-generative_perplexity.json").exists()
+    again = {result.file: result for result in read_folders([tmp_path / "curve"])}
+    assert again["generative-student-2-nfe4-top_p0.8-generative_perplexity.json"].precision.weights == "bfloat16"
     drawn = points(read_folders([tmp_path / "curve"]))
     assert {(p.label, p.metric, p.nfe) for p in drawn} == {
         (label, metric, steps) for metric in ("generative_perplexity", "unigram_entropy")

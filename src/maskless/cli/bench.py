@@ -228,14 +228,15 @@ def curve(
     repeats: Annotated[int, typer.Option(help="Timings of each; 0: none.", min=0)] = 3,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     weights: Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")] = "ema",
-    device: Device = "auto", out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.")] = Path("curve"),
+    device: Device = "auto", dtype: Dtype = None,
+    out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.")] = Path("curve"),
 ) -> None:
     """Quality against calls and against tokens per second, for teachers and students side by side, with what distilling them has cost."""
     from maskless.cli.bench_curve import measure
 
     asked = {"steps": tuple(_numbers(steps, "steps", 1)), "samples": samples, "scorer": scorer, "features": features, "refresh": refresh,
              "batch": batch, "repeats": repeats, "seed": seed}
-    measure(models, asked, sampler, weights=weights, device=str(_device(device)), out=out)
+    measure(models, asked, sampler, weights=weights, device=str(_device(device)), dtype=dtype, out=out)
 
 
 def _floats(given: str) -> list[float]:
