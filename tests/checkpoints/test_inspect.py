@@ -67,12 +67,3 @@ def test_every_kind(name, tmp_path):
     assert report.kind == {"text_mdlm_orig": "MDLM", "text_ar": "autoregressive baseline", "image_maskgit_forward": "MaskGIT",
                            "image_vq_a": "VQ image tokenizer"}[name]
     assert not report.problems and report.architecture
-
-
-def test_known_and_not_importable(tmp_path, call):
-    """Prime in the form of lit-gpt."""
-    torch.save({"model": {"lm_head.weight": torch.ones(9, 4), "transformer.wte.weight": torch.ones(45, 4)}}, tmp_path / "x.ckpt")
-    ended = call("inspect", tmp_path / "x.ckpt")
-    assert "Prime text model of the lit-gpt form" in ended.out
-    converted = call("convert", tmp_path / "x.ckpt", tmp_path / "m")
-    assert converted.code == 2 and "cannot import yet" in converted.err and not (tmp_path / "m").exists()

@@ -52,6 +52,7 @@ DATASETS: dict[str, Entry] = {
         "billion-word-benchmark/lm1b", revision=PARQUET, valid="test", tokenizer="bert-base-uncased", detokenizer="lm1b"
     ),
     "lm1b-gpt2": Entry("billion-word-benchmark/lm1b", revision=PARQUET, valid="test", detokenizer="lm1b"),
+    "slimpajama": Entry("cerebras/SlimPajama-627B", tokenizer="TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"),
     "text8": Entry("afmck/text8", valid="test", tokenizer="text8"),
     "wikitext2": Entry(WIKITEXT, "wikitext-2-raw-v1", detokenizer="wikitext"),
     "wikitext103": Entry(WIKITEXT, "wikitext-103-raw-v1", detokenizer="wikitext"),

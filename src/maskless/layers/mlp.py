@@ -21,11 +21,15 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """W2 drop(silu(W1 x) * W3 x), no biases; as many weights as an `MLP` has, the inner width rounded up to a multiple of 256."""
+    """W2 drop(silu(W1 x) * W3 x), no biases.
 
-    def __init__(self, width: int, dropout: float = 0.0):
+    Args:
+        inner: width in between; None: as many weights as an `MLP` has, rounded up to a multiple of 256.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0, inner: int | None = None):
         super().__init__()
-        inner = 256 * math.ceil((8 * width // 3) / 256)
+        inner = inner or 256 * math.ceil((8 * width // 3) / 256)
         self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()

@@ -1,5 +1,5 @@
 """The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive,
-prime (digits of tokens), prime_partition, unet (Prime's images)."""
+prime and prime_llama (digits of tokens), prime_partition, unet (Prime's images)."""
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
@@ -8,11 +8,12 @@ from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.models.maskgit import MaskGITConfig, MaskGITTransformer
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import PrimeConfig, PrimeTransformer
+from maskless.models.prime_llama import PrimeLlama, PrimeLlamaConfig
 from maskless.models.prime_partition import PrimePartitionConfig, PrimePartitionTransformer
 from maskless.models.unet import UNet, UNetConfig
 
-ModelConfig = (MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimePartitionConfig
-               | UNetConfig)
+ModelConfig = (MaskedConfig | MaskGITConfig | PartitionConfig | CausalPartitionConfig | AutoregressiveConfig | PrimeConfig | PrimeLlamaConfig
+               | PrimePartitionConfig | UNetConfig)
 
 MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "masked": (MaskedConfig, MaskedTransformer),
@@ -21,6 +22,7 @@ MODELS: dict[str, tuple[type, type[Denoiser]]] = {
     "causal_partition": (CausalPartitionConfig, CausalPartitionTransformer),
     "autoregressive": (AutoregressiveConfig, AutoregressiveTransformer),
     "prime": (PrimeConfig, PrimeTransformer),
+    "prime_llama": (PrimeLlamaConfig, PrimeLlama),
     "prime_partition": (PrimePartitionConfig, PrimePartitionTransformer),
     "unet": (UNetConfig, UNet),
 }
@@ -52,5 +54,5 @@ def build(config: ModelConfig) -> Denoiser:
 
 __all__ = ["MODELS", "AutoregressiveConfig", "AutoregressiveTransformer", "CausalPartitionConfig", "CausalPartitionTransformer", "Denoiser",
            "MaskGITConfig", "MaskGITTransformer", "MaskedConfig", "MaskedTransformer", "ModelConfig", "PartitionConfig", "PartitionTransformer",
-           "PrimeConfig", "PrimePartitionConfig", "PrimePartitionTransformer", "PrimeTransformer", "UNet", "UNetConfig", "build", "fold",
-           "for_sampling", "kind_of"]
+           "PrimeConfig", "PrimeLlama", "PrimeLlamaConfig", "PrimePartitionConfig", "PrimePartitionTransformer", "PrimeTransformer", "UNet",
+           "UNetConfig", "build", "fold", "for_sampling", "kind_of"]

@@ -161,10 +161,29 @@ class OverDigits(WrittenInDigits):
         return FullPredictor(self, cond, self.hidden_of_digits)
 
 
-class PrimeTransformer(OverDigits, Bidirectional):
-    """p(x_i | known digits) for every site: L positions pass the network, whatever l is; the head has V outputs and no [MASK].
+class FromTables(OverDigits):
+    """A network that looks digits up in tables: the input of slot (i, j) is row y of the table, y = b where the digit is not known."""
 
-    Input of slot (i, j): row y of the table, y = b where the digit is not known.
+    def add_table(self, config: Any) -> None:
+        """Make the code and the tables of a configuration that says `merge` and `tables`."""
+        self.write_in(config.coded())
+        rows = (self.base + 1) * (config.digits if config.tables == "separate" else 1)
+        self.embedding = TokenEmbedding(rows, config.width // config.digits if config.merge == "concatenate" else config.width)
+
+    def embed(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B L D"]:
+        ids = torch.where(known, digits, self.base).unflatten(1, (-1, self.per_site))        # (B, L, l)
+        if self.config.tables == "separate":
+            ids = ids + (self.base + 1) * torch.arange(self.per_site, device=ids.device)
+        vectors = self.embedding(ids)
+        return vectors.flatten(2) if self.config.merge == "concatenate" else vectors.sum(2)
+
+    def sites(self, present: Bool[Tensor, "B S"] | None) -> Bool[Tensor, "B L"] | None:
+        """Which sites there are, of slots."""
+        return None if present is None else present[:, ::self.per_site]
+
+
+class PrimeTransformer(FromTables, Bidirectional):
+    """p(x_i | known digits) for every site: L positions pass the network, whatever l is; the head has V outputs and no [MASK].
 
     | part | initialisation |
     |---|---|
@@ -176,19 +195,9 @@ class PrimeTransformer(OverDigits, Bidirectional):
     def __init__(self, config: PrimeConfig):
         super().__init__()
         self.config = config
-        self.write_in(config.coded())
-        rows = (self.base + 1) * (config.digits if config.tables == "separate" else 1)
-        self.embedding = TokenEmbedding(rows, config.width // config.digits if config.merge == "concatenate" else config.width)
+        self.add_table(config)
         self.add_trunk(config)
-
-    def embed(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"]) -> Float[Tensor, "B L D"]:
-        ids = torch.where(known, digits, self.base).unflatten(1, (-1, self.per_site))        # (B, L, l)
-        if self.config.tables == "separate":
-            ids = ids + (self.base + 1) * torch.arange(self.per_site, device=ids.device)
-        vectors = self.embedding(ids)
-        return vectors.flatten(2) if self.config.merge == "concatenate" else vectors.sum(2)
 
     def hidden_of_digits(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
                          t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L D"]:
-        sites = None if present is None else present[:, ::self.per_site]
-        return self.through(self.embed(digits, known), self.condition_at(t, cond), sites)
+        return self.through(self.embed(digits, known), self.condition_at(t, cond), self.sites(present))

@@ -25,6 +25,7 @@ FITS = {                                                            # the object
     "autoregressive": ("autoregressive",),
     "prime_partition": ("prime_partition", "sub_nelbo", "joint_ce", "finite_steps"),
     "prime": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
+    "prime_llama": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
     "unet": ("sub_nelbo", "joint_ce", "finite_steps", "masked", "complementary"),
 }
 

@@ -69,8 +69,6 @@ class Foreign:
         return self._convert({key: entry.blank for key, entry in self.entries().items()})
 
     def _convert(self, weights: Mapping[str, Tensor]) -> Imported:
-        if self.importer.convert is None:
-            raise ValueError(f"{self.contents.path} is a {self.importer.kind}, which this version recognises and cannot import yet")
         self.facts.notes.clear()
         try:
             made = self.importer.convert(weights, self.facts)

@@ -25,6 +25,7 @@ from maskless.subtokens import SubTokenCode
 
 SHARED, SEPARATE, CODEC = "vocab_embed.embedding", "vocab_embed.weight.weight", "wrapped_encoder."
 PERMUTATION = f"{CODEC}perm"
+UNKNOWN = "models of this form may shuffle ids, and nothing says whether this does"
 
 
 def is_buffer(key: str) -> bool:
@@ -116,7 +117,24 @@ def _digits(weights: Mapping[str, Tensor], facts: Facts, by_width: int, summed: 
 
 def _table(weights: Mapping[str, Tensor], config: PrimeConfig, facts: Facts) -> Tensor:
     """(V, l): how the model writes its tokens."""
-    permutation = _permutation(weights, facts)
+    prime: Mapping[str, Any] = facts.settings.get("prime", {})
+    kind = str(prime.get("subtokenizer_type") or "")
+    if prime.get("permutation_file_path") or "shuf" in kind or "perm" in kind:
+        return written(weights, config, facts, "the settings say that ids were shuffled")
+    unknown = SEPARATE in weights and not prime                     # of v2, and nothing says how it writes
+    return written(weights, config, facts, UNKNOWN if unknown else None)
+
+
+def written(weights: Mapping[str, Tensor], config: Any, facts: Facts, doubt: str | None) -> Tensor:
+    """(V, l): how a model of a configuration writes its tokens.
+
+    Args:
+        doubt: why the digits may not be those of the ids, as half a sentence; None where nothing says so.
+
+    Raises:
+        ValueError: there is doubt, and no permutation.
+    """
+    permutation = _permutation(weights, facts, doubt)
     if permutation is None:
         return SubTokenCode.digits(config.vocab_size, config.digits, config.base).table
     if permutation.is_meta:
@@ -124,7 +142,7 @@ def _table(weights: Mapping[str, Tensor], config: PrimeConfig, facts: Facts) -> 
     return SubTokenCode.permuted(config.vocab_size, config.digits, permutation, config.base).table
 
 
-def _permutation(weights: Mapping[str, Tensor], facts: Facts) -> Tensor | None:
+def _permutation(weights: Mapping[str, Tensor], facts: Facts, doubt: str | None) -> Tensor | None:
     """The numbers of the classes before they are cut into digits; None for the ids themselves."""
     facts.asked.update(("code", "permutation"))
     if (path := facts.overrides.get("permutation")) is not None:
@@ -133,14 +151,9 @@ def _permutation(weights: Mapping[str, Tensor], facts: Facts) -> Tensor | None:
     if PERMUTATION in weights:
         facts.note("code", "shuffled", f"{PERMUTATION} in the file")
         return weights[PERMUTATION]
-    prime: Mapping[str, Any] = facts.settings.get("prime", {})
-    kind = str(prime.get("subtokenizer_type") or "")
-    shuffled = bool(prime.get("permutation_file_path")) or "shuf" in kind or "perm" in kind
-    unknown = SEPARATE in weights and not prime                     # of v2, and nothing says how it writes
-    if facts.overrides.get("code") != "digits" and (shuffled or unknown):
-        reason = "the settings say that ids were shuffled" if shuffled else "models of this form may shuffle ids, and nothing says whether this does"
-        raise ValueError(f"{reason}, and the file has no {PERMUTATION}: with another order the model is garbage; give the file of the permutation "
-                         "with --set permutation=perm.pt" + ("" if shuffled else ", or say that there is none with --set code=digits"))
+    if doubt is not None and facts.overrides.get("code") != "digits":
+        raise ValueError(f"{doubt}, and the file has no {PERMUTATION}: with another order the model is garbage; give the file of the permutation "
+                         "with --set permutation=perm.pt" + (", or say that there is none with --set code=digits" if doubt == UNKNOWN else ""))
     facts.note("code", "digits", "as you set it" if "code" in facts.overrides else "the digits of the ids, as nothing says that they were shuffled")
     return None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskless.checkpoints.reference import images, prime, unet, vq
+from maskless.checkpoints.reference import images, lit_gpt, prime, unet, vq
 from maskless.checkpoints.reference import importer as text
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.names import BUFFER, bare
@@ -33,7 +33,6 @@ class Importer:
         kind: what it is, in words.
         fits: whether weights with these bare names and shapes are of that kind.
         convert: the model of the weights. They may lie on the meta device, where only shapes are looked at (`maskless inspect`).
-            None: the kind is known and cannot be imported yet.
         buffers: names that are no parameters and stand in no moving average.
         tokens: whether the model speaks the ids of a text tokenizer.
         codec: whether it is a codec of images and no model.
@@ -41,7 +40,7 @@ class Importer:
 
     kind: str
     fits: Fits
-    convert: Callable[[Mapping[str, Tensor], Facts], Imported] | None = None
+    convert: Callable[[Mapping[str, Tensor], Facts], Imported]
     buffers: Callable[[str], bool] = lambda key: key == BUFFER
     tokens: bool = False
     codec: bool = False
@@ -67,6 +66,10 @@ def _prime_text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
     return Imported(*prime.converted_prime(weights, facts))
 
 
+def _lit_gpt(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
+    return Imported(*lit_gpt.converted_lit_gpt(weights, facts))
+
+
 def _has(*keys: str) -> Fits:
     return lambda found: all(key in found for key in keys)
 
@@ -87,7 +90,7 @@ IMPORTERS: tuple[Importer, ...] = (  # the first that fits
     Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _vq, codec=True),
     Importer("Prime image model", _like(r"(model\.)?pixel_embedding\."), _unet, buffers=lambda key: key.endswith(unet.COUNTER)),
     Importer("Prime text model", _prime, _prime_text, buffers=prime.is_buffer, tokens=True),
-    Importer("Prime text model of the lit-gpt form", _has("lm_head.weight", "transformer.wte.weight")),
+    Importer("Prime text model of the lit-gpt form", _has(lit_gpt.HEAD, lit_gpt.TABLE), _lit_gpt, tokens=True),
     Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _text, tokens=True),
     Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),
     Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _text, tokens=True),
@@ -98,7 +101,7 @@ def importer_for(shapes: Shapes, where: str) -> Importer:
     """The importer for weights of these names and shapes.
 
     Raises:
-        ValueError: no released model has such weights, or its kind cannot be imported.
+        ValueError: no released model has such weights.
     """
     found = {bare(key): tuple(shape) for key, shape in shapes.items()}
     for each in IMPORTERS:

@@ -7,6 +7,7 @@ from typing import Any
 
 TEXT: dict[str, Any] = {"length": 1024, "tokenizer": "gpt2", "dropout": 0.1, "time_conditioned": False}
 PGM = {**TEXT, "query": "position"}
+LLAMA = {"length": 2048, "heads": 14, "tokenizer": "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T"}
 SMALL, WIDE = {"heads": 12}, {"heads": 16}
 
 RELEASED: dict[str, dict[str, Any]] = {
@@ -19,6 +20,9 @@ RELEASED: dict[str, dict[str, Any]] = {
     "mdlm-owt": {**TEXT, **SMALL},
     "sdtt": TEXT,
     "mdm-prime": TEXT,
+    "mdm-prime-v2-3300flops-weight-only.pth": {**LLAMA, "digits": 15},
+    "mdm-prime-v2-slimpajama": {**LLAMA, "digits": 15},
+    "mdm-1028M-3300e18-rsl-0.01-bs-1024.safetensors": LLAMA,
     "maskgit_100epochs.ckpt": {"heads": 16},
     "images_pgm_12_12_100epochs.ckpt": {"query": "position", "heads": 16},
     "images_pgm_14_10_100epochs.ckpt": {"query": "position", "heads": 16},
