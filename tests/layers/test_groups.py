@@ -155,6 +155,26 @@ def test_a_model_does_not_notice(way, model, ragged, dtype):
     assert_equal(ours, theirs, {torch.float64: 1e-12, torch.float32: 1e-4}[dtype])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("model", ["prime, groups", "prime, groups, late"])
+@pytest.mark.parametrize("way", ON_CPU)
+def test_digits_in_groups_do_not_notice(way, model, ragged, dtype):
+    """Tokens in both groups have a place in either; late fusion keeps to masks."""
+    made, (known, present), found = tiny(model, dtype), groups(5, ragged=ragged), []
+    generator = torch.Generator().manual_seed(3)
+    digits = torch.randint(made.base, (B, L * made.per_site), generator=generator)
+    own = known.repeat_interleave(made.per_site, 1) ^ (torch.rand(digits.shape, generator=generator) < 0.2)
+    own[0], own[1] = True, False                                        # nothing in the other group
+    slots = None if present is None else present.repeat_interleave(made.per_site, 1)
+    for which in (way, "dense"):
+        hidden = made.hidden_of_digit_groups(digits, own, present=slots, grouping=GROUPINGS[which])
+        weight = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+        gradients = torch.autograd.grad((hidden * weight).sum() / hidden.numel(), list(made.parameters()), allow_unused=True)
+        found.append([hidden.detach(), *(g for g in gradients if g is not None)])
+    assert_equal(*found, {torch.float64: 1e-12, torch.float32: 1e-4}[dtype])
+
+
 class Seen(TorchDispatchMode):
     """The shapes of all tensors that are made."""
 

@@ -35,7 +35,7 @@ SHRUNK = (
 )
 LAYERS = {
     "partition": ("model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "training.attention=dense"),
-    "groups of digits": ("model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1"),
+    "groups of digits": ("model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "training.attention=dense"),
     "other": ("model.heads=2", "model.layers=2"),
     "unet": ("model.width=8", "model.head_width=8"),
 }

@@ -29,7 +29,7 @@ def recipe(folder: Path, kind: str = "partition", objective: str | None = None) 
     text = folder / "text.txt"
     if not text.exists():
         text.write_text("\n".join(f"line {n} of a small text, {n * n} letters of no meaning" for n in range(300)))
-    attention = "segments" if kind == "partition" else "auto"  # pinned: two runs are compared bit for bit
+    attention = "segments" if kind in ("partition", "prime_partition") else "auto"  # pinned: two runs are compared bit for bit
     return {
         "model": {**MODELS[kind], "dropout": 0.1},
         "objective": {"type": objective or kind},

@@ -79,6 +79,30 @@ def test_every_way_of_a_cpu_is_measured():
     assert {*names, "varlen", "flex"} == {*GROUPINGS}
 
 
+@pytest.mark.parametrize("way", ["segments", "plain", "dense"])
+def test_digits_in_groups_have_a_choice_as_well(tmp_path, way):
+    """Losses and validation alike, to rounding; measured at the number of elements that a row has on average."""
+    runs = [
+        train(recipe(tmp_path, "prime_partition"), "model.dropout=0", "training.steps=3", f"training.attention={which}", out=tmp_path / f"{which}-{n}")
+        for n, which in enumerate((way, "dense"))
+    ]
+    ours, theirs = ([record.get("loss", record.get("bound", 0.0)) for record in run.metrics] for run in runs)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert f"attention among groups: {way}" in runs[0].metrics[0]["note"]
+
+
+def test_late_fusion_keeps_to_masks(tmp_path, monkeypatch):
+    asked = fastest(monkeypatch, "segments")
+    tree = recipe(tmp_path, "prime_partition")
+    late = {**tree, "model": {**tree["model"], "fusion": "late"}}
+    run = train(late, *AUTO, "training.steps=1", out=tmp_path / "late")
+    assert "attention among groups: dense" in run.metrics[0]["note"] and not asked
+    train(tree, *AUTO, "training.steps=1", out=tmp_path / "elements")
+    assert asked[0].length == round(24 * 2 * tree["model"]["digits"] / (tree["model"]["digits"] + 1))
+    with pytest.raises(ValueError, match="use auto or one of dense"):
+        train(late, "training.attention=segments", out=tmp_path / "never")
+
+
 def test_models_without_groups_have_nothing_to_choose(tmp_path):
     run = train(recipe(tmp_path, "masked"), "training.steps=1", "validation.rows=0", out=tmp_path / "run")
     assert "groups" not in run.metrics[0]["note"]

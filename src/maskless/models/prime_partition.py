@@ -26,6 +26,7 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Attend, Masked
 from maskless.layers.embedding import TokenEmbedding
+from maskless.layers.groups import Grouping, dense
 from maskless.layers.norm import LayerNorm
 from maskless.layers.rotary import Rotation
 from maskless.models.base import FullPredictor, on_rows, pick_labels, pick_rows
@@ -139,11 +140,12 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
         """Whether what a group owns of a token passes the encoder."""
         return owned.any(-1) if self.config.fusion == "elements" else owned.all(-1)
 
-    def encoded(self, x: Float[Tensor, "B n D"], registers: Int[Tensor, " r"], at: Rotation, condition: Tensor | None,
-                attend: Attend) -> Float[Tensor, "B M D"]:
+    def behind_registers(self, x: Float[Tensor, "B n D"], registers: Int[Tensor, " r"]) -> Float[Tensor, "B r+n D"]:
+        """Some registers, then elements."""
+        return x if self.registers is None else torch.cat([self.registers.weight[registers].expand(len(x), -1, -1), x], 1)
+
+    def encoded(self, x: Float[Tensor, "B M D"], at: Rotation, condition: Tensor | None, attend: Attend) -> Float[Tensor, "B M D"]:
         """Registers and elements through the encoder."""
-        if self.registers is not None:
-            x = torch.cat([self.registers.weight[registers].expand(len(x), -1, -1), x], 1)
         for block in self.encoder:
             x = block(x, condition, at, attend)
         return x
@@ -163,10 +165,12 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
     # -- both sides of a split -------------------------------------------------------------------------------------------------------------------
 
     def hidden_of_digit_groups(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
-                               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L 2 D"]:
+                               t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None,
+                               grouping: Grouping = dense) -> Float[Tensor, "B L 2 D"]:
         """For every site, the state that predicts its digits in group 0 from group 1 (`known` digits are group 0), and the reverse.
 
-        Zeros for a site that has no digit in the group.
+        Zeros for a site that has no digit in the group. `grouping` is how the attention is computed (`layers.groups`). With late fusion an element
+        may ask and not be looked at, which masks alone can say.
         """
         condition, count = self.condition_at(t, cond), self.config.registers
         y, own = (x.unflatten(1, (-1, self.per_site)) for x in (digits, known))
@@ -177,15 +181,17 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
         order = (~has).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :has.shape[1] * min(2, self.per_site)]
         x = self.sums(y, own, ~own).flatten(1, 2)                                                              # (B, 2 L, D)
         group, keys = padded_groups(order % 2 == 0, count), padded_keys(enters.flatten(1).gather(1, order), count)
-        places = self.rotation(has.shape[1])
-        at = torch.arange(count, device=order.device).expand(len(order), -1)
-        positions = torch.cat([at, order // 2 + count], 1)
-        same = group[:, :, None] == group[:, None]
-        packed = x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
-        states = self.encoded(packed, at[0], places.at(positions), condition, Masked((same & keys[:, None])[:, None]))
-        rest = self._beside(x, states[:, count:], order, has.flatten(1))
-        other = Masked((~same & keys[:, None])[:, None, count:])
-        found = self.answers(Memory(states, places.at(positions), rest), positions[:, count:], places, condition, other)
+        groups = (grouping if self.config.fusion == "elements" else dense)(group, keys)
+
+        places, registers = self.rotation(has.shape[1]), torch.arange(count, device=order.device)
+        positions = torch.cat([registers.expand(len(order), -1), order // 2 + count], 1)                       # (B, M)
+        packed = self.behind_registers(x.gather(1, order[..., None].expand(-1, -1, x.shape[-1])), registers)
+        at = places.at(groups.tokens.arrange(positions))
+        states = self.encoded(groups.tokens.arrange(packed), at, condition, groups.own)
+        rest = self._beside(x, groups.tokens.restore(states)[:, count:], order, has.flatten(1))
+        memory = Memory(states, at, groups.queries.arrange(nn.functional.pad(rest, (0, 0, count, 0))))
+        found = self.answers(memory, groups.queries.arrange(positions), places, condition, groups.other)
+        found = groups.queries.restore(found)[:, count:]
         out = found.new_zeros(len(x), x.shape[1], found.shape[-1]).scatter(1, order[..., None].expand_as(found), found)
         return out.unflatten(1, (-1, 2)) * has[..., None]
 
@@ -197,9 +203,10 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
         return source.gather(1, index) * has.gather(1, order ^ 1)[..., None]
 
     def hidden_of_digits(self, digits: Int[Tensor, "B S"], known: Bool[Tensor, "B S"], *, cond: Int[Tensor, " B"] | None = None,
-                         t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None) -> Float[Tensor, "B L D"]:
+                         t: Float[Tensor, " B"] | None = None, present: Bool[Tensor, "B S"] | None = None,
+                         grouping: Grouping = dense) -> Float[Tensor, "B L D"]:
         """The states that predict what is not known; at sites that are known whole, what the other group says of them."""
-        both = self.hidden_of_digit_groups(digits, known, cond=cond, t=t, present=present)
+        both = self.hidden_of_digit_groups(digits, known, cond=cond, t=t, present=present, grouping=grouping)
         whole = known.unflatten(1, (-1, self.per_site)).all(-1)
         return torch.where(whole[..., None], both[:, :, 0], both[:, :, 1])
 
@@ -232,7 +239,7 @@ class DigitPartitionPredictor:
         places, ahead = model.rotation(length), torch.arange(count // 2, count, device=known.device)         # the registers of group 0
         at = places.at(torch.cat([ahead.expand(len(known), -1), held.index + count], 1))
         attend = Masked(padded_keys(held.valid, count // 2)[:, None, None])
-        states = model.encoded(held.take(x), ahead, at, condition, attend)
+        states = model.encoded(model.behind_registers(held.take(x), ahead), at, condition, attend)
         asked = Sites(index, torch.ones_like(index, dtype=torch.bool))
         memory = Memory(states, at, asked.take(x if model.config.fusion == "late" else self._by_site(states[:, count // 2:], held, length)))
         return model.answers(memory, index + count, places, condition, attend)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskless.layers.groups import Grouping
 from maskless.objectives.base import Draws, Objective, Terms
+from maskless.subtokens import SubTokenCode
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
@@ -30,11 +31,25 @@ class GroupedModel:
     def allowed(self) -> Bool[Tensor, " V"] | None:
         return self.model.allowed
 
+    @property
+    def code(self) -> SubTokenCode:
+        return self.model.code
+
+    @property
+    def per_site(self) -> int:
+        return self.model.per_site
+
     def hidden(self, *args: Any, **named: Any) -> Tensor:
         return self.model.hidden(*args, **named, grouping=self.grouping)
 
     def hidden_of_groups(self, *args: Any, **named: Any) -> Tensor:
         return self.model.hidden_of_groups(*args, **named, grouping=self.grouping)
+
+    def hidden_of_digits(self, *args: Any, **named: Any) -> Tensor:
+        return self.model.hidden_of_digits(*args, **named, grouping=self.grouping)
+
+    def hidden_of_digit_groups(self, *args: Any, **named: Any) -> Tensor:
+        return self.model.hidden_of_digit_groups(*args, **named, grouping=self.grouping)
 
     def hidden_in_order(self, *args: Any, **named: Any) -> Tensor:
         return self.model.hidden_in_order(*args, **named)

@@ -13,7 +13,7 @@ import torch
 
 from maskless.evaluation.attention import Shape, available, measure
 from maskless.layers.groups import GROUPINGS
-from maskless.models import PartitionConfig
+from maskless.models import PartitionConfig, PrimePartitionConfig
 from maskless.objectives import Objective
 from maskless.objectives.grouped import Grouped
 from maskless.training.distributed import Machine
@@ -56,10 +56,11 @@ def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
         ValueError: if the recipe asks for a way that this device or precision does not have.
     """
     wanted = recipe.training.attention
-    if not isinstance(recipe.model, PartitionConfig):
+    if not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
         return Chosen(None)
     dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    names = available(machine.device, dtype)
+    masks_alone = isinstance(recipe.model, PrimePartitionConfig) and recipe.model.fusion == "late"
+    names = ["dense"] if masks_alone else available(machine.device, dtype)
     if wanted not in ("auto", "math"):
         if wanted not in names:
             raise ValueError(
@@ -82,6 +83,6 @@ def shape(recipe: Recipe, processes: int) -> Shape:
     """The shape of a micro-batch of one process."""
     model, training = recipe.model, recipe.training
     rows = max(1, training.batch_size // processes // training.accumulate)
-    return Shape(
-        rows, model.heads, recipe.length, model.width // model.heads, model.encoder_layers, model.decoder_layers + 1
-    )
+    digits = getattr(model, "digits", 1)
+    places = round(recipe.length * 2 * digits / (digits + 1))       # a token whose digits are in both groups has two
+    return Shape(rows, model.heads, places, model.width // model.heads, model.encoder_layers, model.decoder_layers + 1)

@@ -17,7 +17,7 @@ from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
-from maskless.models import MODELS, MaskGITConfig, PartitionConfig, UNetConfig
+from maskless.models import MODELS, MaskGITConfig, PartitionConfig, PrimePartitionConfig, UNetConfig
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.training.distillation import Distillation
@@ -341,7 +341,7 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
     if isinstance(recipe, DistillRecipe):
         _check_distillation(recipe, model)
     attention = recipe.training.attention
-    if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig):
+    if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
         raise ValueError(
             f"training.attention is {attention} and model.type is {model}, which has no groups to attend among; "
             "use auto or math"
@@ -393,8 +393,8 @@ def _check_distillation(recipe: DistillRecipe, model: str) -> None:
     recipe.distill.rounds(recipe.training.steps)
     if model == "autoregressive":
         raise ValueError("model.type is autoregressive, which cannot reveal several sites in one step; distil a masked or partition model")
-    if model == "prime":
-        raise ValueError("model.type is prime, and teachers walk over whole tokens; distil a masked or partition model")
+    if hasattr(recipe.model, "digits"):
+        raise ValueError(f"model.type is {model}, and teachers walk over whole tokens; distil a masked or partition model")
     if recipe.distill.groups == "both" and model in ("masked", "maskgit"):
         raise ValueError(f"distill.groups is both and model.type is {model}, which predicts one side of a split in a pass; use distill.groups=one")
     if recipe.distill.order == "halton" and not isinstance(recipe.data, (Images, Encoded)):
