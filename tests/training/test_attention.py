@@ -82,8 +82,9 @@ def test_every_way_of_a_cpu_is_measured():
 @pytest.mark.parametrize("way", ["segments", "plain", "dense"])
 def test_digits_in_groups_have_a_choice_as_well(tmp_path, way):
     """Losses and validation alike, to rounding; measured at the number of elements that a row has on average."""
+    tree = recipe(tmp_path, "prime_partition")
     runs = [
-        train(recipe(tmp_path, "prime_partition"), "model.dropout=0", "training.steps=3", f"training.attention={which}", out=tmp_path / f"{which}-{n}")
+        train(tree, "model.dropout=0", "training.steps=3", f"training.attention={which}", out=tmp_path / f"{which}-{n}")
         for n, which in enumerate((way, "dense"))
     ]
     ours, theirs = ([record.get("loss", record.get("bound", 0.0)) for record in run.metrics] for run in runs)
