@@ -97,6 +97,48 @@ def test_a_gap_may_state_its_length():
     assert len(filled.tokens) == 1 + 3 + 15
 
 
+SPACED = ("the ___{3} sat", "a  ___{2} ___{1} mat", "___ on___ the ___")
+
+
+@pytest.mark.parametrize("text", SPACED)
+@pytest.mark.parametrize("name", ["masked", "causal_partition", "prime"])
+def test_a_space_before_a_gap_is_lent_to_it(name, text):
+    """A tokenizer that joins spaces to words: the gap's first token brings the space, and the text is what was written."""
+    tokenizer = maskless.train_bpe(["the cat sat on the mat " * 50], 300)
+    torch.manual_seed(0)
+    fields = {**CONFIGS[name].__dict__, "vocab_size": tokenizer.vocabulary.size, "forbidden": (2,)}
+    network = maskless.build(type(CONFIGS[name])(**fields))
+    torch.nn.init.normal_(network.head.weight)
+    model = maskless.TextModel(network, tokenizer, device="cpu")
+    joined = tokenizer.encode("the cat")
+    assert len(joined) == 2 and tokenizer.decode(joined[1:]) == " cat"
+    template = Template.parse(text)
+    for options in ({"steps": 2}, *([{"draft": 2}] if name == "causal_partition" else [])):
+        filled = model.infill(text, lengths=2, **options, seed=3)
+        assert filled.text == template.filled(filled.gaps)
+        row, at = list(filled.tokens), 1
+        for piece, space, gap, size in zip(template.pieces, template.spaced, filled.gaps, template.lengths(2)):
+            given = tokenizer.encode(piece[:-1] if space else piece)
+            inside = row[at + len(given):at + len(given) + size]
+            assert row[at:at + len(given)] == given and tokenizer.decode(inside) == " " * space + gap
+            at += len(given) + size
+        assert row[at:] == tokenizer.encode(template.pieces[-1])
+    searched = model.infill(text, lengths="search", steps=1)
+    assert searched.text == template.filled(searched.gaps)
+    words = model.generate(3, prompt="the ", length=8, steps=3)
+    assert all(str(text).startswith("the ") and text.tokens[1:2] == tuple(tokenizer.encode("the")) for text in words)
+    assert all(tokenizer.decode_bytes(text.tokens[2:3]).startswith(b" ") for text in words)
+    one, other = model.logprob("cat", given="the ___ sat", samples=4), model.logprob(" cat", given="the___ sat", samples=4)
+    assert one.nats == other.nats and one.tokens == 1
+    with pytest.raises(ValueError, match="span 0 is empty"):
+        model.logprob("", given="the ___ sat")
+
+
+def test_bytes_lend_nothing():
+    model = opened("masked")
+    assert model._spaces is None and model.infill("a ___{2}b", steps=2).tokens[:3] == (256, 97, 32)
+
+
 def test_nothing_merges_across_a_gap():
     tokenizer = maskless.train_bpe(["the cat sat on the mat " * 50], 300)
     template = Template.parse("the c___{1}t sat")

@@ -52,9 +52,18 @@ class Template:
             raise ValueError(f"the lengths of the gaps are {lengths}; each needs at least 1 token: write ___{{8}} or pass lengths=8")
         return [length for length in lengths if length is not None]
 
-    def ids(self, tokenizer: Tokenizer) -> list[list[int]]:
-        """The ids of every piece, tokenised by itself, so that nothing merges across a gap."""
-        return [tokenizer.encode(piece) for piece in self.pieces]
+    @property
+    def spaced(self) -> tuple[bool, ...]:
+        """Whether a space stands before each gap."""
+        return tuple(piece.endswith(" ") for piece in self.pieces[:-1])
+
+    def ids(self, tokenizer: Tokenizer, *, lend: bool = False) -> list[list[int]]:
+        """The ids of every piece, tokenised by itself, so that nothing merges across a gap.
+
+        Args:
+            lend: without the space that stands before a gap: it will be the beginning of the gap's first token.
+        """
+        return [tokenizer.encode(piece[:-1] if lend and space else piece) for piece, space in zip(self.pieces, (*self.spaced, False))]
 
     def filled(self, gaps: Sequence[str]) -> str:
         """The text with its gaps filled; the pieces come back as they were given."""

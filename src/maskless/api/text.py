@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,8 @@ class TextModel(LoadedModel):
         """
         check_count("n", n, of=" of texts")
         sites: int = self.model.config.length if length is None else length
-        row = [*self._opening, *self.tokenizer.encode(prompt)]
+        lent = prompt.endswith(" ") and self._spaces is not None
+        row = [*self._opening, *self.tokenizer.encode(prompt[:-1] if lent else prompt)]
         self._check_length(sites)
         if len(row) >= sites:
             raise ValueError(f"the prompt takes {len(row)} of {sites} sites, none is left to generate; shorten it or raise length")
@@ -112,9 +114,11 @@ class TextModel(LoadedModel):
         known = (torch.arange(sites) < len(row)).expand(n, -1)
         sampler = sampler or self._sampler(options, sites - len(row), **self._fixed(self._opening))
         canvas = self._canvas(tokens, known)
+        if lent:
+            self._begin_with_space(canvas, (torch.arange(sites) == len(row)).expand(n, -1))
         nfe = self._fill(canvas, Noise(seeds_of(seed, n), self.device), sampler, watch, refresh)
         rows = self._rows(canvas)
-        return [Completion(prompt + self.tokenizer.decode(ids[len(row):]), (), tuple(ids), nfe) for ids in rows]
+        return [Completion(prompt + self._text(ids[len(row):], lent), (), tuple(ids), nfe) for ids in rows]
 
     def infill(self, text: str, *, lengths: int | Sequence[int] | Literal["search"] | None = None, seed: int = 0,
                sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> Completion:
@@ -144,11 +148,17 @@ class TextModel(LoadedModel):
         layouts = [self._layout(template, each) for each in wanted]
         named = self._sampler(options, max(map(sum, wanted)), **self._fixed(self._specials))
         canvas = self._infill_canvas(layouts)
+        spans = [_gap_spans(self._pieces(template), each, len(self._opening)) for each in wanted]
+        lent = self._lent(template)
+        if any(lent):
+            begins = torch.zeros_like(canvas.by_site().known, device="cpu")
+            for row, each in enumerate(spans):
+                begins[row, [start for (start, _), space in zip(each, lent) if space]] = True
+            self._begin_with_space(canvas, begins)
         nfe = self._fill(canvas, Noise(seeds_of(seed, canvas.rows), self.device), sampler or named, watch, refresh)
         best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
         ids = self._rows(canvas)[best]
-        spans = _gap_spans(template.ids(self.tokenizer), wanted[best], len(self._opening))
-        gaps = tuple(self.tokenizer.decode(ids[start:stop]) for start, stop in spans)
+        gaps = tuple(self._text(ids[start:stop], space) for (start, stop), space in zip(spans[best], lent))
         return Completion(template.filled(gaps), gaps, tuple(ids), nfe)
 
     def logprob(self, of: str | Sequence[str], given: str = "___", *, samples: int = 128, seed: int = 0) -> LogProb:
@@ -170,9 +180,9 @@ class TextModel(LoadedModel):
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):
             raise ValueError(f"{len(spans)} spans were given for {len(template.sizes)} gaps; give one span per gap")
-        filled = [self.tokenizer.encode(span) for span in spans]
-        if not all(filled):
-            raise ValueError(f"span {filled.index([])} is empty; there is nothing to score")
+        filled = [self.tokenizer.encode(f" {span}" if space else span) for span, space in zip(spans, self._lent(template))]
+        if empty := [number for number, (span, ids) in enumerate(zip(spans, filled)) if not span or not ids]:
+            raise ValueError(f"span {empty[0]} is empty; there is nothing to score")
         tokens, known = self._layout(template, [len(ids) for ids in filled])
         target = ~known
         tokens[target] = torch.tensor([id for ids in filled for id in ids])
@@ -249,6 +259,34 @@ class TextModel(LoadedModel):
         vocabulary = self.tokenizer.vocabulary
         return sorted({id for id in (vocabulary.bos, vocabulary.eos, vocabulary.pad) if id is not None})
 
+    # A tokenizer that joins a space to the word behind it has hardly a space by itself in what a model was trained on. So a space before a gap is
+    # lent to the gap: its first token is one that begins with a space, which is taken off the gap's text again.
+
+    @cached_property
+    def _spaces(self) -> Tensor | None:
+        """(V,) the tokens that begin with a space; None where no token is a space with more behind it."""
+        pieces = [self.tokenizer.decode_bytes([id]) for id in range(self.tokenizer.vocabulary.size)]
+        if not any(piece.startswith(b" ") and piece.strip() for piece in pieces):
+            return None
+        found = torch.zeros(self.model.vocab_size, dtype=torch.bool)
+        found[:len(pieces)] = torch.tensor([piece.startswith(b" ") for piece in pieces])
+        return found
+
+    def _begin_with_space(self, canvas: Canvas, where: Tensor) -> None:
+        assert self._spaces is not None
+        canvas.limit(where.to(self.device), self._spaces.to(self.device))
+
+    def _lent(self, template: Template) -> tuple[bool, ...]:
+        """Which gaps begin with the space that stands before them."""
+        return tuple(space and self._spaces is not None for space in template.spaced)
+
+    def _pieces(self, template: Template) -> list[list[int]]:
+        return template.ids(self.tokenizer, lend=self._spaces is not None)
+
+    def _text(self, ids: Sequence[int], lent: bool) -> str:
+        """What was generated, without a space that is the prompt's."""
+        return self.tokenizer.decode(ids)[int(lent):]
+
     def _rows(self, canvas: Canvas) -> list[list[int]]:
         tokens, _, present = (x.cpu() for x in canvas.by_site())
         return [row[here].tolist() for row, here in zip(tokens, present)]
@@ -256,7 +294,7 @@ class TextModel(LoadedModel):
     def _layout(self, template: Template, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens (L,) and known (L,) of the template with gaps of the given lengths."""
         tokens, known = list(self._opening), [True] * len(self._opening)
-        for ids, gap in zip(template.ids(self.tokenizer), [*lengths, 0]):
+        for ids, gap in zip(self._pieces(template), [*lengths, 0]):
             tokens += [*ids, *[self.tokenizer.vocabulary.filler] * gap]
             known += [True] * len(ids) + [False] * gap
         if len(tokens) > self.model.config.length:
@@ -273,7 +311,7 @@ class TextModel(LoadedModel):
         return self._canvas(tokens, known, present)
 
     def _searched(self, template: Template) -> list[list[int]]:
-        taken = len(self._opening) + sum(map(len, template.ids(self.tokenizer)))
+        taken = len(self._opening) + sum(map(len, self._pieces(template)))
         room = [length for length in SEARCHED if taken + sum(template.lengths(length)) <= self.model.config.length]
         if not room:
             least = taken + sum(template.lengths(1))

@@ -43,6 +43,11 @@ Allowed = Bool[Tensor, " V"] | Callable[[slice], Bool[Tensor, "n V"]]
 """The ids that may be drawn: the same at all sites, or of the sites in a slice of the flattened (B * Q)."""
 
 
+def allowed_at(allowed: Allowed | None, span: slice) -> Bool[Tensor, "... V"] | None:
+    """Of the sites in a slice of the flattened (B * Q)."""
+    return allowed if allowed is None or isinstance(allowed, Tensor) else allowed(span)
+
+
 class BySite(NamedTuple):
     """A canvas site by site; `tokens` mean something where `known`, which says that all of a site is."""
 
@@ -111,6 +116,7 @@ class Canvas:
         self._born = _spare(born)
         self.count = known.sum(1)
         self.commits, self.revision = 1, 0
+        self.limits: tuple[Tensor, Tensor] | None = None            # `limit`
         self.intact: list[Intact] = []                              # one for each revision: what caches may keep
         self.whole = bool(present.all())                            # every row has every site: no mask for absent ones
         self.prompt_counts: list[int] = self.prompt.sum(1).tolist()
@@ -140,6 +146,8 @@ class Canvas:
         """Move the tensors (not the host's copy) in place."""
         for name in ("present", "anchor", "prompt", "_tokens", "_known", "_log", "_born", "count", "trouble"):
             setattr(self, name, getattr(self, name).to(device))
+        if self.limits is not None:
+            self.limit(*(limit.to(device) for limit in self.limits))
         return self
 
     # -- sites and slots: the same, for whole tokens --------------------------------------------------------------------------------------------
@@ -160,9 +168,21 @@ class Canvas:
         """What each draw belongs to, and so its noise."""
         return sites
 
+    def limit(self, where: Bool[Tensor, "B L"], ids: Bool[Tensor, " V"]) -> None:
+        """From now on, only `ids` may be drawn at the sites (not slots) that are set in `where`; the others are free."""
+        self.limits = where, ids
+
     def restrict(self, allowed: Bool[Tensor, " V"] | None, sites: Sites) -> Allowed | None:
         """The ids that may be drawn at `sites`."""
-        return allowed
+        if self.limits is None:
+            return allowed
+        where, ids = self.limits
+        free = ~(sites.take(where) & sites.valid).flatten()
+
+        def of(span: slice) -> Bool[Tensor, "n V"]:
+            fits = ids | free[span, None]
+            return fits if allowed is None else fits & allowed
+        return of
 
     def spread(self, values: Shaped[Tensor, "B n"], sites: Sites, slots: Sites) -> Shaped[Tensor, "B Q"]:
         """What was found at `sites` = lift(slots), slot by slot."""

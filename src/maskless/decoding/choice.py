@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskless.decoding.canvas import Allowed
+from maskless.decoding.canvas import Allowed, allowed_at
 from maskless.decoding.noise import Pick
 from maskless.decoding.plan import Step
 
@@ -112,7 +112,7 @@ class Choice:
               tokens: Int[Tensor, "B Q"]) -> Float[Tensor, "B Q"]:
         """Log-probabilities of given tokens under what is really drawn, in chunks of rows."""
         flat, wanted = hidden.flatten(0, 1), tokens.flatten()[:, None]
-        pieces = [self.law_of(logits, _at(allowed, span)).gather(-1, wanted[span])[:, 0] for span, logits in self._pieces(flat, head)]
+        pieces = [self.law_of(logits, allowed_at(allowed, span)).gather(-1, wanted[span])[:, 0] for span, logits in self._pieces(flat, head)]
         return torch.cat(pieces).view(tokens.shape)
 
     def _pieces(self, flat: Float[Tensor, "N D"], head: Head) -> Iterator[tuple[slice, Float[Tensor, "n V"]]]:
@@ -130,7 +130,7 @@ class Choice:
         flat = hidden.flatten(0, 1)
         tokens, logps, measures = [], [], []
         for span, logits in self._pieces(flat, head):
-            logp = self.law(logits, _at(allowed, span))
+            logp = self.law(logits, allowed_at(allowed, span))
             token = logp.argmax(-1) if self.temperature == 0 else pick(logp, span)
             tokens.append(token)
             logps.append(logp.gather(-1, token[:, None].clamp(max=logp.shape[-1] - 1))[:, 0])
@@ -139,10 +139,6 @@ class Choice:
         shape, drawn = hidden.shape[:2], torch.cat(logps)
         # A law with one NaN, or with no allowed token, is NaN everywhere after log-softmax: the drawn token's entry tells.
         return Draw(torch.cat(tokens).view(shape), drawn.view(shape), torch.cat(measures).view(shape) if measures else None, drawn.isnan().any())
-
-
-def _at(allowed: Allowed | None, span: slice) -> Bool[Tensor, "... V"] | None:
-    return allowed if allowed is None or isinstance(allowed, Tensor) else allowed(span)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ B rows, L sites, l digits, S = L l slots, Q queried, V classes.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from maskless.decoding.canvas import BySite, Canvas, Sites
+from maskless.decoding.canvas import Allowed, BySite, Canvas, Sites, allowed_at
 from maskless.decoding.noise import ORDER, Noise
 from maskless.decoding.order import Planned
 from maskless.subtokens import SubTokenCode
@@ -121,18 +120,21 @@ class DigitCanvas(Canvas):
     def drawn(self, slots: Sites, sites: Sites) -> Sites:
         return slots if self.factorised else sites
 
-    def restrict(self, allowed: Bool[Tensor, " V"] | None, sites: Sites) -> Bool[Tensor, " V"] | Callable[[slice], Tensor] | None:
-        """The classes that agree with the known digits of each site; all of them where factorised digits left none."""
+    def restrict(self, allowed: Bool[Tensor, " V"] | None, sites: Sites) -> Allowed | None:
+        """The classes that agree with the known digits of each site; all that are allowed where factorised digits left none."""
+        rest = super().restrict(allowed, sites)
         if not self.filter_observed or self.per_site == 1:
-            return allowed
+            return rest
         digits, known = (sites.take(self._of_sites(x)) for x in (self.tokens, self.known))
         digits, known = digits.flatten(0, 1), (known & sites.valid[..., None]).flatten(0, 1)        # the rest may stand at any site
 
         def of(span: slice) -> Bool[Tensor, "n V"]:
-            fits = self.code.consistent(digits[span], known[span])
-            if self.factorised:
-                fits = fits | ~fits.any(1, keepdim=True)
-            return fits if allowed is None else fits & allowed
+            fits, others = self.code.consistent(digits[span], known[span]), allowed_at(rest, span)
+            both = fits if others is None else fits & others
+            if not self.factorised:
+                return both
+            none = ~both.any(1, keepdim=True)
+            return both | none if others is None else both | (none & others)
         return of
 
     def spread(self, values: Shaped[Tensor, "B n"], sites: Sites, slots: Sites) -> Shaped[Tensor, "B Q"]:

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskless.decoding.canvas import Canvas, Sites
+from maskless.decoding.canvas import Canvas, Sites, allowed_at
 from maskless.decoding.choice import Choice, Draw
 from maskless.decoding.decode import Callback, Predictor, Record, check
 from maskless.decoding.guidance import Guided, constant, halves
@@ -169,9 +169,9 @@ def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise)
         step = Step(index, most, most=how.draft)
         drafts = Sites(ahead.index[:, :-1], ahead.valid[:, :-1])
         guess = predictor(canvas, drafts, step)
-        draft = how.choice(guess, predictor.head, allowed=predictor.allowed, pick=noise.picker(drafts, index))
+        draft = how.choice(guess, predictor.head, allowed=canvas.restrict(predictor.allowed, drafts), pick=noise.picker(drafts, index))
         truth = predictor.verify(canvas, ahead, draft.token)
-        round = judge(how.choice, predictor, step, ahead, draft, guess, truth, noise)
+        round = judge(how.choice, predictor, canvas, step, ahead, draft, guess, truth, noise)
         canvas.trouble = canvas.trouble | round.draw.trouble
         canvas.commit(ahead, round.draw.token, round.kept, None)
         canvas.look()
@@ -182,19 +182,20 @@ def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise)
         yield round
 
 
-def judge(choice: Choice, predictor: Predictor, step: Step, ahead: Sites, draft: Draw, guess: Float[Tensor, "B K D"],
+def judge(choice: Choice, predictor: Predictor, canvas: Canvas, step: Step, ahead: Sites, draft: Draw, guess: Float[Tensor, "B K D"],
           truth: Float[Tensor, "B K1 D"], noise: Noise) -> Round:
     """Accept drafts one after the other, and draw the site after the last accepted one."""
-    drafts = guess.shape[1]
-    tried = ahead.valid[:, :-1]
+    drafts, ahead_of_last = guess.shape[1], Sites(ahead.index[:, :-1], ahead.valid[:, :-1])
+    tried = ahead_of_last.valid
     logq = draft.logp if choice.temperature else torch.zeros_like(draft.logp)                   # at temperature 0 nothing else could be drawn
-    logp = choice.score(truth[:, :-1], predictor.head, allowed=predictor.allowed, tokens=draft.token)
+    logp = choice.score(truth[:, :-1], predictor.head, allowed=canvas.restrict(predictor.allowed, ahead_of_last), tokens=draft.token)
     luck = noise.at(ACCEPT, step.index, ahead.index[:, :-1])
     accepted = (tried & (luck < acceptance(logp, logq))).long().cumprod(1).bool()
     place = accepted.sum(1, keepdim=True)                                                       # (B, 1) the site to draw
     here = place[..., None].expand(-1, -1, truth.shape[-1])
-    law = choice.law_of(predictor.head(truth.gather(1, here)[:, 0]), predictor.allowed)         # (B, V)
-    last = choice.law_of(predictor.head(guess.gather(1, here.clamp(max=drafts - 1))[:, 0]), predictor.allowed)
+    allowed = allowed_at(canvas.restrict(predictor.allowed, Sites(ahead.index.gather(1, place), ahead.valid.gather(1, place))), slice(None))
+    law = choice.law_of(predictor.head(truth.gather(1, here)[:, 0]), allowed)                   # (B, V)
+    last = choice.law_of(predictor.head(guess.gather(1, here.clamp(max=drafts - 1))[:, 0]), allowed)
     refused = (place < drafts) & tried.gather(1, place.clamp(max=drafts - 1))
     final = correction(law, torch.where(refused, last, -torch.inf))
     u = noise.at(CORRECT, step.index, ahead.index.gather(1, place))[:, 0]

@@ -24,7 +24,7 @@ from maskless.training.run import Run, train
 
 LENGTH, BATCH, TIMED = 64, 32, 20
 GAPPED = "If the ___{6} argument is given, the function returns a ___{6} object."
-OPENING, HOUSE = "The old house stood", "The door opened, and___{8} came in with a___{4} in his hand."     # for the model that was trained on novels
+OPENING, HOUSE = "The old house stood", "The door opened, and ___{8} came in with a ___{4} in his hand."    # for the model that was trained on novels
 NAMES = {"pgm": "PGM", "mdlm": "MDLM"}
 
 Say = Callable[[str], None]
