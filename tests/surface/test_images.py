@@ -30,6 +30,10 @@ def test_sample(painter, call, tmp_path):
     assert read(tmp_path / "a.png")[1].shape == (4 * 2 + 2, 6 * 2 + 2) and read(tmp_path / "a.gif")[0] == "GIF"
     assert call("sample", painter, *how, "--out", tmp_path / "b.npz").code == 0
     assert np.load(tmp_path / "b.npz")["labels"].tolist() == [0, 1, 0, 1]
+    assert "no class" not in ended.out
+    assert call("sample", painter, "-n", 3, "--label", "all", "--steps", 2, "--out", tmp_path / "c.npz").code == 0
+    assert np.load(tmp_path / "c.npz")["labels"].tolist() == [0, 1, 0]
+    assert "of no class; --label all goes through the model's 2" in call("sample", painter, "--steps", 2, "--out", tmp_path / "d.png").out
 
 
 def test_infill(painter, call, tmp_path):

@@ -27,10 +27,13 @@ def refuse(what: str, **given: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is not for models of {what}; leave it out")
 
 
-def labels_of(given: str | None, n: int) -> list[str] | str | None:
-    """The class of every image: those named, over and over."""
+def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | None:
+    """The class of every image: those named, over and over; "all" names each of the model's."""
+    count = model.model.null_label
     if given is None:
         return None
+    if given == "all" and count is not None and given not in model.codes.classes:
+        return [str(i % count) for i in range(n)]
     names = [name.strip() for name in given.split(",")]
     if not all(names):
         raise ValueError(f"--label {given} has an empty name; write 3,7 or shoe")
@@ -51,6 +54,9 @@ def paint(model: ImageModel, make: Make, out: Path | None, animate: Path | None)
     if film is not None and animate is not None:
         film.save(animate)
     typer.echo(f"{path}: {len(images)} images of {images.pixels.shape[1]} x {images.pixels.shape[2]}, {images.nfe} calls of the model a batch")
+    count = model.model.null_label
+    if count is not None and set(images.labels or ()) == {count}:
+        typer.echo(f"They are of no class; --label all goes through the model's {count}.")
 
 
 def read_image(path: Path, channels: int) -> Any:

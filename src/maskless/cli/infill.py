@@ -43,7 +43,7 @@ def infill(
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
-        more = {"n": n, "labels": imaging.labels_of(label, n), "seed": seed, "refresh": refresh, **chosen}
+        more = {"n": n, "labels": imaging.labels_of(label, n, opened), "seed": seed, "refresh": refresh, **chosen}
         if kept is not None:
             imaging.refuse("images where --digits is given", mask=mask, refresh=more.pop("refresh"), at=corner != (0, 0))
             imaging.paint(opened, lambda m, film: m.impute(_pixels(m, image, None)[0], kept, watch=film, **more), out, animate)

@@ -41,7 +41,7 @@ def sample(
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", prompt=prompt, length=length, watch=watch)
-        labels = imaging.labels_of(label, n)
+        labels = imaging.labels_of(label, n, opened)
         imaging.paint(opened, lambda m, film: m.generate(n, labels=labels, seed=seed, watch=film, refresh=refresh, **chosen), out, animate)
     else:
         imaging.refuse("text", label=label, out=out, animate=animate)

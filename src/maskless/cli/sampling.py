@@ -41,7 +41,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Compile = Annotated[str, typer.Option(help="auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
 Weights = Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Paint tokens in the order in which they are revealed.")]
-Label = Annotated[str | None, typer.Option(help="Images: class, by number or name; several (3,7,shoe) one after the other.")]
+Label = Annotated[str | None, typer.Option(help="Images: class, by number or name; several (3,7,shoe) one after the other; all: each.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Images: a .png (one grid), an .npz, or a new folder.")]
 Animate = Annotated[Path | None, typer.Option(help="Images: a .gif of how they come to be.")]
 
