@@ -100,7 +100,7 @@ def test_late_fusion_keeps_to_masks(tmp_path, monkeypatch):
     assert "attention among groups: dense" in run.metrics[0]["note"] and not asked
     train(tree, *AUTO, "training.steps=1", out=tmp_path / "elements")
     assert asked[0].length == round(24 * 2 * tree["model"]["digits"] / (tree["model"]["digits"] + 1))
-    with pytest.raises(ValueError, match="use auto or one of dense"):
+    with pytest.raises(ValueError, match="late fusion does not have; use auto or one of dense"):
         train(late, "training.attention=segments", out=tmp_path / "never")
 
 

@@ -34,7 +34,7 @@ def test_it_trains_and_reports_bounds_only(objective, tmp_path):
 def test_groups_of_digits_train_and_sample(share, tmp_path):
     source = tmp_path / "recipe.json"
     source.write_text(json.dumps(recipe(tmp_path, "prime_partition")))
-    late = () if share == 0 else ("model.fusion=late", f"objective.token_groups={share}")
+    late = () if share == 0 else ("model.fusion=late", "training.attention=auto", f"objective.token_groups={share}")
     maskless.train(str(source), "training.steps=4", *late, out=tmp_path / "run")
     bounds = [r for r in metrics(tmp_path / "run") if "bound" in r]
     assert bounds and ("bound_of_tokens" in bounds[-1]) == (share > 0) and "perplexity" in bounds[-1]

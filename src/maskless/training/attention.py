@@ -63,10 +63,8 @@ def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
     names = ["dense"] if masks_alone else available(machine.device, dtype)
     if wanted not in ("auto", "math"):
         if wanted not in names:
-            raise ValueError(
-                f"training.attention is {wanted}, which {machine.precision} on {machine.device.type} does not have; "
-                f"use auto or one of {', '.join(names)}"
-            )
+            where = "late fusion" if masks_alone else f"{machine.precision} on {machine.device.type}"
+            raise ValueError(f"training.attention is {wanted}, which {where} does not have; use auto or one of {', '.join(names)}")
         return Chosen(wanted)
     if wanted == "math" or len(names) == 1:
         return Chosen("dense")
