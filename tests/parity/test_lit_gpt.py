@@ -119,6 +119,9 @@ def test_a_released_file_is_looked_at_converted_and_sampled(tmp_path):
 @pytest.mark.parametrize(("change", "given", "says"), [
     ({}, {"digits": 6}, "number of heads is in no shape; give it with --set heads=14"),
     ({}, {"heads": 2}, "number of digits is in no shape; give it with --set digits=15"),
+    ({}, {"heads": 0, "digits": 6, "code": "digits"}, "heads is 0; give at least 1"),
+    ({}, {"heads": 2, "digits": 0, "code": "digits"}, "digits is 0; give at least 1"),
+    ({"module.lm_head.weight": torch.zeros(V, D)}, {"heads": 2, "digits": 6, "code": "digits"}, "two parameters have one name"),
     ({}, {"heads": 3, "digits": 6, "code": "digits"}, "no queries, keys and values of 3 heads"),
     ({}, {"heads": 2, "digits": 4, "code": "digits"}, "18 rows in 4 digits is base 3"),
     ({"transformer.h.0.attn.attn.weight": torch.zeros(2 * D, D)}, {"heads": 2, "digits": 6, "code": "digits"}, r"shape \(64, 32\)"),

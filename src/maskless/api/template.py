@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from numbers import Integral, Number
 from typing import Any
 
@@ -57,13 +58,13 @@ class Template:
         """Whether a space stands before each gap."""
         return tuple(piece.endswith(" ") for piece in self.pieces[:-1])
 
-    def ids(self, tokenizer: Tokenizer, *, lend: bool = False) -> list[list[int]]:
+    def ids(self, tokenizer: Tokenizer, lent: Sequence[bool] = ()) -> list[list[int]]:
         """The ids of every piece, tokenised by itself, so that nothing merges across a gap.
 
         Args:
-            lend: without the space that stands before a gap: it will be the beginning of the gap's first token.
+            lent: gaps whose first token will bring the space that stands before them: it is left out of the piece.
         """
-        return [tokenizer.encode(piece[:-1] if lend and space else piece) for piece, space in zip(self.pieces, (*self.spaced, False))]
+        return [tokenizer.encode(piece[:-1] if space else piece) for piece, space in zip_longest(self.pieces, lent)]
 
     def filled(self, gaps: Sequence[str]) -> str:
         """The text with its gaps filled; the pieces come back as they were given."""

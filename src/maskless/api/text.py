@@ -145,11 +145,12 @@ class TextModel(LoadedModel):
             wanted = self._searched(template)
         else:
             wanted = [template.lengths(lengths)]
-        layouts = [self._layout(template, each) for each in wanted]
+        lent = self._lent(template)
+        pieces = template.ids(self.tokenizer, lent)
+        layouts = [self._layout(pieces, each) for each in wanted]
         named = self._sampler(options, max(map(sum, wanted)), **self._fixed(self._specials))
         canvas = self._infill_canvas(layouts)
-        spans = [_gap_spans(self._pieces(template), each, len(self._opening)) for each in wanted]
-        lent = self._lent(template)
+        spans = [_gap_spans(pieces, each, len(self._opening)) for each in wanted]
         if any(lent):
             begins = torch.zeros_like(canvas.by_site().known, device="cpu")
             for row, each in enumerate(spans):
@@ -180,10 +181,11 @@ class TextModel(LoadedModel):
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):
             raise ValueError(f"{len(spans)} spans were given for {len(template.sizes)} gaps; give one span per gap")
-        filled = [self.tokenizer.encode(f" {span}" if space else span) for span, space in zip(spans, self._lent(template))]
+        lent = self._lent(template)
+        filled = [self.tokenizer.encode(f" {span}" if space else span) for span, space in zip(spans, lent)]
         if empty := [number for number, (span, ids) in enumerate(zip(spans, filled)) if not span or not ids]:
             raise ValueError(f"span {empty[0]} is empty; there is nothing to score")
-        tokens, known = self._layout(template, [len(ids) for ids in filled])
+        tokens, known = self._layout(template.ids(self.tokenizer, lent), [len(ids) for ids in filled])
         target = ~known
         tokens[target] = torch.tensor([id for ids in filled for id in ids])
         if self.model.left_to_right and not bool(target[int(target.long().argmax()):].all()):
@@ -280,9 +282,6 @@ class TextModel(LoadedModel):
         """Which gaps begin with the space that stands before them."""
         return tuple(space and self._spaces is not None for space in template.spaced)
 
-    def _pieces(self, template: Template) -> list[list[int]]:
-        return template.ids(self.tokenizer, lend=self._spaces is not None)
-
     def _text(self, ids: Sequence[int], lent: bool) -> str:
         """What was generated, without a space that is the prompt's."""
         return self.tokenizer.decode(ids)[int(lent):]
@@ -291,10 +290,10 @@ class TextModel(LoadedModel):
         tokens, _, present = (x.cpu() for x in canvas.by_site())
         return [row[here].tolist() for row, here in zip(tokens, present)]
 
-    def _layout(self, template: Template, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Tokens (L,) and known (L,) of the template with gaps of the given lengths."""
+    def _layout(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (L,) and known (L,) of a template's pieces with gaps of the given lengths."""
         tokens, known = list(self._opening), [True] * len(self._opening)
-        for ids, gap in zip(self._pieces(template), [*lengths, 0]):
+        for ids, gap in zip(pieces, [*lengths, 0]):
             tokens += [*ids, *[self.tokenizer.vocabulary.filler] * gap]
             known += [True] * len(ids) + [False] * gap
         if len(tokens) > self.model.config.length:
@@ -311,7 +310,7 @@ class TextModel(LoadedModel):
         return self._canvas(tokens, known, present)
 
     def _searched(self, template: Template) -> list[list[int]]:
-        taken = len(self._opening) + sum(map(len, self._pieces(template)))
+        taken = len(self._opening) + sum(map(len, template.ids(self.tokenizer, self._lent(template))))
         room = [length for length in SEARCHED if taken + sum(template.lengths(length)) <= self.model.config.length]
         if not room:
             least = taken + sum(template.lengths(1))

@@ -185,10 +185,10 @@ def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise)
 def judge(choice: Choice, predictor: Predictor, canvas: Canvas, step: Step, ahead: Sites, draft: Draw, guess: Float[Tensor, "B K D"],
           truth: Float[Tensor, "B K1 D"], noise: Noise) -> Round:
     """Accept drafts one after the other, and draw the site after the last accepted one."""
-    drafts, ahead_of_last = guess.shape[1], Sites(ahead.index[:, :-1], ahead.valid[:, :-1])
-    tried = ahead_of_last.valid
+    drafts, tried = guess.shape[1], ahead.valid[:, :-1]
     logq = draft.logp if choice.temperature else torch.zeros_like(draft.logp)                   # at temperature 0 nothing else could be drawn
-    logp = choice.score(truth[:, :-1], predictor.head, allowed=canvas.restrict(predictor.allowed, ahead_of_last), tokens=draft.token)
+    of_drafts = canvas.restrict(predictor.allowed, Sites(ahead.index[:, :-1], tried))
+    logp = choice.score(truth[:, :-1], predictor.head, allowed=of_drafts, tokens=draft.token)
     luck = noise.at(ACCEPT, step.index, ahead.index[:, :-1])
     accepted = (tried & (luck < acceptance(logp, logq))).long().cumprod(1).bool()
     place = accepted.sum(1, keepdim=True)                                                       # (B, 1) the site to draw

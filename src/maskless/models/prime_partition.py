@@ -86,6 +86,11 @@ class PrimePartitionConfig:
             raise ValueError(f"query {self.query!r} sums up whole tokens; choose learned or position")
         self.of_tokens()                                            # checks what they share
 
+    @property
+    def masks_alone(self) -> bool:
+        """Whether the attention has no other form: with late fusion an element may ask and not be looked at, which masks alone can say."""
+        return self.fusion == "late"
+
     def of_tokens(self) -> PartitionConfig:
         """The partition transformer that this one is, but for its table."""
         names = {field.name for field in fields(PartitionConfig)} & {field.name for field in fields(self)}
@@ -169,8 +174,7 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
                                grouping: Grouping = dense) -> Float[Tensor, "B L 2 D"]:
         """For every site, the state that predicts its digits in group 0 from group 1 (`known` digits are group 0), and the reverse.
 
-        Zeros for a site that has no digit in the group. `grouping` is how the attention is computed (`layers.groups`). With late fusion an element
-        may ask and not be looked at, which masks alone can say.
+        Zeros for a site that has no digit in the group. `grouping` is how the attention is computed (`layers.groups`), where the model has a choice.
         """
         condition, count = self.condition_at(t, cond), self.config.registers
         y, own = (x.unflatten(1, (-1, self.per_site)) for x in (digits, known))
@@ -181,7 +185,7 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
         order = (~has).flatten(1).to(torch.uint8).argsort(dim=1, stable=True)[:, :has.shape[1] * min(2, self.per_site)]
         x = self.sums(y, own, ~own).flatten(1, 2)                                                              # (B, 2 L, D)
         group, keys = padded_groups(order % 2 == 0, count), padded_keys(enters.flatten(1).gather(1, order), count)
-        groups = (grouping if self.config.fusion == "elements" else dense)(group, keys)
+        groups = (dense if self.config.masks_alone else grouping)(group, keys)
 
         places, registers = self.rotation(has.shape[1]), torch.arange(count, device=order.device)
         positions = torch.cat([registers.expand(len(order), -1), order // 2 + count], 1)                       # (B, M)

@@ -59,7 +59,7 @@ def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
     if not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
         return Chosen(None)
     dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    masks_alone = isinstance(recipe.model, PrimePartitionConfig) and recipe.model.fusion == "late"
+    masks_alone = isinstance(recipe.model, PrimePartitionConfig) and recipe.model.masks_alone
     names = ["dense"] if masks_alone else available(machine.device, dtype)
     if wanted not in ("auto", "math"):
         if wanted not in names:

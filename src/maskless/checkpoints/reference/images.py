@@ -16,7 +16,7 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.importer import check_fit, heads_of, layers_of, query_of
-from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name
+from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name, renamed
 from maskless.models import Denoiser, MaskGITConfig, ModelConfig, PartitionConfig, build
 
 HEADS = {384: 6, 512: 12, 768: 12, 1024: 16, 1152: 16}  # of MaskGIT by width: tiny, small, base, large, xlarge
@@ -29,9 +29,7 @@ def clean_images(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: two keys become one, or these are not the weights of a released image model.
     """
-    found = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in state.items()}
-    if len(found) < len(state):
-        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
+    found = renamed(state, lambda key: re.sub(r"^((module|_orig_mod)\.)+", "", key))
     if not is_images(found):
         raise ValueError("there is neither tok_emb.weight nor cls_embed among the weights: not a released image model")
     return found

@@ -19,7 +19,7 @@ from maskless.checkpoints.reference.names import (
     MASKGIT_WHOLE,
     PARTITION,
     native_name,
-    stripped,
+    renamed,
 )
 from maskless.models import (
     AutoregressiveConfig,
@@ -44,9 +44,7 @@ def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: two keys become one, or nothing is left.
     """
-    found = {stripped(key): value for key, value in state.items()}
-    if len(found) < len(state):
-        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
+    found = renamed(state)
     if "vocab_embed.embedding" not in found:
         raise ValueError("there is no vocab_embed.embedding among the weights: not a released text model")
     return found

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.importer import check_fit, layers_of
-from maskless.checkpoints.reference.names import stripped
-from maskless.checkpoints.reference.prime import UNKNOWN, written
+from maskless.checkpoints.reference.names import renamed
+from maskless.checkpoints.reference.prime import UNKNOWN, base_of, written
 from maskless.models import PrimeLlamaConfig
 
 TABLE, HEAD = "transformer.wte.weight", "lm_head.weight"
@@ -35,7 +35,7 @@ def converted_lit_gpt(weights: Mapping[str, Tensor], facts: Facts) -> tuple[Prim
     Raises:
         ValueError: weights of another network, or whose heads, digits or code are not known.
     """
-    weights = {stripped(key): value for key, value in weights.items()}
+    weights = renamed(weights)
     config, named = _configuration(weights, facts), {}
     for key, value in weights.items():
         name = _native(key)
@@ -55,9 +55,9 @@ def _configuration(weights: Mapping[str, Tensor], facts: Facts) -> PrimeLlamaCon
     for name, value, example in (("digits", digits, 15), ("heads", heads, 14)):
         if value is None:
             raise ValueError(f"the number of {name} is in no shape; give it with --set {name}={example}")
-    base = rows // int(digits) - 1
-    if (base + 1) * int(digits) != rows or base ** int(digits) < classes:
-        raise ValueError(f"a table of {rows} rows in {digits} digits is base {base}, which cannot write {classes} classes; correct digits")
+        if int(value) < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")
+    base = base_of(rows, int(digits), classes, tables=int(digits))
     return PrimeLlamaConfig(classes, digits=int(digits), base=base, length=int(facts.choose("length", None, 2048)), width=width, heads=int(heads),
                             layers=layers_of(weights, r"transformer\.h\.(\d+)\."), inner=inner)
 

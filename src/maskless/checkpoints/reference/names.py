@@ -5,6 +5,10 @@ One table a kind of model; `{i}` is a layer. Order inside the files is registrat
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 BLOCK = {
     "norm1": "norm1", "norm2": "norm2", "attn_qkv": "attention.qkv", "attn_out": "attention.out",
@@ -79,3 +83,15 @@ def bare(key: str) -> str:
 def stripped(key: str) -> str:
     """Bare, and without the `_orig_mod.` of parts that were compiled by themselves (text models)."""
     return bare(key.replace("_orig_mod.", ""))
+
+
+def renamed(state: Mapping[str, T], name: Callable[[str], str] = stripped) -> dict[str, T]:
+    """The state by other names, in file order.
+
+    Raises:
+        ValueError: two keys become one.
+    """
+    found = {name(key): value for key, value in state.items()}
+    if len(found) < len(state):
+        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
+    return found

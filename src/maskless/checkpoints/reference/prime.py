@@ -18,7 +18,7 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.importer import Settings, check_fit, heads_of, layers_of
-from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, stripped
+from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, renamed, stripped
 from maskless.checkpoints.torchfile import read_torch
 from maskless.models import PrimeConfig, PrimeTransformer, build
 from maskless.subtokens import SubTokenCode
@@ -63,9 +63,7 @@ def converted_prime(state: Mapping[str, Tensor], facts: Facts) -> tuple[PrimeCon
     Raises:
         ValueError: as `import_prime`.
     """
-    weights = {stripped(key): value for key, value in state.items()}
-    if len(weights) < len(state):
-        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
+    weights = renamed(state)
     missing = [key for key in ("output_layer.norm_final.weight", "output_layer.linear.weight", "sigma_map.mlp.0.weight") if key not in weights]
     if missing or not (SHARED in weights or SEPARATE in weights):
         raise ValueError(f"there is no {(missing or [SHARED])[0]} among the weights: not a released text model of Prime")
@@ -87,9 +85,7 @@ def _configuration(weights: Mapping[str, Tensor], facts: Facts) -> PrimeConfig:
     width, classes = weights["output_layer.norm_final.weight"].shape[0], weights["output_layer.linear.weight"].shape[0]
     separate, summed = SEPARATE in weights, table.shape[1] == width
     digits = _digits(weights, facts, width // table.shape[1], summed)
-    base = table.shape[0] // (digits if separate else 1) - 1
-    if (base + 1) * (digits if separate else 1) != table.shape[0] or base**digits < classes:
-        raise ValueError(f"a table of {table.shape[0]} rows in {digits} digits is base {base}, which cannot write {classes} classes; correct digits")
+    base = base_of(table.shape[0], digits, classes, tables=digits if separate else 1)
     for name, said in (("digits", prime.get("target_length")), ("vocab_size", prime.get("vocab_size"))):
         have = {"digits": digits, "vocab_size": classes}[name]
         if said is not None and int(said) != have:
@@ -102,6 +98,20 @@ def _configuration(weights: Mapping[str, Tensor], facts: Facts) -> PrimeConfig:
         layers=layers_of(weights, r"blocks\.(\d+)\."), cond_dim=weights["sigma_map.mlp.0.weight"].shape[0],
         length=int(facts.choose("length", settings.get("length"), 1024)), dropout=float(facts.choose("dropout", settings.get("dropout"), 0.1)),
         time_conditioned=bool(facts.choose("time_conditioned", settings.get("time_conditioning"), False)))
+
+
+def base_of(rows: int, digits: int, classes: int, *, tables: int) -> int:
+    """b of so many tables of b + 1 rows, one below the other.
+
+    Raises:
+        ValueError: the rows are not those of so many tables, or too few for the classes.
+    """
+    if digits < 1:
+        raise ValueError(f"digits is {digits}; a token has at least 1")
+    base = rows // tables - 1
+    if (base + 1) * tables != rows or base**digits < classes:
+        raise ValueError(f"a table of {rows} rows in {digits} digits is base {base}, which cannot write {classes} classes; correct digits")
+    return base
 
 
 def _digits(weights: Mapping[str, Tensor], facts: Facts, by_width: int, summed: bool) -> int:

@@ -46,28 +46,8 @@ class Importer:
     codec: bool = False
 
 
-def _text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*text.converted(weights, facts))
-
-
-def _images(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*images.converted_images(weights, facts))
-
-
-def _unet(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*unet.converted_unet(weights, facts))
-
-
-def _vq(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*vq.converted_vq(weights, facts))
-
-
-def _prime_text(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*prime.converted_prime(weights, facts))
-
-
-def _lit_gpt(weights: Mapping[str, Tensor], facts: Facts) -> Imported:
-    return Imported(*lit_gpt.converted_lit_gpt(weights, facts))
+def _made(converted: Callable[[Mapping[str, Tensor], Facts], tuple[Any, dict[str, Tensor]]]) -> Callable[[Mapping[str, Tensor], Facts], Imported]:
+    return lambda weights, facts: Imported(*converted(weights, facts))
 
 
 def _has(*keys: str) -> Fits:
@@ -85,15 +65,15 @@ def _prime(found: Shapes) -> bool:
 
 
 IMPORTERS: tuple[Importer, ...] = (  # the first that fits
-    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding"), _images),
-    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _images),
-    Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _vq, codec=True),
-    Importer("Prime image model", _like(r"(model\.)?pixel_embedding\."), _unet, buffers=lambda key: key.endswith(unet.COUNTER)),
-    Importer("Prime text model", _prime, _prime_text, buffers=prime.is_buffer, tokens=True),
-    Importer("Prime text model of the lit-gpt form", _has(lit_gpt.HEAD, lit_gpt.TABLE), _lit_gpt, tokens=True),
-    Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _text, tokens=True),
-    Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _text, tokens=True),
-    Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _text, tokens=True),
+    Importer("image PGM", _has("cls_embed.embedding_table.weight", "decoder.group_swap.base_embedding"), _made(images.converted_images)),
+    Importer("MaskGIT", _has("tok_emb.weight", "pos_emb.weight", "cls_emb.weight"), _made(images.converted_images)),
+    Importer("VQ image tokenizer", _has("quantize.embedding.weight"), _made(vq.converted_vq), codec=True),
+    Importer("Prime image model", _like(r"(model\.)?pixel_embedding\."), _made(unet.converted_unet), buffers=lambda key: key.endswith(unet.COUNTER)),
+    Importer("Prime text model", _prime, _made(prime.converted_prime), buffers=prime.is_buffer, tokens=True),
+    Importer("Prime text model of the lit-gpt form", _has(lit_gpt.HEAD, lit_gpt.TABLE), _made(lit_gpt.converted_lit_gpt), tokens=True),
+    Importer("text PGM", _has("vocab_embed.embedding", "decoder.group_swap.base_embedding"), _made(text.converted), tokens=True),
+    Importer("MDLM", _has("vocab_embed.embedding", "sigma_map.mlp.0.weight"), _made(text.converted), tokens=True),
+    Importer("autoregressive baseline", _has("vocab_embed.embedding", "output_layer.linear.weight"), _made(text.converted), tokens=True),
 )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.importer import check_shapes
+from maskless.checkpoints.reference.names import renamed
 from maskless.models import UNetConfig, build
 from maskless.models.prime import code_of
 from maskless.subtokens import smallest_base
@@ -32,10 +33,8 @@ def unet_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: two keys become one.
     """
-    found = {re.sub(r"^((module|_orig_mod|model|unet)\.)+", "", key): value for key, value in state.items() if not key.endswith(COUNTER)}
-    if len(found) < sum(not key.endswith(COUNTER) for key in state):
-        raise ValueError("two parameters have one name once wrapper prefixes are stripped: the file holds two models")
-    return found
+    weights = {key: value for key, value in state.items() if not key.endswith(COUNTER)}
+    return renamed(weights, lambda key: re.sub(r"^((module|_orig_mod|model|unet)\.)+", "", key))
 
 
 def converted_unet(state: Mapping[str, Tensor], facts: Facts) -> tuple[UNetConfig, dict[str, Tensor]]:
