@@ -1,6 +1,8 @@
 """An exact model of digits: every conditional of a joint table of tokens, given any digits. What Prime's samplers and bounds are tested against."""
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor, nn
 
@@ -58,8 +60,8 @@ def entropy(table: Tensor) -> float:
 def as_prime(model: MaskedTransformer) -> PrimeTransformer:
     """The same network as a Prime model with one digit: [MASK] is the last row of its table."""
     config = model.config
-    sizes = {name: getattr(config, name) for name in ("vocab_size", "length", "width", "heads", "layers", "cond_dim", "dropout", "time_conditioned")}
-    made = PrimeTransformer(PrimeConfig(**sizes, digits=1))
+    shared = {field.name for field in fields(config)} & {field.name for field in fields(PrimeConfig)}
+    made = PrimeTransformer(PrimeConfig(**{name: getattr(config, name) for name in shared}, digits=1))
     state = {**model.state_dict(), "table": made.table}
     state["embedding.weight"] = torch.cat([state["embedding.weight"], state.pop("mask.weight")])
     made.load_state_dict(state)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         MaskGITConfig,
         PartitionConfig,
         PrimeConfig,
+        PrimePartitionConfig,
         UNetConfig,
         build,
     )
@@ -68,7 +69,7 @@ _HOMES = {
                           "SamplerOptions", "Scheduled", "Spaced"),
     "maskless.evaluation.conditional": ("LogProb",),
     "maskless.models": ("AutoregressiveConfig", "CausalPartitionConfig", "MaskedConfig", "MaskGITConfig", "PartitionConfig", "PrimeConfig",
-                        "UNetConfig", "build"),
+                        "PrimePartitionConfig", "UNetConfig", "build"),
     "maskless.subtokens": ("SubTokenCode",),
     "maskless.suites.evaluate": ("evaluate",),
     "maskless.training.distill": ("distill",),
@@ -79,9 +80,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Adaptive", "Ancestral", "Anew", "AutoregressiveConfig", "Blockwise", "Canvas", "CausalPartitionConfig", "Choice", "CoarseFirst",
     "Completion", "Confidence", "Corrected", "DigitCanvas", "EntropyBound", "Film", "GeneratedImages", "Halton", "ImageCodes", "ImageModel",
-    "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig", "Random",
-    "Sampler", "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "UNetConfig", "__version__", "build", "distill",
-    "evaluate", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
+    "LeftToRight", "LogProb", "Margin", "MaskGITConfig", "MaskedConfig", "Noise", "PartitionConfig", "PixelCodec", "PrimeConfig",
+    "PrimePartitionConfig", "Random", "Sampler", "SamplerOptions", "Scheduled", "Spaced", "SubTokenCode", "TextModel", "UNetConfig",
+    "__version__", "build", "distill", "evaluate", "load", "load_codec", "load_tokenizer", "train", "train_bpe",
 ]
 
 

@@ -86,8 +86,9 @@ def test_two_tokens_in_one_step_are_independent():
     assert chi_square(canvas.by_site().tokens, table.sum(1)[:, None] * table.sum(0)) < 5
 
 
-def test_one_digit_is_mdlm_to_the_bit():
-    masked = tiny("masked", torch.float32)
+@pytest.mark.parametrize("model", ["masked", "masked, axial"])
+def test_one_digit_is_mdlm_to_the_bit(model):
+    masked = tiny(model, torch.float32)
     prime = as_prime(masked)
     for name, sampler in ORDERS.items():
         plain, digits = ragged_canvas(), opened(prime, ragged_canvas())

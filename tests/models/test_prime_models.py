@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import SIZES, L, V, opened, ragged_canvas, tiny
+from tests.tiny import GRID, SIZES, L, V, opened, ragged_canvas, tiny
 
 from maskless.data.batch import Batch
 from maskless.decoding import Ancestral, CoarseFirst, Noise, Sampler, Scheduled, Sites, Step
@@ -12,7 +12,7 @@ from maskless.objectives import Partition, PrimePartition, SubNelbo, draws
 
 STEP = Step(0, 1)
 EXACT = {"rtol": 0, "atol": 1e-12}
-GROUPS = ("prime, groups", "prime, groups, late")
+GROUPS = ("prime, groups", "prime, groups, late", "prime, groups, axial")
 PUBLISHED = {2: (131_115_089, 86_784), 3: (131_038_033, 9_728), 4: (131_031_377, 3_072), 6: (131_029_329, 1_024), 8: (131_028_785, 480),
              16: (131_028_449, 144)}
 
@@ -88,10 +88,12 @@ def test_no_gradient_flows_into_the_own_group(name):
                 assert grad[site][~mine[site]].min() > 0            # the rest of its own token
 
 
+@pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("registers", [0, 2])
 @pytest.mark.parametrize("fusion", ["elements", "late"])
-def test_one_digit_is_pgm(registers, fusion):
-    sizes = {**SIZES, "encoder_layers": 2, "decoder_layers": 2, "cond_dim": 8, "registers": registers}
+def test_one_digit_is_pgm(registers, fusion, image):
+    cells = {"classes": 3, "positions": "axial", **GRID} if image else {}
+    sizes = {**SIZES, "encoder_layers": 2, "decoder_layers": 2, "cond_dim": 8, "registers": registers, **cells}
     torch.manual_seed(0)
     plain = build(PartitionConfig(**sizes)).double().eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.digits import DigitOracle, as_prime, entropy, random_table
-from tests.tiny import L, V, tiny
+from tests.tiny import L, V, labels_of, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskless.data.batch import Batch
@@ -152,12 +152,13 @@ def test_slopes(what, observed):
     torch.testing.assert_close(slope, torch.autograd.grad(want.sum(), logits)[0], rtol=1e-8, atol=1e-12)
 
 
-def test_one_digit_is_mdlm_to_the_bit():
-    masked = tiny("masked", torch.float32)
+@pytest.mark.parametrize("name", ["masked", "masked, axial"])
+def test_one_digit_is_mdlm_to_the_bit(name):
+    masked, labels = tiny(name, torch.float32), labels_of(name, 4)
     prime = as_prime(masked)
     tokens, known = torch.randint(V, (4, L)), torch.rand(4, L) < 0.5
-    assert torch.equal(prime(tokens, known), masked(tokens, known))
-    batch, noise = Batch.of(tokens), draws(0, 3, torch.arange(4), 4, L)
+    assert torch.equal(prime(tokens, known, cond=labels), masked(tokens, known, cond=labels))
+    batch, noise = replace(Batch.of(tokens), labels=labels), draws(0, 3, torch.arange(4), 4, L)
     want = Masked()(masked, batch, noise)
     for objective in (SubNelbo(), JointCE(), SubNelbo(chunk_point=0)):
         found = objective(prime, batch, noise)

@@ -27,6 +27,7 @@ def test_it_trains_and_reports_bounds_only(objective, tmp_path):
     found = metrics(tmp_path / "run")
     losses, bounds = [r["loss"] for r in found if "loss" in r], [r for r in found if any(key.startswith("bound") for key in r)]
     assert len(losses) == 4 and bounds and any("samples" in r for r in found)
+    assert f"{load_model(tmp_path / 'run')[0].parameter_count():,} weights on" in found[0]["note"]           # the table of the code is none
     assert ("perplexity" in bounds[-1]) == (objective != "finite_steps") and ("bound_of_4_steps" in bounds[-1]) == (objective == "finite_steps")
 
 

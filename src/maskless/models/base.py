@@ -16,6 +16,7 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.embedding import NormalEmbedding, TimeEmbedding
 from maskless.layers.modulation import Condition, Kept
+from maskless.layers.rotary import Positions, cells
 
 
 class Denoiser(nn.Module):
@@ -123,6 +124,23 @@ def check_grid(config: Any) -> None:
         raise ValueError(f"positions is axial and heads have width {width}; it must be a multiple of 4: change width or heads")
 
 
+def check_conditions(config: Any) -> None:
+    """Raises ValueError if a configuration asks for labels and time, of which a block can have one."""
+    if config.classes < 0 or (config.classes and config.time_conditioned):
+        raise ValueError(f"classes is {config.classes} and time_conditioned is {config.time_conditioned}; classes cannot be negative, "
+                         "and a block has one condition: unset one of the two")
+
+
+def condition_width(config: Any) -> int:
+    """C, of what modulates the blocks."""
+    return config.width if config.classes else config.cond_dim
+
+
+def on_grid(config: Any, sites: Int[Tensor, " N"]) -> Positions:
+    """The positions of sites: along the line, or on the grid of the configuration."""
+    return sites if config.positions == "line" else cells(sites, config.grid[1])
+
+
 def initial_head(width: int, vocab_size: int) -> nn.Linear:
     """The output projection, weight and bias zero: every law is uniform at first."""
     head = nn.Linear(width, vocab_size)
@@ -136,6 +154,11 @@ class Conditioned(Denoiser):
 
     time: TimeEmbedding | None
     labels: NormalEmbedding | None
+
+    def add_conditions(self, config: Any) -> None:
+        """Make `labels` or `time`, whichever the configuration asks for."""
+        self.labels = NormalEmbedding(config.classes + 1, config.width) if config.classes else None
+        self.time = TimeEmbedding(config.cond_dim) if config.cond_dim and not config.classes else None
 
     def condition(self, sigma: Float[Tensor, " B"]) -> Float[Tensor, "B C"] | None:
         """The condition vector of noise level sigma = -ln alpha(t); None where the model has no modulation at all."""

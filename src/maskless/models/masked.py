@@ -5,7 +5,7 @@ B rows, L sites, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from maskless.decoding.decode import Predictor
 from maskless.layers.attention import under
 from maskless.layers.block import FinalNorm, SelfBlock
-from maskless.layers.embedding import TimeEmbedding, TokenEmbedding
+from maskless.layers.embedding import TokenEmbedding
 from maskless.layers.rotary import rotation
-from maskless.models.base import Conditioned, FullPredictor, initial_head
+from maskless.models.base import Conditioned, FullPredictor, check_conditions, check_grid, condition_width, initial_head, on_grid
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class MaskedConfig:
         cond_dim: width of the condition; 0 builds blocks without modulation.
         forbidden: ids that are never drawn (an imported [MASK] row).
         norm_bias: set by folding (`models.fold`).
+        classes, positions, grid: as for a `PartitionConfig`.
+
+    Raises:
+        ValueError: two conditions, a grid that is no fit for the length.
 
     Example:
         >>> from maskless.models import build
@@ -48,6 +52,13 @@ class MaskedConfig:
     forbidden: tuple[int, ...] = ()
     time_conditioned: bool = False
     norm_bias: bool = False
+    classes: int = 0
+    positions: Literal["line", "axial"] = "line"
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_conditions(self)
+        check_grid(self)
 
 
 class Bidirectional(Conditioned):
@@ -55,16 +66,16 @@ class Bidirectional(Conditioned):
 
     def add_trunk(self, config: Any) -> None:
         """Make the parts, after the embeddings (random numbers are drawn in this order)."""
-        sizes: dict[str, Any] = {"cond_dim": config.cond_dim, "norm_bias": config.norm_bias}
-        self.time = TimeEmbedding(config.cond_dim) if config.cond_dim else None
-        self.labels = None
+        sizes: dict[str, Any] = {"cond_dim": condition_width(config), "norm_bias": config.norm_bias}
+        self.add_conditions(config)
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, dropout=config.dropout, **sizes) for _ in range(config.layers))
         self.final = FinalNorm(config.width, **sizes)
         self.head = initial_head(config.width, config.vocab_size)
 
     def through(self, x: Float[Tensor, "B L D"], condition: Tensor | None, present: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B L D"]:
         """Embedded sites to hidden states, under a given condition vector."""
-        rotate = rotation(torch.arange(x.shape[1], device=x.device), self.config.width // self.config.heads, x.dtype)
+        at = on_grid(self.config, torch.arange(x.shape[1], device=x.device))
+        rotate = rotation(at, self.config.width // self.config.heads, x.dtype)
         attend = under(None if present is None else present[:, None, None])
         for block in self.blocks:
             x = block(x, condition, rotate, attend)

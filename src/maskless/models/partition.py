@@ -25,16 +25,19 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.layers.attention import Absorbing, Attend, Mask, everywhere, heads, under
 from maskless.layers.block import CrossBlock, FinalNorm, SelfBlock
-from maskless.layers.embedding import NormalEmbedding, TimeEmbedding, TokenEmbedding
+from maskless.layers.embedding import NormalEmbedding, TokenEmbedding
 from maskless.layers.groups import Grouping, Groups, dense
 from maskless.layers.modulation import Condition
-from maskless.layers.rotary import Positions, Rotation, cells, rotation, sinusoids
+from maskless.layers.rotary import Positions, Rotation, rotation, sinusoids
 from maskless.models.base import (
     Conditioned,
     Conditions,
     FullPredictor,
+    check_conditions,
     check_grid,
+    condition_width,
     initial_head,
+    on_grid,
     on_rows,
     pick_labels,
     pick_rows,
@@ -96,15 +99,9 @@ class PartitionConfig:
         check_grid(self)
         if self.registers < 0 or self.registers % 2:
             raise ValueError(f"registers is {self.registers}; half of them belong to either group: give an even number, or 0")
-        if self.classes and self.time_conditioned:
-            raise ValueError(f"classes is {self.classes} and time_conditioned is set, and a block has one condition; unset one of the two")
+        check_conditions(self)
         if any(not 0 <= layer < self.decoder_layers for layer in self.self_layers) or len({*self.self_layers}) < len(self.self_layers):
             raise ValueError(f"self_layers is {list(self.self_layers)}; give different decoder layers, in 0..{self.decoder_layers - 1}")
-
-    @property
-    def condition_width(self) -> int:
-        """C, of what modulates the blocks."""
-        return self.width if self.classes else self.cond_dim
 
 
 class GroupSwap(nn.Module):
@@ -168,16 +165,15 @@ class PartitionTransformer(Conditioned):
     def __init__(self, config: PartitionConfig):
         super().__init__()
         self.config = config
-        sizes: dict[str, Any] = {"cond_dim": config.condition_width, "dropout": config.dropout, "norm_bias": config.norm_bias}
+        sizes: dict[str, Any] = {"cond_dim": condition_width(config), "dropout": config.dropout, "norm_bias": config.norm_bias}
         kinds = [SelfBlock if layer in config.self_layers else CrossBlock for layer in range(config.decoder_layers)]
         self.embedding = TokenEmbedding(config.vocab_size, config.width)
-        self.labels = NormalEmbedding(config.classes + 1, config.width) if config.classes else None
+        self.add_conditions(config)
         self.registers = NormalEmbedding(config.registers, config.width, std=0.02) if config.registers else None
-        self.time = TimeEmbedding(config.cond_dim) if config.cond_dim and not config.classes else None
         self.encoder = nn.ModuleList(SelfBlock(config.width, config.heads, **sizes) for _ in range(config.encoder_layers))
         self.swap = GroupSwap(config)
         self.decoder: Any = nn.ModuleList(kind(config.width, config.heads, **sizes) for kind in kinds)
-        self.final = FinalNorm(config.width, cond_dim=config.condition_width, norm_bias=config.norm_bias)
+        self.final = FinalNorm(config.width, cond_dim=condition_width(config), norm_bias=config.norm_bias)
         self.head = initial_head(config.width, config.vocab_size)
 
     @property
@@ -187,10 +183,7 @@ class PartitionTransformer(Conditioned):
     def positions(self, sites: int) -> Positions:
         """Of registers and sites."""
         at = torch.arange(self.config.registers + sites, device=self.embedding.weight.device)
-        if self.config.positions == "line":
-            return at
-        assert self.config.grid is not None
-        return cells(at - self.config.registers, self.config.grid[1])
+        return at if self.config.positions == "line" else on_grid(self.config, at - self.config.registers)
 
     def rotation(self, sites: int) -> Rotation:
         """A table (R + L, d) of all positions."""

@@ -16,7 +16,7 @@ from maskless.decoding.canvas import Canvas
 from maskless.decoding.decode import Predictor
 from maskless.decoding.digits import DigitCanvas
 from maskless.layers.embedding import TokenEmbedding
-from maskless.models.base import Denoiser, FullPredictor
+from maskless.models.base import Denoiser, FullPredictor, check_conditions, check_grid
 from maskless.models.masked import Bidirectional
 from maskless.subtokens import SubTokenCode, smallest_base
 
@@ -40,6 +40,7 @@ class PrimeConfig:
         cond_dim: width of the condition; 0 builds blocks without modulation.
         forbidden: ids that are never drawn.
         norm_bias: set by folding (`models.fold`).
+        classes, positions, grid: as for a `PartitionConfig`.
 
     Raises:
         ValueError: sizes that do not fit, or a sum from one shared table, which could not tell digits from each other.
@@ -68,8 +69,13 @@ class PrimeConfig:
     forbidden: tuple[int, ...] = ()
     time_conditioned: bool = False
     norm_bias: bool = False
+    classes: int = 0
+    positions: Literal["line", "axial"] = "line"
+    grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        check_conditions(self)
+        check_grid(self)
         for name, value, names in (("code", self.code, CodeName), ("merge", self.merge, Merge), ("tables", self.tables, Tables)):
             if value not in get_args(names):
                 raise ValueError(f"{name} {value!r} is not known; choose {', '.join(get_args(names))}")

@@ -43,7 +43,7 @@ class PrimePartitionConfig:
         digits, base, code, code_seed: as for a `PrimeConfig`.
         fusion: "elements": parts of tokens pass the encoder; "late": whole tokens only, parts reach their own query alone.
         registers: learned vectors in front, half of them in either group, so that a query always has a key; 0 for none.
-        query, query_mlp, cond_dim, forbidden, norm_bias: as for a `PartitionConfig`.
+        query, query_mlp, cond_dim, forbidden, norm_bias, classes, positions, grid: as for a `PartitionConfig`.
 
     Raises:
         ValueError: sizes that do not fit.
@@ -73,8 +73,10 @@ class PrimePartitionConfig:
     time_conditioned: bool = False
     norm_bias: bool = False
     registers: int = 0
+    classes: int = 0
+    positions: Literal["line", "axial"] = "line"
+    grid: tuple[int, int] | None = None
 
-    positions: ClassVar[str] = "line"
     self_layers: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:

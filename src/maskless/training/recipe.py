@@ -17,8 +17,9 @@ from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
-from maskless.models import MODELS, MaskGITConfig, PartitionConfig, PrimePartitionConfig, UNetConfig
+from maskless.models import MODELS, MaskedConfig, MaskGITConfig, PartitionConfig, PrimeConfig, PrimePartitionConfig, UNetConfig
 from maskless.models import build as construct
+from maskless.models import kind_of
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary
@@ -26,7 +27,8 @@ from maskless.vocabulary import Vocabulary
 R = TypeVar("R", bound="Recipe")
 
 FROM_TOKENIZER = 0  # model.vocab_size of a recipe that leaves it out; model.length, where the data are images
-LABELLED = (PartitionConfig, MaskGITConfig, UNetConfig)  # models that take classes and know of rows and columns
+FROM_DATA = ("vocab_size", "forbidden", "length", "grid", "classes")  # what of a model a recipe may leave to its data
+LABELLED = (MaskedConfig, PartitionConfig, MaskGITConfig, PrimeConfig, PrimePartitionConfig, UNetConfig)  # take classes, know of rows and columns
 
 
 @dataclass(frozen=True)
@@ -304,8 +306,8 @@ def _fitting(model: Any, images: ImageCodes) -> Any:
     if not isinstance(model, LABELLED):
         if classes:
             raise ValueError(
-                f"the images have {classes} classes and a {type(model).__name__} takes none; "
-                "set data.labels=false, or use a maskgit or partition model"
+                f"the images have {classes} classes and a model of type {kind_of(model)} takes none; "
+                "set data.labels=false, or use another model, such as partition or maskgit"
             )
         return dataclasses.replace(model, length=images.length)
     if model.grid not in (None, images.grid):

@@ -32,7 +32,7 @@ from maskless.training.evaluate import hooks_of
 from maskless.training.hooks import Every, Saver, stop_request
 from maskless.training.loop import Hook, fit
 from maskless.training.optim import optimizer
-from maskless.training.recipe import DistillRecipe, Recipe, complete, load_recipe, recipe_tree
+from maskless.training.recipe import FROM_DATA, FROM_TOKENIZER, DistillRecipe, Recipe, complete, load_recipe, recipe_tree
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
 from maskless.vocabulary import Vocabulary
@@ -264,7 +264,7 @@ class Work:
 
     def opening(self, state: TrainState, found: Path | None, changes: list[str]) -> dict[str, Any]:
         """The first record of a session: what is about to happen."""
-        size = sum(shape.numel() for name, shape in state.shapes.items())
+        size = sum(state.shapes[name].numel() for name, _ in state.model.named_parameters())            # of the full weights, though they be sharded
         now = self.facts()
         where = f"{now['device']}, {now['precision']}, processes: {now['processes']}"
         begin = f"resumed from {found.name}" if found else "started"
@@ -411,13 +411,9 @@ def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str
     before = load(stored)
     named = not isinstance(recipe, Mapping) and (Path(recipe) == folder)
     after = load(stored if named else recipe, *overrides)
-    if not codec and after.model.vocab_size == 0:
-        after = dataclasses.replace(
-            after,
-            model=dataclasses.replace(
-                after.model, vocab_size=before.model.vocab_size, forbidden=before.model.forbidden, length=after.model.length or before.model.length
-            ),
-        )
+    if not codec and after.model.vocab_size == FROM_TOKENIZER:
+        filled = {name: getattr(before.model, name) for name in FROM_DATA if hasattr(before.model, name) and not getattr(after.model, name, True)}
+        after = dataclasses.replace(after, model=dataclasses.replace(after.model, **filled))
     old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))
     changed = [
         f"{key} is {new.get(key)} (was {old.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
