@@ -215,7 +215,8 @@ def test_what_does_not_fit_the_images(recipe, tmp_path):
         (["model.classes=1"], "model.classes is 1 and the images have 2"),
         (["sampling.sampler.steps=65"], "sampling.sampler.steps is 65, more than the 64 sites"),
         (["model.vocab_size=5"], "has 4 ids and the model has vocab_size 5"),
-        (["model.type=autoregressive", "objective.type=autoregressive"], "the images have 2 classes and a model of type autoregressive takes none; set data.labels=false"),
+        (["model.type=autoregressive", "objective.type=autoregressive"],
+         "the images have 2 classes and a model of type autoregressive takes none; set data.labels=false"),
     ):
         with pytest.raises(ValueError, match=message):
             made(*changes)

@@ -16,7 +16,15 @@ from maskless.layers.attention import under
 from maskless.layers.block import FinalNorm, SelfBlock
 from maskless.layers.embedding import TokenEmbedding
 from maskless.layers.rotary import rotation
-from maskless.models.base import Conditioned, FullPredictor, check_conditions, check_grid, condition_width, initial_head, on_grid
+from maskless.models.base import (
+    Conditioned,
+    FullPredictor,
+    check_conditions,
+    check_grid,
+    condition_width,
+    initial_head,
+    on_grid,
+)
 
 
 @dataclass(frozen=True)

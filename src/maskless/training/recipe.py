@@ -17,9 +17,17 @@ from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
-from maskless.models import MODELS, MaskedConfig, MaskGITConfig, PartitionConfig, PrimeConfig, PrimePartitionConfig, UNetConfig
+from maskless.models import (
+    MODELS,
+    MaskedConfig,
+    MaskGITConfig,
+    PartitionConfig,
+    PrimeConfig,
+    PrimePartitionConfig,
+    UNetConfig,
+    kind_of,
+)
 from maskless.models import build as construct
-from maskless.models import kind_of
 from maskless.objectives import FITS, OBJECTIVES
 from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary

@@ -32,7 +32,15 @@ from maskless.training.evaluate import hooks_of
 from maskless.training.hooks import Every, Saver, stop_request
 from maskless.training.loop import Hook, fit
 from maskless.training.optim import optimizer
-from maskless.training.recipe import FROM_DATA, FROM_TOKENIZER, DistillRecipe, Recipe, complete, load_recipe, recipe_tree
+from maskless.training.recipe import (
+    FROM_DATA,
+    FROM_TOKENIZER,
+    DistillRecipe,
+    Recipe,
+    complete,
+    load_recipe,
+    recipe_tree,
+)
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
 from maskless.vocabulary import Vocabulary
