@@ -228,7 +228,7 @@ def curve(
     repeats: Annotated[int, typer.Option(help="Timings of each; 0: none.", min=0)] = 3,
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     weights: Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")] = "ema",
-    device: Device = "auto", dtype: Dtype = None,
+    device: Device = "auto", dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.")] = Path("curve"),
 ) -> None:
     """Quality against calls and against tokens per second, for teachers and students side by side, with what distilling them has cost."""

@@ -41,6 +41,7 @@ def evaluate(
     tokenizer: TokenizerName = None, codec: CodecName = None, quiet: Quiet = False,
 ) -> None:
     """Measure a model: one JSON file a number. A second run gives the same bytes but for times, and goes on where a killed one stopped."""
+    from maskless.evaluation.bench.setting import dtype_or_auto
     from maskless.suites.evaluate import evaluate as measure
     from maskless.suites.request import sampler_of
     from maskless.suites.session import shard_of
@@ -49,7 +50,7 @@ def evaluate(
         found = measure(
             model, *(words or []), out=out, name=name, weights="raw" if raw else "ema", seed=seed, samples=samples, budget=budget, rows=rows,
             sampler=sampler_of(sampler or []), scorer=scorer, data=data, files=files, batch_size=batch_size, shard=shard, say=progress.say,
-            progress=progress, device=_own(device), dtype=_dtype(dtype), tokenizer=tokenizer, codec=codec)
+            progress=progress, device=_own(device), dtype=dtype_or_auto(dtype), tokenizer=tokenizer, codec=codec)
     if any(result.details.get("beyond_tolerance") for result in found):
         raise typer.Exit(1)
 
@@ -61,14 +62,6 @@ def _own(device: str) -> str:
     import torch
 
     return f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else device
-
-
-def _dtype(name: str) -> Any:
-    if name == "auto":
-        return "auto"
-    from maskless.evaluation.bench.setting import dtype_of
-
-    return dtype_of(name)
 
 
 class Progress:

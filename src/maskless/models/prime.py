@@ -87,10 +87,6 @@ class PrimeConfig:
         if self.merge == "sum" and self.tables == "shared" and self.digits > 1:
             raise ValueError("merge is sum and tables is shared: 1 2 and 2 1 would be the same; set tables=separate")
 
-    def coded(self) -> SubTokenCode:
-        """The code that this configuration describes."""
-        return code_of(self)
-
 
 def code_of(config: Any) -> SubTokenCode:
     """The code that a configuration describes by vocab_size, digits, base, code and code_seed."""
@@ -172,7 +168,7 @@ class FromTables(OverDigits):
 
     def add_table(self, config: Any) -> None:
         """Make the code and the tables of a configuration that says `merge` and `tables`."""
-        self.write_in(config.coded())
+        self.write_in(code_of(config))
         rows = (self.base + 1) * (config.digits if config.tables == "separate" else 1)
         self.embedding = TokenEmbedding(rows, config.width // config.digits if config.merge == "concatenate" else config.width)
 

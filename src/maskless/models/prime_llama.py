@@ -17,8 +17,7 @@ from maskless.layers.attention import Attend, SelfAttention, under
 from maskless.layers.mlp import SwiGLU
 from maskless.layers.norm import RMSNorm
 from maskless.layers.rotary import Rotation, rotation
-from maskless.models.prime import CodeName, FromTables, code_of
-from maskless.subtokens import SubTokenCode
+from maskless.models.prime import CodeName, FromTables
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,6 @@ class PrimeLlamaConfig:
         if self.digits < 1 or self.base < 0 or self.inner < 1:
             raise ValueError(f"digits is {self.digits}, base {self.base} and inner {self.inner}; give at least 1 digit, an inner width of at least 1 "
                              "and a base of at least 2 (0: the smallest)")
-
-    def coded(self) -> SubTokenCode:
-        """The code that this configuration describes."""
-        return code_of(self)
 
 
 class Block(nn.Module):

@@ -32,7 +32,6 @@ from maskless.layers.rotary import Rotation
 from maskless.models.base import FullPredictor, on_rows, pick_labels, pick_rows
 from maskless.models.partition import PartitionConfig, PartitionTransformer
 from maskless.models.prime import CodeName, WrittenInDigits, code_of
-from maskless.subtokens import SubTokenCode
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,6 @@ class PrimePartitionConfig:
         names = {field.name for field in fields(PartitionConfig)} & {field.name for field in fields(self)}
         return PartitionConfig(**{name: getattr(self, name) for name in names})
 
-    def coded(self) -> SubTokenCode:
-        """The code that this configuration describes."""
-        return code_of(self)
-
 
 class Memory(NamedTuple):
     """What queries look at.
@@ -130,7 +125,7 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
     def __init__(self, config: PrimePartitionConfig):
         super().__init__(config.of_tokens())
         self.config: Any = config
-        self.write_in(config.coded())
+        self.write_in(code_of(config))
         self.embedding = TokenEmbedding(self.base * config.digits, config.width)
         self.beside = LayerNorm(config.width)
         self.skip = nn.Linear(config.width, config.width, bias=False)

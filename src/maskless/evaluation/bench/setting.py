@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -100,3 +100,8 @@ def dtype_of(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"there is no dtype {name}; choose from {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def dtype_or_auto(name: str) -> torch.dtype | Literal["auto"]:
+    """`dtype_of`, or "auto": the one that the model samples in on its device."""
+    return "auto" if name == "auto" else dtype_of(name)
