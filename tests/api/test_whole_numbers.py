@@ -37,6 +37,7 @@ SENTENCES = {
     "text.generate(temperature='hot')": "temperature is 'hot'; give a number",
     "text.infill('a___b', lengths=2.5)": "the lengths of the gaps are [2.5]; each needs at least 1 token: write ___{8} or pass lengths=8",
     "text.infill('a___b', lengths=2, seed=0.5)": "seed is 0.5; give a whole number",
+    "text.logprob('a', seed=0.5)": "seed is 0.5; give a whole number",
     "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number (a bound with its error needs two)",
     "image.generate(1.5)": "n is 1.5; give a whole number of images",
     "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",

@@ -169,6 +169,7 @@ class TextModel(LoadedModel):
             of: the span, or one per gap.
             given: a text with a gap for each span; without any gap, a prompt that `of` continues.
             samples: Monte-Carlo draws of the bound, at least 2.
+            seed: of these draws.
 
         Returns:
             a `LogProb` that says whether it is a bound or exact, with its standard error.
@@ -177,6 +178,7 @@ class TextModel(LoadedModel):
             ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
         """
         check_count("samples", samples, 2, of=" (a bound with its error needs two)")
+        check_whole("seed", seed)
         spans = [of] if isinstance(of, str) else list(of)
         template = Template.parse(given if "___" in given else f"{given}___")
         if len(spans) != len(template.sizes):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
 from maskless.checkpoints.reference.importer import Settings, check_fit, heads_of, layers_of
-from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, renamed, stripped
+from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, renamed
 from maskless.checkpoints.torchfile import read_torch
 from maskless.models import PrimeConfig, PrimeTransformer, build
 from maskless.subtokens import SubTokenCode
@@ -31,13 +31,6 @@ UNKNOWN = "models of this form may shuffle ids, and nothing says whether this do
 def is_buffer(key: str) -> bool:
     """Names that are no parameters and stand in no moving average."""
     return key == BUFFER or key.startswith(CODEC)
-
-
-def is_prime(state: Mapping[str, Any]) -> bool:
-    """Whether weights are of a text model that reads digits: a row of its table is narrower than the network, or it brings its code."""
-    found = {stripped(key): tuple(value.shape) for key, value in state.items()}
-    table, width = found.get(SHARED, (0, 0)), found.get("output_layer.norm_final.weight", (0,))
-    return SEPARATE in found or any(key.startswith(CODEC) for key in found) or (len(table) == 2 and table[1:] != width)
 
 
 def import_prime(state: Mapping[str, Tensor], settings: Settings | None = None, **given: Any) -> PrimeTransformer:
