@@ -138,6 +138,9 @@ def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
     assert (film.frames[-1][::2, ::2] == images.pixels[0]).all()
     with Image.open(film.save(tmp_path / "a.gif")) as read:
         assert read.n_frames > 1
+    several = maskless.Film(model)
+    model.generate(5, labels=0, steps=6, watch=several, batch=3)
+    assert len({frame.shape for frame in several.frames}) == 1 and len(several.frames) == 6                # of the first three
     with pytest.raises(ValueError, match=r"\.gif"):
         film.save(tmp_path / "a.png")
 
@@ -153,10 +156,47 @@ def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
     (lambda m: m.infill(np.zeros((4, 6), np.uint8)), "no cell is open"),
     (lambda m: m.infill(np.zeros((4, 6), np.uint8), at=(1, 0)), "do not fit"),
     (lambda m: m.infill(np.zeros((4, 6, 3), np.uint8), np.ones((4, 6), bool)), "3 channels"),
+    (lambda m: m.infill(np.zeros((4, 6)), np.ones((4, 6), bool)), r"the image is float64 of shape \(4, 6\)"),
+    (lambda m: m.infill(np.zeros(4, np.uint8)), r"the image is uint8 of shape \(4,\)"),
+    (lambda m: m.infill(np.zeros((4, 6), np.uint8), np.ones(4, bool)), "the mask has 4 pixels"),
+    (lambda m: m.generate(1, labels="--2"), "no class '--2'"), (lambda m: m.generate(1, labels="²"), "no class '²'"),
+    (lambda m: m.generate(1, labels="-1"), r"label -1 is not in 0\.\.2"),
 ])
 def test_mistakes(wrong, word):
     with pytest.raises(ValueError, match=word):
         wrong(opened())
+
+
+def test_a_class_is_called_by_its_name_before_its_number():
+    network = maskless.build(maskless.PartitionConfig(5, **SIZES, encoder_layers=1, decoder_layers=1, registers=2))
+    model = maskless.ImageModel(network, maskless.ImageCodes(maskless.PixelCodec(levels=5), (4, 6), ("1", "10", "2")), device="cpu")
+    assert model.generate(5, labels=["1", "10", "2", "0", np.int64(1)], steps=2).labels == (0, 1, 2, 0, 1)
+    assert model.generate(2, labels=np.int64(2), steps=2).labels == (2, 2)
+
+
+def test_what_a_mask_covers_is_not_seen():
+    """By a codec that looks beyond a cell: the codes of known cells are those of any other content under the mask."""
+    seen = []
+
+    class Wide(maskless.PixelCodec):
+        factor = 2
+
+        def encode(self, images):
+            seen.append(images)
+            return super().encode(images)[..., ::2, ::2]
+
+        def decode(self, codes):
+            return super().decode(codes).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    network = maskless.build(maskless.PartitionConfig(5, **SIZES, encoder_layers=1, decoder_layers=1, registers=2))
+    model = maskless.ImageModel(network, maskless.ImageCodes(Wide(levels=5), (4, 6)), device="cpu")
+    image, mask = np.arange(96, dtype=np.uint8).reshape(8, 12), np.zeros((8, 12), bool)
+    mask[2:5, 3:7] = True
+    codes = [model.infill(np.where(mask, under, image).astype(np.uint8), mask, steps=3).codes for under in (0, 255)]
+    assert torch.equal(*codes) and torch.equal(seen[0], seen[1])
+    model.infill(image[:4, :6], at=(2, 4), steps=3)
+    beyond = ((seen[2][0, 0] + 1) * 127.5).round()
+    assert float(beyond[0, 0]) == 0 and float(beyond[7, 11]) == 41 and float(beyond[0, 5]) == 1          # the border goes on
 
 
 def test_models_and_codecs_that_do_not_fit():

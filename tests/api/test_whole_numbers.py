@@ -14,7 +14,7 @@ sizes = {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 bytes = maskless.load_tokenizer("bytes")
 text = maskless.TextModel(maskless.build(maskless.PartitionConfig(vocab_size=259, length=16, **sizes)), bytes, device="cpu")
 codes = maskless.ImageCodes(maskless.PixelCodec(levels=4), grid=(4, 4))
-image = maskless.ImageModel(maskless.build(maskless.PartitionConfig(vocab_size=4, length=16, grid=(4, 4), **sizes)), codes, device="cpu")
+image = maskless.ImageModel(maskless.build(maskless.PartitionConfig(vocab_size=4, length=16, grid=(4, 4), classes=2, **sizes)), codes, device="cpu")
 found = {}
 for call in %r:
     try:
@@ -40,9 +40,11 @@ SENTENCES = {
     "text.logprob('a', seed=0.5)": "seed is 0.5; give a whole number",
     "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number (a bound with its error needs two)",
     "image.generate(1.5)": "n is 1.5; give a whole number of images",
+    "image.generate(labels=0.7)": "label is 0.7; give a whole number",
     "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",
 }
-RIGHT = ("text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)")
+RIGHT = ("text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)",
+         "image.generate(1, labels=numpy.int64(1), steps=2)")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Sources of images, the rows made of them, and what stands where text has a tokenizer."""
 from __future__ import annotations
 
+import io
 import sys
 import types
 from pathlib import Path
@@ -128,7 +129,9 @@ def test_wrong_arrays(tmp_path, arrays):
     cases = {
         "image 3 of .* has the label 9, not one of 0..2": {"y_train": np.array([0, 1, 2, 9] * 2), "classes": np.array(list("abc"))},
         "has the label -1": {"y_train": np.array([0, -1] * 4)},
-        "has the label 0.5": {"y_train": np.full(8, 0.5)},
+        "y_train holds float64, and labels are whole numbers": {"y_train": np.full(8, 0.5)},
+        "y_train holds <U5, and labels are whole numbers": {"y_train": np.full(8, "shoes")},
+        "x_train is a single value": {"x_train": np.uint8(3)},
         "8 images and 7 labels": {"y_train": np.zeros(7, int)},
         "is no image but float64": {"x_train": np.zeros((8, 8, 8))},
         "is no image but uint8 of shape \\(8, 8, 2\\)": {"x_train": np.zeros((8, 8, 8, 2), np.uint8)},
@@ -141,9 +144,13 @@ def test_wrong_arrays(tmp_path, arrays):
     np.savez(tmp_path / "b.npz", z=np.zeros(3))
     with pytest.raises(ValueError, match="holds no images: it needs x_train"):
         opened(ImageArrays(train=str(tmp_path / "b.npz")), tmp=tmp_path / "cache")
-    (tmp_path / "c.npz").write_bytes(b"PK garbage")
-    with pytest.raises(ValueError, match=r"c\.npz is no \.npz file or damaged"):
-        opened(ImageArrays(train=str(tmp_path / "c.npz")), tmp=tmp_path / "cache")
+    whole, plain = arrays.read_bytes(), io.BytesIO()
+    np.save(plain, np.zeros(3))
+    flipped = bytes([*whole[:200], whole[200] ^ 255, *whole[201:]])
+    for damaged in (b"PK garbage", whole[:len(whole) // 2], flipped, plain.getvalue()):
+        (tmp_path / "c.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"c\.npz is damaged or no \.npz file"):
+            opened(ImageArrays(train=str(tmp_path / "c.npz")), tmp=tmp_path / "cache")
     offsets = np.array([0, 5, 10, 15, 20])
     with pytest.raises(ValueError, match=r"image 0 of .* is not an image"):
         opened(ImageArrays(train=str(packed(tmp_path, train_offsets=offsets))), tmp=tmp_path / "cache", codec=PixelCodec(8, 3))

@@ -47,6 +47,22 @@ def test_any_mode_becomes_grey_or_colour(mode):
         assert sized(image, 4, 3, "crop")[:, 0, 0].tolist() == [200, 10, 40]
 
 
+def test_wide_greys_keep_their_high_byte_and_numbers_without_white_are_refused():
+    wide = Image.fromarray((np.arange(16, dtype=np.uint16) * 4096).reshape(4, 4))
+    assert wide.mode == "I;16" and np.asarray(read_picture(content(wide), "wide")).tolist() == (np.arange(16) * 16).reshape(4, 4).tolist()
+    for mode in ("I", "F"):
+        with pytest.raises(ValueError, match=f"x holds {mode} .32-bit numbers., of which white is not known"):
+            read_picture(content(Image.new(mode, (4, 4)), "TIFF"), "x")
+
+
+def test_an_image_is_turned_as_its_camera_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6                                                # to be turned by a quarter to the right
+    into = io.BytesIO()
+    from_array(ramp(4, 6), "wide").save(into, "PNG", exif=exif)
+    assert (np.asarray(read_picture(into.getvalue(), "x")) == np.rot90(ramp(4, 6), -1)).all()
+
+
 def test_what_is_no_image(tmp_path):
     whole = content(Image.effect_noise((40, 40), 60), "JPEG")
     assert read_picture(whole, "whole").size == (40, 40)

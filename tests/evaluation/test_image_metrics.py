@@ -190,11 +190,17 @@ def test_equal_laws_have_kernel_distance_zero_within_error_and_others_do_not():
     assert apart.value > 5 * apart.standard_error
 
 
-def test_the_error_of_the_kernel_distance_is_the_spread_of_repeated_measurements():
-    found = [metrics.kernel_distance(normal(100, 2 * seed, shift=0.7), normal(100, 2 * seed + 1), size=25, subsets=4) for seed in range(80)]
+@pytest.mark.parametrize("size, subsets, most", [(25, 4, 1.4), (50, 2, 1.4), (50, 12, 2.0)])
+def test_the_error_of_the_kernel_distance_is_the_spread_of_repeated_measurements(size, subsets, most):
+    found = [metrics.kernel_distance(normal(100, 2 * seed, shift=0.7), normal(100, 2 * seed + 1), size=size, subsets=subsets) for seed in range(80)]
     spread = torch.tensor([each.value for each in found]).std()
     claimed = torch.tensor([each.standard_error for each in found]).square().mean().sqrt()
-    assert 0.7 < float(claimed / spread) < 1.4
+    assert 0.7 < float(claimed / spread) < most
+
+
+def test_subsets_that_share_images_have_no_error():
+    found = metrics.kernel_distance(normal(40, 1), normal(39, 2), size=30, subsets=8)
+    assert found.standard_error is None and "share images" in found.error_from
 
 
 def test_subsets_of_a_round_share_no_image(monkeypatch):

@@ -50,6 +50,15 @@ def test_drawn_once(tmp_path):
     assert len(album(tmp_path).gather(2)) == 2 and len(read_lines(tmp_path / "samples-x.jsonl")) == 8
 
 
+def test_names_that_begin_alike_have_samples_of_their_own(tmp_path):
+    Album(tmp_path, "x.v2", {"model": "other"}, 3).draw(6, Maker(), part=0, parts=2)
+    shard = tmp_path / "samples-x.v2.0-of-2.jsonl"
+    assert album(tmp_path).read() == {}
+    album(tmp_path).draw(6, maker := Maker())
+    album(tmp_path).gather(6)
+    assert maker.asked == list(range(6)) and shard.exists()
+
+
 def test_a_line_cut_short_is_drawn_again_and_the_others_stay(tmp_path):
     album(tmp_path).draw(7, Maker())
     path, maker = tmp_path / "samples-x.jsonl", Maker()

@@ -4,7 +4,9 @@ n images, H and W pixels, h and w cells, L sites, C channels.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.api.image_files import GeneratedImages
-from maskless.api.model import LoadedModel, check_count, seeds_of
+from maskless.api.model import LoadedModel, check_count, check_whole, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.data.pictures import to_bytes, to_pixels
 from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
@@ -25,7 +27,7 @@ from maskless.models.prime import OverDigits
 USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
 OF_DIGITS = {"plan": "ancestral", "alpha_power": 3.0, "steps": 64}  # and images of a Prime model, as they were published
 
-Label = int | str | None
+Label = int | np.integer | str | None
 Labels = Label | Sequence[Label]
 
 
@@ -104,7 +106,8 @@ class ImageModel(LoadedModel):
                refresh: int = 0, batch: int = 64, **options: Any) -> GeneratedImages:
         """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
 
-        Cells without any masked pixel keep their codes, and pixels that are not masked come back as they were.
+        Cells without any masked pixel keep their codes, and pixels that are not masked come back as they were. What a mask covers is not seen: where
+        a codec looks beyond a cell, it finds the nearest pixels that are not masked.
 
         Args:
             image: (h', w', C) or (h', w') uint8, at most of the model's size.
@@ -119,7 +122,7 @@ class ImageModel(LoadedModel):
         pixels, wanted = self._placed(image, mask, at)
         open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor)).repeat(self.codec.planes, 1)
         with torch.inference_mode():
-            codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
+            codes = self.codec.encode(to_pixels(continued(pixels, ~wanted)[None]))[0].cpu()
         given = codes.masked_fill(open_cells, 0).expand(n, *self.grid)
         made = self._made(given, ~open_cells.expand(n, *self.grid), labels, _How(seed, sampler, watch, refresh, batch, options))
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
@@ -194,7 +197,7 @@ class ImageModel(LoadedModel):
         usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
         return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
 
-    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Labels, how: _How) -> GeneratedImages:
+    def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Any, how: _How) -> GeneratedImages:
         """The images of canvases on which some codes are known, or some digits of each (n, h, w, l)."""
         check_count("batch", how.batch, of=" of images at once")
         n, sites = len(codes), int((~known[0].reshape(codes[0].numel(), -1).all(1)).sum())
@@ -221,10 +224,10 @@ class ImageModel(LoadedModel):
         seen = torch.cat([torch.ones_like(opening, dtype=torch.bool), known.flatten(1)], 1)
         return self.model.canvas(tokens, seen, anchor=at_start).to(self.device)
 
-    def _labels(self, labels: Labels, n: int) -> Int[Tensor, " n"] | None:
+    def _labels(self, labels: Any, n: int) -> Int[Tensor, " n"] | None:
         """(n,) numbers, None for an unlabelled model."""
         count = self.model.null_label
-        each: list[Label] = [labels] * n if labels is None or isinstance(labels, int | str) else list(labels)
+        each: list[Any] = [labels] * n if labels is None or isinstance(labels, Number | str) else list(labels)
         if len(each) != n:
             raise ValueError(f"{len(each)} labels were given for {n} images; give one for each, or one for all")
         if count is None:
@@ -233,26 +236,33 @@ class ImageModel(LoadedModel):
             return None
         return torch.tensor([count if label is None else self._class(label) for label in each])
 
-    def _class(self, label: int | str) -> int:
+    def _class(self, label: Any) -> int:
+        """A class by its name; by its number where no class is called so."""
         count, names = self.model.null_label, self.codes.classes
         assert count is not None
-        if isinstance(label, str) and not label.lstrip("-").isdigit():
-            if label not in names:
-                raise ValueError(f"there is no class {label!r}; choose {', '.join(names) or f'a number in 0..{count - 1}'}")
+        if label in names:
             return names.index(label)
+        if isinstance(label, str) and not re.fullmatch("-?[0-9]+", label):
+            raise ValueError(f"there is no class {label!r}; choose {', '.join(names) or f'a number in 0..{count - 1}'}")
+        if not isinstance(label, str):
+            check_whole("label", label)
         if not 0 <= int(label) < count:
             raise ValueError(f"label {label} is not in 0..{count - 1}, the classes of this model")
         return int(label)
 
     def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
-        picture: Any = np.atleast_3d(image)
+        picture: Any = np.asarray(image)
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise ValueError(f"the image is {picture.dtype} of shape {picture.shape}; give uint8, height x width (x channels), values 0 to 255")
+        picture = picture.reshape(*picture.shape[:2], -1)
         inside: Any = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
+        inside = inside[..., 0] if inside.ndim == 3 and inside.shape[2] == 1 else inside
         (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
         height //= self.codec.planes
         if inside.shape != picture.shape[:2]:
-            raise ValueError(f"the mask has {inside.shape[0]} x {inside.shape[1]} pixels and the image {picture.shape[0]} x {picture.shape[1]}; "
-                             "make them equal")
+            sides = " x ".join(map(str, inside.shape))
+            raise ValueError(f"the mask has {sides} pixels and the image {picture.shape[0]} x {picture.shape[1]}; make them equal")
         if picture.shape[2] != self.codec.channels:
             raise ValueError(f"the image has {picture.shape[2]} channels and the model {self.codec.channels}; convert it")
         if top < 0 or left < 0 or top + picture.shape[0] > height or left + picture.shape[1] > width:
@@ -262,6 +272,23 @@ class ImageModel(LoadedModel):
         here = (slice(top, top + picture.shape[0]), slice(left, left + picture.shape[1]))
         pixels[here], wanted[here] = picture, inside
         return pixels, wanted
+
+
+def continued(pixels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(H, W, C) whose unknown pixels are copies of known ones nearby, found by steps to a neighbour; as it is where none is known.
+
+    Example:
+        >>> continued(np.array([[[1], [0], [0], [4]]], np.uint8), np.array([[True, False, False, True]]))[0, :, 0].tolist()
+        [1, 1, 4, 4]
+    """
+    pixels, known = pixels.copy(), known.copy()
+    here, before, after = slice(1, -1), slice(None, -2), slice(2, None)
+    while known.any() and not known.all():
+        seen, source = np.pad(known, 1), np.pad(pixels, ((1, 1), (1, 1), (0, 0)))
+        for neighbour in ((after, here), (before, here), (here, after), (here, before)):
+            found = seen[neighbour] & ~known
+            pixels[found], known = source[neighbour][found], known | found
+    return pixels
 
 
 def _any_in_cell(mask: np.ndarray, factor: int) -> np.ndarray:

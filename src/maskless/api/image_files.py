@@ -26,13 +26,21 @@ def check_ending(path: Path) -> Path:
     """The path of images to be written, if they can be.
 
     Raises:
-        ValueError: an ending that is not known, or a folder that exists.
+        ValueError: an ending that is not known, a folder that exists, or a file in a folder that does not.
     """
+    if path.suffix:
+        check_folder(path)
     if path.suffix not in (".png", ".npz", ""):
         raise ValueError(f"{path} ends in {path.suffix}; give a name ending in .png (a grid), .npz (arrays), or without an ending (a folder)")
     if not path.suffix and path.exists():
         raise ValueError(f"{path} exists; give the name of a new folder")
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Raises ValueError if the folder that a file shall lie in is not there."""
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} for {path.name}; make it, or give another name")
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class GeneratedImages:
 class Film:
     """A step callback that keeps the images after every step; cells that are not known yet are grey.
 
+    Of images made in several batches the first batch is filmed.
+
     Args:
         enlarge: pixels of a frame for each of the image, along a side.
 
@@ -97,8 +107,13 @@ class Film:
     def __init__(self, model: ImageModel, *, enlarge: int = 1):
         self.model, self.enlarge = model, enlarge
         self.frames: list[np.ndarray] = []
+        self.canvas: Canvas | None = None
 
     def __call__(self, canvas: Canvas, record: Record) -> None:
+        if self.canvas is None:
+            self.canvas = canvas
+        if canvas is not self.canvas:
+            return
         tokens, seen, _ = canvas.by_site()
         known = self.model.cells(seen).unflatten(1, (self.model.codec.planes, -1)).all(1)   # of a pixel in several planes, all
         pixels = self.model.render(self.model.cells(tokens))

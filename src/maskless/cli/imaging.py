@@ -27,13 +27,13 @@ def refuse(what: str, **given: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is not for models of {what}; leave it out")
 
 
-def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | None:
+def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | list[int] | None:
     """The class of every image: those named, over and over; "all" names each of the model's."""
     count = model.model.null_label
     if given is None:
         return None
     if given == "all" and count is not None and given not in model.codes.classes:
-        return [str(i % count) for i in range(n)]
+        return [i % count for i in range(n)]
     names = [name.strip() for name in given.split(",")]
     if not all(names):
         raise ValueError(f"--label {given} has an empty name; write 3,7 or shoe")
@@ -42,12 +42,14 @@ def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | None:
 
 def paint(model: ImageModel, make: Make, out: Path | None, animate: Path | None) -> None:
     """Make images and write them."""
-    from maskless.api.image_files import Film, check_ending
+    from maskless.api.image_files import Film, check_ending, check_folder
 
     path = Path("images.png") if out is None else out
     check_ending(path)
     if animate is not None and animate.suffix != ".gif":
         raise ValueError(f"--animate {animate} is written as a .gif; give a name that ends so")
+    if animate is not None:
+        check_folder(animate)
     film = None if animate is None else Film(model)
     images = make(model, film)
     images.save(path)

@@ -14,6 +14,7 @@ import numpy as np
 from maskless.data.definition import digest
 from maskless.data.files import find_files, fingerprint
 from maskless.data.hub import fetched
+from maskless.data.npz import names_in, read_npz
 from maskless.data.pictures import SUFFIXES, from_array, read_picture
 from maskless.data.source import Split
 
@@ -103,12 +104,14 @@ class ImageArrays:
         return [fingerprint(place, (".npz",)) for place in (self.train, self.valid) if place is not None]
 
     def classes(self) -> tuple[str, ...]:
-        with _opened(self.train) as arrays:
-            if "classes" in arrays:
-                return tuple(map(str, arrays["classes"]))
-            found = [arrays[name] for name in arrays if name == "y" or name.startswith("y_") or name.endswith("_labels")]
-            most = max((int(labels.max()) for labels in found if labels.size), default=-1)
-        return tuple(map(str, range(most + 1)))
+        path = _file(self.train)
+        names = names_in(path)
+        if "classes" in names:
+            return tuple(map(str, np.atleast_1d(read_npz(path, "classes")["classes"])))
+        found = read_npz(path, *(name for name in names if name == "y" or name.startswith("y_") or name.endswith("_labels")))
+        if wrong := next((name for name, labels in found.items() if labels.dtype.kind not in "iu"), None):
+            raise ValueError(f"{path}: {wrong} holds {found[wrong].dtype}, and labels are whole numbers: correct it")
+        return tuple(map(str, range(max((int(labels.max()) for labels in found.values() if labels.size), default=-1) + 1)))
 
     def pictures(self, split: Split, start: int = 0) -> Iterator[Picture]:
         place = self.valid if split == "valid" and self.valid is not None else self.train
@@ -120,9 +123,9 @@ class ImageArrays:
 
     def _part(self, place: str, split: Split) -> str | None:
         """The name of a part of a file: "" if there are no parts; the only part is for training."""
-        with _opened(place) as arrays:
-            parts = [name[2:] for name in arrays if name.startswith("x_")] + ["" for name in arrays if name == "x"]
-            parts += [name.removesuffix("_bytes") for name in arrays if name.endswith("_bytes")]
+        names = names_in(_file(place))
+        parts = [name[2:] for name in names if name.startswith("x_")] + ["" for name in names if name == "x"]
+        parts += [name.removesuffix("_bytes") for name in names if name.endswith("_bytes")]
         if not parts:
             raise ValueError(f"{place} holds no images: it needs x_train (uint8), or train_bytes and train_offsets")
         first = "train" if "train" in parts else parts[0]
@@ -131,27 +134,22 @@ class ImageArrays:
         return next((name for name in ("valid", "val", "test") if name in parts and name != first), None)
 
 
-def _opened(place: str) -> Any:
-    (path,) = find_files(place, (".npz",))[:1]
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is no .npz file or damaged ({error}): get it again") from None
+def _file(place: str) -> Path:
+    return find_files(place, (".npz",))[0]
 
 
 def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Picture]:
     """The images of a part of a file of arrays."""
-    with _opened(place) as arrays:
-        try:
-            if f"{part}_bytes" in arrays:
-                content, offsets = arrays[f"{part}_bytes"].tobytes(), arrays[f"{part}_offsets"]
-                images, labels = None, arrays.get(f"{part}_labels")
-            else:
-                images, labels = arrays[f"x_{part}" if part else "x"], arrays.get(f"y_{part}" if part else "y")
-                content, offsets = b"", np.zeros(len(images) + 1, np.int64)
-        except (KeyError, ValueError, EOFError, OSError) as error:
-            raise ValueError(f"the part {part or 'x'} of {place} cannot be read ({error}): correct the file") from None
-    count = len(offsets) - 1
+    path = _file(place)
+    names = names_in(path)
+    files, labelled = f"{part}_bytes" in names, f"{part}_labels" if f"{part}_bytes" in names else f"y_{part}" if part else "y"
+    wanted = (f"{part}_bytes", f"{part}_offsets") if files else (f"x_{part}" if part else "x",)
+    arrays = read_npz(path, *wanted, *([labelled] if labelled in names else []))
+    if flat := next((name for name, array in arrays.items() if array.ndim == 0), None):
+        raise ValueError(f"{path}: {flat} is a single value; it must hold a row for every image: correct the file")
+    labels, images = arrays.get(labelled), None if files else arrays[wanted[0]]
+    content, offsets = (arrays[wanted[0]].tobytes(), arrays[wanted[1]]) if files else (b"", np.zeros(0))
+    count = len(offsets) - 1 if images is None else len(images)
     if labels is not None and len(labels) != count:
         raise ValueError(f"{place} has {count} images and {len(labels)} labels in its part {part or 'x'}: correct it")
     for number in range(start, count):

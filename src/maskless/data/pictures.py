@@ -34,28 +34,40 @@ def pillow() -> Any:
 
 
 def read_picture(file: Path | bytes, name: str) -> Image:
-    """One image, whole in memory.
+    """One image, whole in memory, turned as its camera says; of 16-bit greys the high byte.
 
     Args:
         file: a path, or the content of a file.
         name: what to call it in a message.
 
     Raises:
-        ValueError: it is no image, truncated or damaged.
+        ValueError: it is no image, truncated or damaged, or of numbers that have no largest one.
         OSError: the file cannot be read.
     """
     module = pillow()
+    from PIL import ImageOps
+
     content = file if isinstance(file, bytes) else file.read_bytes()
     try:
         with module.open(io.BytesIO(content)) as image:
             image.load()
-            return image.copy()
+            turned = ImageOps.exif_transpose(image)
     except module.DecompressionBombError:
         raise ValueError(f"{name} has more pixels than an image should have: scale it down or take it away") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
         if type(error).__name__ == "UnidentifiedImageError":
             raise ValueError(f"{name} is not an image that can be read: take it away or convert it") from None
         raise ValueError(f"{name} is truncated or damaged ({error}): replace it or take it away") from None
+    return _in_bytes(turned, name)
+
+
+def _in_bytes(image: Any, name: str) -> Image:
+    """An image whose channels are bytes, of one that may have wider ones."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{name} holds {image.mode} (32-bit numbers), of which white is not known: save it in 8 or 16 bits")
+    if not image.mode.startswith("I;16"):
+        return image
+    return pillow().fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def from_array(pixels: NDArray[Any], name: str) -> Image:

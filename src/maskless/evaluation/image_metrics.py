@@ -203,8 +203,9 @@ def unbiased_mmd(x: Float[Tensor, "n F"], y: Float[Tensor, "n F"]) -> Float[Tens
 def kernel_distance(generated: Sample, reference: Sample, *, size: int = 1000, subsets: int = 100, seed: int = 0) -> Measurement:
     """The kernel distance ("KID"): the mean of `unbiased_mmd` over subsets of `size` images from each side.
 
-    Subsets are drawn in rounds; those of one round share no image, so that its spread over the root of their number is an honest standard
-    error. More rounds only average over the cut: the error of one round is reported, which is an upper estimate.
+    Subsets are drawn in rounds; those of one round share no image, so that their spread over the root of their number is an honest standard
+    error of their mean. More rounds only average over the cut: the error of one round is reported, its variance averaged over all rounds, which
+    is an upper estimate. A round of one subset has no spread, and its error is not known.
 
     Raises:
         ValueError: other features or transform, fewer images than `size`, or a size below 2.
@@ -216,9 +217,9 @@ def kernel_distance(generated: Sample, reference: Sample, *, size: int = 1000, s
         raise ValueError(f"{fewest} images cannot be cut into {subsets} subsets of {size}; give more images, or a size between 2 and {fewest}")
     each = fewest // size
     found = torch.stack([_subset(x, y, size, index, each, seed) for index in range(subsets)])
-    independent = min(each, subsets)
-    error = float(found.std()) / math.sqrt(independent) if subsets > 1 else None
-    how = f"spread over {subsets} subsets / {independent}^(1/2), the number that share no image"
+    rounds = [part for part in found.split(each) if len(part) > 1]
+    error = math.sqrt(float(torch.stack([part.var() for part in rounds]).mean()) / min(each, subsets)) if rounds else None
+    how = f"spread within rounds of {min(each, subsets)} subsets that share no image" if rounds else "not known: two subsets share images"
     metric = "KID" if name.startswith("inception-v3-compat") else "kernel distance"
     return Measurement(metric, float(found.mean()), error, how, len(x), len(y), name, generated.transform, reference.split)
 

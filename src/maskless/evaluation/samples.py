@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class Album:
 
     def files(self) -> list[Path]:
         """The files that hold samples, the gathered one first."""
-        parts = sorted(self.folder.glob(f"samples-{self.name}.*-of-*.jsonl"))
+        ours = re.compile(rf"samples-{re.escape(self.name)}\.\d+-of-\d+\.jsonl")         # and not those of NAME.v2
+        parts = sorted(path for path in self.folder.glob("samples-*.jsonl") if ours.fullmatch(path.name))
         return [*([self.path] if self.path.exists() else []), *parts]
 
     def read(self) -> dict[int, Sample]:
