@@ -71,6 +71,9 @@ def test_recorded_permutations():
     assert torch.equal(code.numbers, permutation[:50])
     with pytest.raises(ValueError, match="one number for each"):
         SubTokenCode.permuted(50, 2, permutation[:49])
+    for wrong, message in (([0, 5, -1], "goes from -1 to 5; in 2 digits of base 2 numbers lie in 0..3"), ([0, 5, 7], "from 0 to 7")):
+        with pytest.raises(ValueError, match=message):
+            SubTokenCode.permuted(3, 2, torch.tensor(wrong))
 
 
 def test_a_tree_keeps_neighbours_together_and_is_balanced():

@@ -48,7 +48,7 @@ CONFIGS = {
                                            query="logsumexp", positions="axial", **GRID),
     "autoregressive": AutoregressiveConfig(**SIZES, layers=2),
     "prime": PrimeConfig(**SIZES, layers=2, cond_dim=8),
-    "prime, one digit": PrimeConfig(**SIZES, layers=1, digits=1, cond_dim=8, time_conditioned=True),
+    "prime, one digit": PrimeConfig(**SIZES, layers=1, digits=1, code="shuffled", cond_dim=8, time_conditioned=True),
     "prime, bits": PrimeConfig(**SIZES, layers=1, digits=4, code="shuffled", merge="sum", tables="separate", cond_dim=0, forbidden=(10,)),
     "prime, groups": PrimePartitionConfig(**SIZES, encoder_layers=2, decoder_layers=2, cond_dim=8),
     "prime, groups, late": PrimePartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, digits=4, code="shuffled", fusion="late", registers=2,

@@ -78,7 +78,7 @@ class SubTokenCode:
     def shuffled(classes: int, length: int, *, seed: int = 0, base: int | None = None) -> SubTokenCode:
         """Index shuffling: the digits of a random one of all b^l numbers, another for each class, the same for a seed everywhere."""
         base = _checked(classes, length, base)
-        numbers = uniform(seed, SHUFFLE, torch.arange(_enumerable(classes, length, base))).argsort(stable=True)[:classes]
+        numbers = uniform(seed, SHUFFLE, torch.arange(enumerable(classes, length, base))).argsort(stable=True)[:classes]
         return SubTokenCode(digits_of(numbers, length, base), base)
 
     @staticmethod
@@ -87,12 +87,16 @@ class SubTokenCode:
         base = _checked(classes, length, base)
         if len(permutation) < classes:
             raise ValueError(f"a permutation of {len(permutation)} numbers was given for {classes} classes; give one number for each")
-        return SubTokenCode.given(digits_of(permutation[:classes].long(), length, base), base)
+        numbers = _whole(permutation, 1)[:classes]
+        if bool(((numbers < 0) | (numbers >= base**length)).any()):
+            raise ValueError(f"a permutation goes from {int(numbers.min())} to {int(numbers.max())}; in {length} digits of base {base} numbers lie "
+                             f"in 0..{base**length - 1}")
+        return SubTokenCode.given(digits_of(numbers, length, base), base)
 
     @staticmethod
     def given(table: Int[Tensor, "V l"], base: int | None = None) -> SubTokenCode:
         """Any code: one row of digits for each class, none twice. The base is one more than the largest digit if None."""
-        table = table.long()
+        table = _whole(table, 2)
         base = _checked(len(table), table.shape[1], int(table.max()) + 1 if base is None else base)
         if bool(((table < 0) | (table >= base)).any()):
             raise ValueError(f"digits go from {int(table.min())} to {int(table.max())}; in base {base} they lie in 0..{base - 1}")
@@ -212,7 +216,7 @@ class SubTokenCode:
         Raises:
             ValueError: more than 4 million codes.
         """
-        codes = _enumerable(self.classes, self.length, self.base)
+        codes = enumerable(self.classes, self.length, self.base)
         return values.new_full((len(values), codes), empty).index_copy_(1, self.numbers, values)
 
     def log_marginals(self, logits: Float[Tensor, "n V"]) -> Float[Tensor, "n l b"]:
@@ -227,6 +231,13 @@ class SubTokenCode:
         return _spread(values[:, :_half(self.length)])[:, left] + _spread(values[:, _half(self.length):])[:, right]
 
 
+def _whole(numbers: Tensor, dims: int) -> Tensor:
+    """As int64. Raises ValueError for anything but whole numbers in so many dimensions."""
+    if numbers.is_floating_point() or numbers.dim() != dims or numbers.numel() == 0:
+        raise ValueError(f"{numbers.dtype} of shape {tuple(numbers.shape)} was given; give whole numbers in {dims} dimension{'s' * (dims > 1)}")
+    return numbers.long()
+
+
 def _checked(classes: int, length: int, base: int | None) -> int:
     least = smallest_base(classes, length)
     base = max(least, 2) if base is None else base
@@ -237,7 +248,8 @@ def _checked(classes: int, length: int, base: int | None) -> int:
     return base
 
 
-def _enumerable(classes: int, length: int, base: int) -> int:
+def enumerable(classes: int, length: int, base: int) -> int:
+    """b^l. Raises ValueError where these are more numbers than marginals can go through."""
     if base**length > max(MOST_CODES, classes):
         raise ValueError(f"{length} digits in base {base} are {base**length} codes for {classes} classes, beyond {MOST_CODES}; take fewer digits")
     return base**length

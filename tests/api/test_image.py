@@ -167,6 +167,12 @@ def test_mistakes(wrong, word):
         wrong(opened())
 
 
+def test_schedules_end_with_the_last_cell():
+    seen = []
+    images = opened().generate(1, labels=0, steps=200, guidance=3.0, guidance_schedule="linear", watch=lambda _, record: seen.append(record.step))
+    assert images.nfe == 24 == len(seen) and seen[-1].progress == 1
+
+
 def test_a_class_is_called_by_its_name_before_its_number():
     network = maskless.build(maskless.PartitionConfig(5, **SIZES, encoder_layers=1, decoder_layers=1, registers=2))
     model = maskless.ImageModel(network, maskless.ImageCodes(maskless.PixelCodec(levels=5), (4, 6), ("1", "10", "2")), device="cpu")

@@ -75,6 +75,35 @@ def test_digits_that_cannot_be_kept(digits, says):
         opened("grey").impute(np.zeros((4, 4), np.uint8), digits)
 
 
+def in_groups(**changes) -> maskless.ImageModel:
+    torch.manual_seed(0)
+    sizes = {"length": 16, "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "classes": 3, "positions": "axial", "grid": (4, 4)}
+    network = maskless.build(maskless.PrimePartitionConfig(16, digits=2, registers=2, dropout=0.0, **{**sizes, **changes}))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3)
+    return maskless.ImageModel(network, maskless.ImageCodes(CODECS["grey"], (4, 4)), device="cpu")
+
+
+def test_digits_in_two_groups_are_drawn_and_kept_as_in_any_prime_model():
+    model, image = in_groups(), np.random.default_rng(0).integers(0, 256, (4, 4)).astype(np.uint8)
+    kept = model.impute(image, (0,), n=3, steps=4, labels=1)
+    want = model.codec.encode(torch.from_numpy(image)[None, None].float() / 127.5 - 1)
+    digits = model.model.code.encode(kept.codes)
+    assert torch.equal(model.impute(image, 0, n=3, steps=4, labels=1).codes, kept.codes)
+    assert (digits[..., 0] == model.model.code.encode(want)[..., 0]).all() and not (digits[0] == digits[1]).all()
+    assert 16 < model.generate(1, labels=1).nfe <= 32               # 32 digits, one or more at a time: the usual sampler of Prime images
+    assert model.generate(2, corrector=2.0, steps=5, guidance=1.5, labels=2).pixels.shape == (2, 4, 4, 1)
+
+
+def test_corrector_and_drafts_bring_their_own_plan():
+    plain = maskless.build(maskless.PartitionConfig(16, length=16, width=16, heads=2, encoder_layers=1, decoder_layers=1, grid=(4, 4)))
+    model = maskless.ImageModel(plain, maskless.ImageCodes(CODECS["grey"], (4, 4)), device="cpu")
+    assert model.generate(1, corrector=2.0, steps=5).nfe <= 5
+    with pytest.raises(ValueError, match="cannot verify drafts"):
+        model.generate(1, draft=4)
+
+
 def test_imputation_needs_digits_and_a_whole_image():
     with pytest.raises(ValueError, match="writes a code in one digit"):
         opened("grey", digits=1).impute(np.zeros((4, 4), np.uint8), (0,))

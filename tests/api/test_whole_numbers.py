@@ -9,7 +9,7 @@ import pytest
 from tests.training.runs import REPOSITORY, environment
 
 OPENING = """
-import json, numpy, maskless
+import json, numpy, torch, maskless
 sizes = {"width": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
 bytes = maskless.load_tokenizer("bytes")
 text = maskless.TextModel(maskless.build(maskless.PartitionConfig(vocab_size=259, length=16, **sizes)), bytes, device="cpu")
@@ -39,6 +39,11 @@ SENTENCES = {
     "text.infill('a___b', lengths=2, seed=0.5)": "seed is 0.5; give a whole number",
     "text.logprob('a', seed=0.5)": "seed is 0.5; give a whole number",
     "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number (a bound with its error needs two)",
+    "maskless.SubTokenCode.given(torch.zeros(3, 2))": "torch.float32 of shape (3, 2) was given; give whole numbers in 2 dimensions",
+    "maskless.SubTokenCode.given(torch.zeros(3).long())": "torch.int64 of shape (3,) was given; give whole numbers in 2 dimensions",
+    "maskless.SubTokenCode.permuted(3, 2, torch.zeros(3))": "torch.float32 of shape (3,) was given; give whole numbers in 1 dimension",
+    "maskless.PrimeConfig(9, positions='spiral')": "positions 'spiral' is not known; choose line or axial",
+    "maskless.MaskedConfig(9, length=4, grid=(2, 2), positions='axial', heads=0)": "heads is 0; give at least one",
     "image.generate(1.5)": "n is 1.5; give a whole number of images",
     "image.generate(labels=0.7)": "label is 0.7; give a whole number",
     "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",

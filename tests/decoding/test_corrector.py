@@ -56,6 +56,15 @@ def test_the_share_that_is_known_is_the_schedules_whatever_is_forgotten(strength
     assert (known == 50).all() and (sum(sum(step.forget or ()) for step in steps) > 0) == (strength > 0)
 
 
+def test_blocks_forget_their_own_sites():
+    sampler = SamplerOptions(plan="ancestral", steps=5, corrector=4.0, block=4).sampler(L)
+    canvas = blank(6)
+    for record in sampler.records(tiny("masked"), canvas, Noise.of(1, 6)):
+        start, stop = record.step.window
+        assert bool(canvas.known[:, :start].all()) and not bool(canvas.known[:, stop:].any())
+    assert bool(canvas.known.all())
+
+
 def test_what_was_given_is_never_forgotten_and_everything_is_filled():
     model, canvas, given = tiny("masked"), ragged_canvas(), ragged_canvas()
     nfe = Sampler(Corrected(12, strength=lambda t: 5.0), Anew())(model, canvas, Noise.of(0, 4))

@@ -225,6 +225,13 @@ def test_digits_that_no_class_has_are_refused():
     digits, known = torch.tensor([[[0, 0], [3, 1]]]), torch.tensor([[[True, True], [True, False]]])
     with pytest.raises(ValueError, match="row 0, site 1: none of the 10 classes has the digits 3 _ "):
         DigitCanvas.of_digits(digits, known, code=code)
+    allowed = torch.ones(10, dtype=torch.bool)
+    allowed[[8, 9]] = False                                         # the only ones that begin with 2
+    half = torch.tensor([[[True, False]]])
+    assert DigitCanvas.of_digits(torch.tensor([[[2, 0]]]), half, code=code).known.tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="none of the 8 classes that may be drawn has the digits 2 _ "):
+        DigitCanvas.of_digits(torch.tensor([[[2, 0]]]), half, code=code, allowed=allowed)
+    assert DigitCanvas.of_digits(torch.tensor([[[2, 0]]]), half | True, code=code, allowed=allowed).by_site().tokens.tolist() == [[8]]
     with pytest.raises(ValueError, match="row 0, site 0: none of the 10 classes has the digits 2 3 "):
         DigitCanvas.of_digits(torch.tensor([[[2, 3]]]), torch.ones(1, 1, 2, dtype=torch.bool), code=code)
     with pytest.raises(ValueError, match=r"they lie in 0\.\.3"):

@@ -7,8 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskless.decoding import Canvas, Noise, Scheduled, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
+from maskless.decoding import (
+    Canvas,
+    Noise,
+    SamplerOptions,
+    Scheduled,
+    arccos,
+    arccos_maskgit,
+    arccos_pgm,
+    cosine,
+    even,
+    root,
+    square,
+)
 from maskless.decoding.ends import SHARES, from_none
+from maskless.decoding.plan import place
 
 SCHEDULES = load_file(Path(__file__).parents[1] / "golden" / "image_schedules.safetensors")
 TABLES = [key.split("/") for key in SCHEDULES if key.endswith("per_step")]
@@ -49,6 +62,22 @@ def test_more_steps_than_sites_leave_out_the_empty_ones(ends):
     plan = Scheduled(100, ends)(canvas, Noise.of(0, 2))
     assert all(any(step.counts) for step in plan) and len(plan) <= 64
     assert torch.tensor([step.counts for step in plan]).sum(0).tolist() == [64, 14]
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"plan": "arccos"}, {"plan": "root", "block": 300}, {"plan": "ancestral"}, {"plan": "ancestral", "alpha_power": 3.0, "time_power": 2.0},
+    {"plan": "ancestral", "alpha_power": 3.0, "corrector": 2.0}, {"plan": "ancestral", "alpha_power": 2.0, "block": 400}])
+def test_the_level_that_a_model_is_told_is_the_share_of_its_sites_that_is_unknown(options):
+    open_sites = [1000, 700]
+    canvas = Canvas(torch.zeros(2, 1000, dtype=torch.int64), torch.arange(1000) >= torch.tensor(open_sites)[:, None])
+    known, told = [0, 0], []
+    for step in place(SamplerOptions(steps=7, **options).sampler(1000).plan(canvas, Noise.of(3, 2)), "cpu"):
+        told.append(step.noise_level(None, canvas.tokens).tolist())
+        assert step.noise_level(torch.tensor([1]), canvas.tokens[1:]).tolist() == told[-1][1:]
+        known = [a - b for a, b in zip(known, step.forget or (0, 0))]
+        assert told[-1] == pytest.approx([1 - a / n for a, n in zip(known, open_sites)], abs=0.06 if "ancestral" in options.values() else 1e-6)
+        known = [a + b for a, b in zip(known, step.counts)]
+    assert told[0] == [1, 1] and known == open_sites and len({first for first, _ in told}) == len(told)
 
 
 def test_a_third_is_reached_from_below_as_in_the_released_code():

@@ -33,6 +33,8 @@ def test_sample(painter, call, tmp_path):
     assert "no class" not in ended.out
     assert call("sample", painter, "-n", 3, "--label", "all", "--steps", 2, "--out", tmp_path / "c.npz").code == 0
     assert np.load(tmp_path / "c.npz")["labels"].tolist() == [0, 1, 0]
+    more = ["--sampler", "temperature_warmup=1", "--sampler", "steps=2"]
+    assert ", 2 calls of the model" in call("sample", painter, "--steps", 3, *more, "--out", tmp_path / "e.png").out
     assert "of no class; --label all goes through the model's 2" in call("sample", painter, "--steps", 2, "--out", tmp_path / "d.png").out
 
 
@@ -54,6 +56,7 @@ def test_infill(painter, call, tmp_path):
     ("sample {model} --out {tmp}/nowhere/a.png", "there is no folder"),
     ("sample {model} --animate {tmp}/nowhere/a.gif", "there is no folder"),
     ("sample {model} --label --2", "no class '--2'"),
+    ("sample {model} --sampler spin=2", "spin"),
     ("sample {model} --order spiral", "spiral is not known"),
     ("sample {text} --label 1", "--label is not for models of text"),
     ("infill {model}", "--image is missing"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from numbers import Number
+from numbers import Integral, Number
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from maskless.data.pictures import to_bytes, to_pixels
 from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
-from maskless.models.prime import OverDigits
+from maskless.models.prime import WrittenInDigits
 
 USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
 OF_DIGITS = {"plan": "ancestral", "alpha_power": 3.0, "steps": 64}  # and images of a Prime model, as they were published
@@ -128,7 +128,7 @@ class ImageModel(LoadedModel):
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
         return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
-    def impute(self, image: np.ndarray, digits: Sequence[int], *, labels: Labels = None, n: int = 1, seed: int | Sequence[int] = 0,
+    def impute(self, image: np.ndarray, digits: int | Sequence[int], *, labels: Labels = None, n: int = 1, seed: int | Sequence[int] = 0,
                sampler: Sampler | Speculative | None = None, watch: Callback | None = None, batch: int = 64, **options: Any) -> GeneratedImages:
         """Keep some digits of every code of an image and draw the others: the fine for a coarse image, or the other way round.
 
@@ -142,8 +142,11 @@ class ImageModel(LoadedModel):
         """
         check_count("n", n, of=" of images")
         count = self.model.per_site
-        if not isinstance(self.model, OverDigits) or count == 1:
+        if not isinstance(self.model, WrittenInDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
+        digits = (digits,) if isinstance(digits, Number) else tuple(digits)
+        for digit in digits:
+            check_whole("a digit to keep", digit)
         if not digits or any(not 0 <= digit < count for digit in digits) or len(set(digits)) == count:
             raise ValueError(f"digits {list(digits)} are to be kept; give some of 0..{count - 1}, not all of them")
         pixels, wanted = self._placed(image, None, (0, 0))
@@ -192,10 +195,18 @@ class ImageModel(LoadedModel):
 
     def _usual(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
         """What stands in for options that were not given."""
-        if not isinstance(self.model, OverDigits):
-            return {**USUAL, "steps": min(32, open_sites)}
+        if not isinstance(self.model, WrittenInDigits):
+            usual = {**USUAL, "steps": min(32, open_sites)}
+            if options.get("corrector"):                            # draws at random, along the ancestral plan
+                return {"plan": "ancestral", "steps": usual["steps"]}
+            return {"order": usual["order"]} if options.get("draft") else usual
         usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
         return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
+
+    def _within(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
+        """No more steps than there is to draw, so that what goes with the steps (guidance, temperatures) ends where they do."""
+        steps, most = options.get("steps"), open_sites * self.model.per_site
+        return options if options.get("plan") == "ancestral" or not isinstance(steps, Integral) else {**options, "steps": min(int(steps), most)}
 
     def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Any, how: _How) -> GeneratedImages:
         """The images of canvases on which some codes are known, or some digits of each (n, h, w, l)."""
@@ -203,7 +214,7 @@ class ImageModel(LoadedModel):
         n, sites = len(codes), int((~known[0].reshape(codes[0].numel(), -1).all(1)).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
-        sampler = how.sampler or self._sampler({**self._usual(how.options, sites), **how.options}, sites, grid=self.grid)
+        sampler = how.sampler or self._sampler(self._within({**self._usual(how.options, sites), **how.options}, sites), sites, grid=self.grid)
         seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
         found, nfe = [], 0
         for rows in torch.arange(n).split(how.batch):
@@ -215,9 +226,11 @@ class ImageModel(LoadedModel):
         return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
 
     def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."]) -> Canvas:
-        if isinstance(self.model, OverDigits) and known.dim() == 4:
+        if isinstance(self.model, WrittenInDigits) and known.dim() == 4:
             code = self.model.code.to(codes.device)
-            return DigitCanvas.of_digits(code.encode(codes.flatten(1)), known.flatten(1, 2), code=code).to(self.device)
+            allowed = self.model.allowed
+            return DigitCanvas.of_digits(code.encode(codes.flatten(1)), known.flatten(1, 2), code=code,
+                                         allowed=None if allowed is None else allowed.to(codes.device)).to(self.device)
         opening = torch.full((len(codes), self.opening), self.model.vocab_size - 1)             # BOS is the last id of imported models
         tokens = torch.cat([opening, codes.flatten(1)], 1)
         at_start = (torch.arange(tokens.shape[1]) < self.opening).expand_as(tokens)

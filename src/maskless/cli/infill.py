@@ -28,12 +28,12 @@ def infill(
     temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
     top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
     guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
-    factorised_digits: s.FactorisedDigits = False, filter_observed: s.FilterObserved = True,
+    factorised_digits: s.FactorisedDigits = False, filter_observed: s.FilterObserved = True, sampler: s.More = None,
     seed: s.Seed = 0, device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
     """Fill the gaps of a text, or paint part of an image; what is known comes back unchanged."""
     chosen = s.options(
-        alpha_power=alpha_power, time_power=time_power, corrector=corrector, corrector_power=corrector_power,
+        sampler, alpha_power=alpha_power, time_power=time_power, corrector=corrector, corrector_power=corrector_power,
         temperature_rise=temperature_rise, temperature_rise_power=temperature_rise_power,
         order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
         top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,

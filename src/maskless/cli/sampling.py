@@ -36,6 +36,8 @@ Refresh = Annotated[int, typer.Option(help="Order-causal models: encode all that
 FactorisedDigits = Annotated[bool, typer.Option("--factorised-digits", help="Prime: every digit from its own marginal, not a token for all.")]
 FilterObserved = Annotated[bool, typer.Option(help="Prime: draw only tokens that agree with the digits already known.")]
 Draft = Annotated[int, typer.Option(help="Speculative decoding (token-causal models): sites drafted per round (0: none).")]
+More = Annotated[list[str] | None, typer.Option(
+    "--sampler", metavar="KEY=VALUE", help="Any other field of SamplerOptions: temperature_warmup=1, gamma=0.05; may be given several times.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text or images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Compile = Annotated[str, typer.Option(help="auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
@@ -58,9 +60,16 @@ def one_of(value: str, name: str, values: tuple[str, ...]) -> str:
     return value
 
 
-def options(**given: Any) -> dict[str, Any]:
-    """Checked fields of `SamplerOptions`; what was not given is left out."""
-    return {name: one_of(value, name, CHOICES[name]) if name in CHOICES else value for name, value in given.items() if value is not None}
+def options(more: list[str] | None = None, **given: Any) -> dict[str, Any]:
+    """Checked fields of `SamplerOptions`; what was not given is left out.
+
+    Args:
+        more: fields as KEY=VALUE, which go before options of the same name.
+    """
+    from maskless.config import override
+
+    said = {name: one_of(value, name, CHOICES[name]) if name in CHOICES else value for name, value in given.items() if value is not None}
+    return {**said, **override({}, more or [])}
 
 
 def open_model(source: str, weights: str, device: str, compile: str = "auto") -> Any:

@@ -63,7 +63,8 @@ class Corrected:
         known, waiting = torch.zeros_like(unknown), torch.zeros_like(unknown)
         u = torch.stack([noise.on_host(row, PLAN, 2 * self.steps).double() for row in range(canvas.rows)])      # (B, 2 S)
         counts, forgets = [], []
-        for i, (back, on) in enumerate(self._chances()):
+        chances, levels = self._chances()
+        for i, (back, on) in enumerate(chances):
             gone = binomial(known, back, u[:, 2 * i])
             known, unknown, waiting = known - gone, unknown + gone, waiting + gone
             come = binomial(unknown, on, u[:, 2 * i + 1])
@@ -71,11 +72,11 @@ class Corrected:
             counts.append(come.tolist())
             forgets.append(torch.where(come > 0, waiting, 0).tolist())          # a row that reveals nothing now forgets when it does
             waiting = torch.where(come > 0, 0, waiting)
-        return from_table(counts, window=self.window, forgets=forgets)
+        return from_table(counts, window=self.window, forgets=forgets, levels=[[level] * canvas.rows for level in levels])
 
-    def _chances(self) -> list[tuple[float, float]]:
-        """For every step, the probabilities that a site that was drawn is forgotten, and that an unknown one is revealed."""
-        times, chances = _times(self.steps), []
+    def _chances(self) -> tuple[list[tuple[float, float]], list[float]]:
+        """For every step, the probabilities that a site that was drawn is forgotten, and that an unknown one is revealed; and 1 - alpha(t')."""
+        times, chances, levels = _times(self.steps), [], []
         for t, s in pairwise(times):
             now, then, strength = self.alpha(t), self.alpha(s), self.strength(t)
             if not strength >= 0:
@@ -83,7 +84,8 @@ class Corrected:
             stays = (now / then) ** strength if now > 0 else 1.0
             left = now * stays
             chances.append((1 - stays, 1.0 if s <= 0 else (then - left) / (1 - left)))
-        return chances
+            levels.append(1 - left)
+        return chances, levels
 
 
 def binomial(n: Int[Tensor, " B"], p: float, u: Float[Tensor, " B"]) -> Int[Tensor, " B"]:

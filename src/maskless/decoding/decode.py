@@ -92,10 +92,12 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
 
 
 def _lost(canvas: Canvas, step: Step, noise: Noise) -> Bool[Tensor, "B L"]:
-    """The sites that a step forgets: so many of the row's drawn ones as the plan says, at random."""
+    """The sites that a step forgets: so many of the row's drawn ones in the step's window as the plan says, at random."""
     assert step.gone is not None
+    start, stop = step.window or (0, canvas.length)
     rank = noise.at(REMASK, step.index, torch.arange(canvas.length, device=step.gone.device)[None].expand(canvas.rows, -1))
     drawn = canvas.known & ~canvas.prompt & ~canvas.anchor
+    drawn[:, :start], drawn[:, stop:] = False, False
     place = torch.where(drawn, rank, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
     return drawn & (place < step.gone[:, None])
 

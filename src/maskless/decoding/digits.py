@@ -59,16 +59,20 @@ class DigitCanvas(Canvas):
 
     @staticmethod
     def of_digits(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], *, code: SubTokenCode, present: Bool[Tensor, "B L"] | None = None,
-                  anchor: Bool[Tensor, "B L"] | None = None, filter_observed: bool = True, factorised: bool = False) -> DigitCanvas:
+                  anchor: Bool[Tensor, "B L"] | None = None, filter_observed: bool = True, factorised: bool = False,
+                  allowed: Bool[Tensor, " V"] | None = None) -> DigitCanvas:
         """A canvas on which single digits are known (imputation).
 
+        Args:
+            allowed: the classes that may be drawn (`Denoiser.allowed`); None: all.
+
         Raises:
-            ValueError: digits out of range, or known digits of a site that no class has.
+            ValueError: digits out of range, or known digits of a site that no class has, or none that may be drawn.
         """
         digits = digits.masked_fill(~known, 0)
         if bool(((digits < 0) | (digits >= code.base)).any()):
             raise ValueError(f"digits go from {int(digits.min())} to {int(digits.max())}; in base {code.base} they lie in 0..{code.base - 1}")
-        _check_possible(digits, known, code)
+        _check_possible(digits, known, code, allowed)
         canvas = object.__new__(DigitCanvas)
         canvas._open(digits, known, code, present, anchor)
         canvas.filter_observed, canvas.factorised = filter_observed, factorised
@@ -182,18 +186,20 @@ class DigitDraw:
         canvas.factorised, canvas.filter_observed = self.factorised, self.filter_observed
 
 
-def _check_possible(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], code: SubTokenCode) -> None:
-    """Raises ValueError for known digits that no class has; each pattern is looked at once."""
+def _check_possible(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], code: SubTokenCode, allowed: Bool[Tensor, " V"] | None) -> None:
+    """Raises ValueError for known digits that no class has, or only forbidden ones where digits are to be drawn; each pattern is looked at once."""
     some = known.any(-1)
     key = torch.where(known, digits, code.base)
     patterns = key[some].unique(dim=0)
     for part in patterns.split(max(1, CHUNK // code.classes)):
-        left = code.consistent(part.clamp(max=code.base - 1), part < code.base).any(1)
+        fits, open_ones = code.consistent(part.clamp(max=code.base - 1), part < code.base), (part == code.base).any(1, keepdim=True)
+        left = fits.any(1) if allowed is None else (fits & (allowed | ~open_ones)).any(1)
         if not bool(left.all()):
             bad = part[int((~left).long().argmax())]
             row, site = ((key == bad).all(-1)).nonzero()[0].tolist()
             shown = " ".join("_" if digit == code.base else str(digit) for digit in bad.tolist())
-            raise ValueError(f"row {row}, site {site}: none of the {code.classes} classes has the digits {shown} (_ is not known); "
+            classes = f"{code.classes} classes" if allowed is None else f"{int(allowed.sum())} classes that may be drawn"
+            raise ValueError(f"row {row}, site {site}: none of the {classes} has the digits {shown} (_ is not known); "
                              "give digits of a class, or fewer of them")
 
 

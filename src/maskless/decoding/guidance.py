@@ -77,7 +77,9 @@ class Guided:
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         w = self.scale(step)
         alone = not isinstance(w, Tensor) and _check(w) == 0
-        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), replace(step, rows=self._asked(canvas, step, alone)))
+        unknown = None if step.unknown is None else step.unknown.repeat(2)
+        twice = replace(step, rows=self._asked(canvas, step, alone), unknown=unknown)
+        both = self.predictor(canvas.doubled(self.forget_prompt), sites.doubled(), twice)
         conditional, unconditional = both.chunk(2)
         if alone:
             return conditional

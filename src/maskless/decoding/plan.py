@@ -35,10 +35,18 @@ class Step:
     window: tuple[int, int] | None = None
     rest: bool = False                  # reveal everything that is still open
     forget: tuple[int, ...] | None = None
-    n: Tensor | None = None             # counts, done, forget and rows on the device
+    level: tuple[float, ...] | None = None      # share of each row's sites that is unknown at the call; None: t
+    n: Tensor | None = None             # counts, done, forget, level and rows on the device
     begun: Tensor | None = None
     gone: Tensor | None = None
+    unknown: Tensor | None = None
     rows: Tensor | None = None
+
+    def noise_level(self, rows: Tensor | None, tokens: Tensor) -> Tensor:
+        """(R,) what a time-conditioned model is told of the rows whose `tokens` (R, n) it reads: as in training, the share of hidden sites."""
+        if self.unknown is None:
+            return torch.full((len(tokens),), self.t, device=tokens.device)
+        return self.unknown if rows is None else self.unknown.index_select(0, rows)
 
     @property
     def progress(self) -> float:
@@ -47,15 +55,16 @@ class Step:
 
 
 def place(steps: Sequence[Step], device: torch.device | str) -> list[Step]:
-    """The steps with `n`, `begun`, `gone` and `rows` on the device, moved there together before the loop."""
+    """The steps with `n`, `begun`, `gone`, `unknown` and `rows` on the device, moved there together before the loop."""
     if not steps or steps[0].counts is None:
         return list(steps)
     counts, done = (torch.tensor([getattr(step, name) for step in steps]).to(device) for name in ("counts", "done"))
     forget = torch.tensor([step.forget or [0] * counts.shape[1] for step in steps]).to(device)
+    level = torch.tensor([step.level or [step.t] * counts.shape[1] for step in steps]).to(device)
     busy = [[b for b, n in enumerate(step.counts or ()) if n] for step in steps]
     rows = torch.tensor([b for some in busy for b in some]).to(device).split([len(some) for some in busy])
-    return [replace(step, n=n, begun=begun, gone=gone if step.forget else None, rows=None if len(some) == len(n) else some)
-            for step, n, begun, gone, some in zip(steps, counts, done, forget, rows)]
+    return [replace(step, n=n, begun=begun, gone=gone if step.forget else None, unknown=unknown, rows=None if len(some) == len(n) else some)
+            for step, n, begun, gone, unknown, some in zip(steps, counts, done, forget, level, rows)]
 
 
 @runtime_checkable
@@ -68,13 +77,18 @@ def _times(steps: int) -> list[float]:
 
 
 def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | None = None,
-               forgets: Sequence[Sequence[int]] | None = None) -> list[Step]:
-    """Steps from counts[i][b], and from forgets[i][b]; steps that reveal nothing in any row vanish, the others keep their index."""
+               forgets: Sequence[Sequence[int]] | None = None, levels: Sequence[Sequence[float]] | None = None) -> list[Step]:
+    """Steps from counts[i][b], and from forgets[i][b]; steps that reveal nothing in any row vanish, the others keep their index.
+
+    Args:
+        levels: levels[i][b], the share of a row's sites that is unknown at the call; None: it falls evenly.
+    """
     times, done, steps = _times(len(counts)), [0] * (len(counts[0]) if counts else 0), []
     for i, row in enumerate(counts):
         if any(row):
             lost = tuple(forgets[i]) if forgets is not None and any(forgets[i]) else None
-            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), max(row), window, forget=lost))
+            level = None if levels is None else tuple(levels[i])
+            steps.append(Step(i, len(counts), times[i], times[i + 1], tuple(row), tuple(done), max(row), window, forget=lost, level=level))
         done = [a + b for a, b in zip(done, row)]
     return steps
 
@@ -111,7 +125,8 @@ class Scheduled:
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         ends = [[0, *self.ends(n, self.steps)] for n in _open_counts(canvas, self.window)]
-        return from_table([[row[i + 1] - row[i] for row in ends] for i in range(self.steps)], window=self.window)
+        counts = [[row[i + 1] - row[i] for row in ends] for i in range(self.steps)]
+        return from_table(counts, window=self.window, levels=[[1 - row[i] / max(1, row[-1]) for row in ends] for i in range(self.steps)])
 
 
 @dataclass(frozen=True)
@@ -138,17 +153,19 @@ class Ancestral:
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         hidden = [1 - self.alpha(t) for t in _times(self.steps)]
         later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64)    # P(still unknown after step i)
-        return _drawn(canvas, noise, [later] * canvas.rows, self.steps, self.window)
+        return _drawn(canvas, noise, [later] * canvas.rows, self.steps, self.window, hidden)
 
 
-def _drawn(canvas: Canvas, noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None) -> list[Step]:
+def _drawn(canvas: Canvas, noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None,
+           levels: Sequence[float] | None = None) -> list[Step]:
     """Steps whose counts are drawn: a site of row b is still unknown after step i with probability unknown[b][i], which never rises with i."""
     table = []
     for row, n in enumerate(_open_counts(canvas, window)):
         u = noise.on_host(row, PLAN, canvas.length)[:n].to(torch.float64)
         step = (u[:, None] < unknown[row].to(u)).sum(1)
         table.append(torch.bincount(step, minlength=steps)[:steps].tolist())
-    return from_table([list(counts) for counts in zip(*table)], window=window)
+    told = None if levels is None else [[level] * canvas.rows for level in levels[:steps]]
+    return from_table([list(counts) for counts in zip(*table)], window=window, levels=told)
 
 
 @dataclass(frozen=True)
@@ -233,10 +250,13 @@ class Blockwise:
         windows = [(start, min(start + size, canvas.length)) for start in range(0, canvas.length, size)]
         plans = [self.inside(window)(canvas, noise) for window in windows]
         grid = max((step.total for plan in plans for step in plan), default=0)
-        done, steps = [0] * canvas.rows, []
+        every, done, steps = _open_counts(canvas, None), [0] * canvas.rows, []
         for block, plan in enumerate(plans):
+            inside = _open_counts(canvas, windows[block])
             for step in plan:
                 earlier = None if step.done is None else tuple(a + b for a, b in zip(step.done, done))
-                steps.append(replace(step, index=block * grid + step.index, total=grid * len(plans), done=earlier))
-            done = [a + b for a, b in zip(done, _open_counts(canvas, windows[block]))]
+                parts = zip(every, done, inside, step.level or [step.t] * canvas.rows)      # open in all blocks, in those before, in this one
+                level = tuple((n - before - here * (1 - part)) / max(1, n) for n, before, here, part in parts)
+                steps.append(replace(step, index=block * grid + step.index, total=grid * len(plans), done=earlier, level=level))
+            done = [a + b for a, b in zip(done, inside)]
         return steps

@@ -109,10 +109,17 @@ class Denoiser(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
 
-def check_grid(config: Any) -> None:
-    """Raises ValueError if the `grid` of a configuration is no fit for its length, or its `positions` for its grid and heads."""
+def check_grid(config: Any, kinds: tuple[str, ...] = ("line", "axial")) -> None:
+    """Raises ValueError for `positions` of no kind, or if a configuration's `grid` is no fit for its length, or `positions` for grid and heads.
+
+    A length of 0 is not known yet, and a grid that is left out then is not missed.
+    """
+    if config.positions not in kinds:
+        raise ValueError(f"positions {config.positions!r} is not known; choose {' or '.join(kinds)}")
+    if config.heads < 1:
+        raise ValueError(f"heads is {config.heads}; give at least one")
     if config.grid is None:
-        if config.positions == "axial":
+        if config.positions == "axial" and config.length:
             raise ValueError("positions is axial and there is no grid; set model.grid to the rows and columns of the image, or use other positions")
         return
     rows, columns = config.grid
@@ -233,7 +240,7 @@ class FullPredictor:
         def run(rows: Tensor | None) -> Tensor:
             tokens, known = pick_rows(canvas.tokens, rows), pick_rows(canvas.known, rows)
             present = None if canvas.whole else pick_rows(canvas.present, rows)
-            t = torch.full((len(tokens),), step.t, device=tokens.device)
+            t = step.noise_level(rows, tokens)
             hidden = self.hidden(rows, tokens, known, t, present)
             return Sites(pick_rows(sites.index, rows), pick_rows(sites.valid, rows)).take(hidden)
         return on_rows(step, canvas, sites, run)

@@ -181,7 +181,7 @@ class FixedFull(FullPredictor):
 
     def inputs(self, canvas: Canvas, sites: Sites, step: Step) -> tuple[int, Inputs]:
         self.model.check_canvas(canvas)
-        times = torch.full((canvas.rows,), step.t, device=canvas.count.device)
+        times = step.noise_level(None, canvas.tokens)
         return canvas.length, (canvas.tokens, canvas.known, None if canvas.whole else canvas.present, self.labels, times,
                                widened(sites.index, canvas.length))
 
@@ -206,7 +206,7 @@ class FixedPartition(PartitionPredictor):
         where, count = canvas.log[:, :width], canvas.count
         visible = F.pad(torch.arange(width, device=count.device) < count[:, None], (self.ahead, 0), value=True)
         ids, positions = self.known(canvas.tokens.gather(1, where), where)
-        condition = self.model.condition_at(torch.full((canvas.rows,), step.t, device=count.device), self.labels)
+        condition = self.model.condition_at(step.noise_level(None, canvas.tokens), self.labels)
         return width, (ids, positions, visible, widened(sites.index, canvas.length) + 2 * self.ahead, condition)
 
     def compute(self, span: int, *inputs: Any) -> tuple[Tensor, ...]:
@@ -333,7 +333,12 @@ class Captured:
         return FIXED[type(self.model.predictor())](self.model)
 
 
-FIXED: dict[type, Callable[..., Any]] = {FullPredictor: FixedFull, MaskGITPredictor: FixedFull, PartitionPredictor: FixedPartition,
+def _full(model: Any) -> FixedFull:
+    """What the canvas holds is read as the model's own predictor reads it."""
+    return FixedFull(model, read=model.predictor().read)
+
+
+FIXED: dict[type, Callable[..., Any]] = {FullPredictor: _full, MaskGITPredictor: _full, PartitionPredictor: FixedPartition,
                                          CachedPredictor: FixedCached}
 
 

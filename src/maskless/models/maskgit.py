@@ -62,7 +62,7 @@ class MaskGITConfig:
     grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        check_grid(self)
+        check_grid(self, ("learned", "axial"))
         if self.registers < 0 or self.classes < 0:
             raise ValueError(f"registers is {self.registers} and classes {self.classes}; neither can be negative")
         if not 0 < self.heads <= self.width:

@@ -346,7 +346,7 @@ class PartitionPredictor:
         """Of the rows of a call: made once per decode, but for a model that is told the time."""
         if not self.model.config.time_conditioned:
             return self.conditions(rows)
-        return self.model.condition_at(torch.full((len(like),), step.t, device=like.device), pick_labels(self.labels, rows))
+        return self.model.condition_at(step.noise_level(rows, like), pick_labels(self.labels, rows))
 
     def known(self, tokens: Int[Tensor, "R n"], sites: Int[Tensor, "R n"]) -> tuple[Tensor, Tensor]:
         """Ids and positions of what passes the encoder: the registers of group 0, then the known tokens."""

@@ -235,7 +235,7 @@ class DigitPartitionPredictor:
         index = pick_rows(sites.index, rows)
         length, most = known.shape[1], canvas.most // (model.per_site if model.config.fusion == "late" else 1)
         held = Sites.of(model.enters(known), max(1, min(length, most)))
-        condition = model.condition_at(torch.full((len(known),), step.t, device=known.device), pick_labels(self.labels, rows))
+        condition = model.condition_at(step.noise_level(rows, digits), pick_labels(self.labels, rows))
         x = model.sums(digits, known)[:, :, 0]                                                # (R, L, D)
         places, ahead = model.rotation(length), torch.arange(count // 2, count, device=known.device)         # the registers of group 0
         at = places.at(torch.cat([ahead.expand(len(known), -1), held.index + count], 1))

@@ -83,6 +83,14 @@ class UNetConfig:
         if self.entrance % (self.planes * self.digits):
             raise ValueError(f"the first level has {self.entrance} channels, no multiple of {self.planes} planes x {self.digits} digits, whose "
                              "vectors are joined; change width, multipliers or digits")
+        levels = [2**level for level in range(len(self.multipliers))]
+        if beyond := [times for times in self.attention if times not in levels]:
+            raise ValueError(f"attention names {beyond[0]} and the levels are {', '.join(map(str, levels))} times smaller than the image; "
+                             "choose among them")
+        attends = [self.width * m for times, m in zip(levels, self.multipliers) if times in self.attention or times == levels[-1]]
+        if odd := [width for width in attends if width % max(1, width // self.head_width)]:
+            raise ValueError(f"a level with attention has {odd[0]} channels, which do not split into heads of about {self.head_width}; "
+                             "change width, multipliers or head_width")
         rows, columns = self.sides
         if rows * columns * self.planes != self.length:             # 0 = 0: a recipe that leaves the length to its data
             raise ValueError(f"length {self.length} is not {self.planes} planes of {rows} x {columns}; set length, planes and grid of the images")

@@ -29,6 +29,7 @@ from maskless.models import (
 )
 from maskless.models import build as construct
 from maskless.objectives import FITS, OBJECTIVES
+from maskless.subtokens import enumerable, smallest_base
 from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary
 
@@ -298,7 +299,10 @@ def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None
         _check_steps(recipe)
     if recipe.model.vocab_size != FROM_TOKENIZER:
         check_vocabulary(vocabulary.size, recipe.model, "the tokenizer of the recipe")
+    _check_dropout(recipe)
     size = recipe.model.vocab_size or vocabulary.size
+    if hasattr(recipe.model, "digits"):
+        enumerable(size, recipe.model.digits, recipe.model.base or max(2, smallest_base(size, recipe.model.digits)))
     forbidden = tuple(sorted({*recipe.model.forbidden, *vocabulary.forbidden}))
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden))
 
@@ -343,11 +347,9 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"training.length is {recipe.length}, beyond the model's length {recipe.model.length}; "
             f"lower training.length or set model.length={recipe.length}"
         )
-    _check_sizes(dataclasses.replace(recipe.model, length=_some_length(recipe)) if _open_length(recipe) else recipe.model)
-    if recipe.training.class_dropout is not None and not classes_of(recipe.model):
-        raise ValueError(
-            f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
-        )
+    _check_sizes(_with_some_length(recipe) if _open_length(recipe) else recipe.model)
+    if not isinstance(recipe.data, (Images, Encoded)):  # whose classes may be the model's
+        _check_dropout(recipe)
     if isinstance(recipe, DistillRecipe):
         _check_distillation(recipe, model)
     attention = recipe.training.attention
@@ -376,6 +378,13 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         _check_steps(recipe)
 
 
+def _check_dropout(recipe: Recipe) -> None:
+    if recipe.training.class_dropout is not None and not classes_of(recipe.model):
+        raise ValueError(
+            f"training.class_dropout is {recipe.training.class_dropout} and the model has no classes; leave it out, or set model.classes"
+        )
+
+
 def _check_steps(recipe: Recipe) -> None:
     steps, most = recipe.sampling.sampler.steps, recipe.length * getattr(recipe.model, "digits", 1)
     if steps is not None and steps > most:
@@ -393,10 +402,13 @@ def _open_length(recipe: Recipe) -> bool:
     return isinstance(recipe.data, (Images, Encoded)) and recipe.model.length == FROM_TOKENIZER
 
 
-def _some_length(recipe: Recipe) -> int:
-    """A length that a model can be built with before its own is known."""
-    grid = recipe.model.grid if isinstance(recipe.model, LABELLED) else None
-    return grid[0] * grid[1] if grid is not None else getattr(recipe.model, "planes", 1)
+def _with_some_length(recipe: Recipe) -> Any:
+    """The model with a length that it can be built with before its own is known."""
+    model = recipe.model
+    if not isinstance(model, LABELLED):
+        return dataclasses.replace(model, length=1)
+    grid = model.grid or (getattr(model, "planes", 1), 1)
+    return dataclasses.replace(model, length=grid[0] * grid[1], grid=grid)
 
 
 def _check_distillation(recipe: DistillRecipe, model: str) -> None:
