@@ -10,7 +10,7 @@ from tests.tiny import CONFIGS, L, V, tiny
 from torch import nn
 
 from maskless.data.batch import Batch
-from maskless.decoding import Canvas, Choice, Margin, Noise, Random, Spaced, Stretch, rollout
+from maskless.decoding import Canvas, Choice, LeftToRight, Margin, Noise, Random, Spaced, Stretch, rollout
 from maskless.objectives import Draws, draws
 from maskless.objectives.sdtt import SDTT, PartitionSDTT, view_of
 from maskless.objectives.teacher import Spent, Teacher, chances, exact_times
@@ -40,6 +40,21 @@ def test_times_are_those_of_the_grid():
     torch.testing.assert_close(exact_times(t, 3, 0.125), torch.tensor([[0.8, 0.1, 1.0], [0.675, 0, 0.875], [0.55, 0, 0.75]]).double())
     torch.testing.assert_close(torch.tensor(chances(exact_times(t, 2, 0.125), 0.125)),
                                torch.tensor([[0.125 / 0.8, 1, 0.125], [0.125 / 0.675, 1, 0.125 / 0.875]]))
+
+
+class OnADevice(torch.Tensor):
+    """Times on a device that knows no float64."""
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_chances_are_in_float64_on_the_host_alone():
+    times = exact_times(torch.tensor([0.8, 1.0]), 2, 0.125)
+    assert chances(times.as_subclass(OnADevice), 0.125) == chances(times, 0.125)
 
 
 def test_a_stretch_reveals_as_often_as_it_should():
@@ -97,7 +112,7 @@ def test_three_steps_of_oneself_teach_something(name):
     assert found.token_loss.sum() > 1e-3 and (found.token_loss > -1e-12).all()
 
 
-@pytest.mark.parametrize("order", [Random(), Spaced(), Margin()])
+@pytest.mark.parametrize("order", [Random(), LeftToRight(), Spaced(), Margin()])
 @pytest.mark.parametrize("name", ["partition, mean", "causal, token", "causal, logsumexp"])
 def test_packed_and_cached_teachers_say_what_full_passes_say(name, order):
     model, known = tiny(name), noise(5).u > 0.5

@@ -9,7 +9,7 @@ import torch
 
 import maskless
 from maskless.evaluation.results import read, read_folders
-from maskless.suites.curve import Curve, curve, draw, label_of, points
+from maskless.suites.curve import Curve, cost_of, curve, draw, label_of, points
 from maskless.suites.subject import open_subject
 from maskless.training.classifier import train_classifier
 from maskless.training.distill import distill
@@ -50,6 +50,7 @@ def test_texts(texts, call, tmp_path):
     for metric in ("teacher_calls", "teacher_tokens", "student_tokens"):
         assert found[f"distillation-student-2-{metric}.json"].value == cost[metric] > 0
         assert f"distillation-teacher-{metric}.json" not in found
+    assert cost_of(open_subject(texts / "student", device="cpu")) == cost  # its last checkpoint says the same
     assert (tmp_path / "curve" / "curve.png").read_bytes().startswith(b"\x89PNG")
 
     more = call("bench", "curve", models[1], "--steps", "4", "--sampler", "top_p=0.8", "--dtype", "bfloat16", *how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,12 @@ def test_guidance_is_taken_over_once(folder, tmp_path):
     student = folder / "whole" / "rounds" / "2"
     with pytest.raises(ValueError, match=r"holds guidance 2 already; distill\.guidance=2 would come on top: leave it out"):
         distill(distillation(folder, teacher=str(student)), out=tmp_path / "run")
-    run = distill(distillation(folder, teacher=str(student), guidance=0.0), "training.steps=3", out=tmp_path / "again")
+    plain = {"guidance": 0.0, "guidance_schedule": "constant"}
+    run = distill(distillation(folder, teacher=str(student), **plain), "training.steps=3", out=tmp_path / "again")
     assert {place: found.get("guidance") for place, found in notes(run.folder).items()} == dict.fromkeys(notes(run.folder), HELD)
+    shutil.rmtree(run.folder / "checkpoints")
+    distill(run.folder, f"distill.teacher={folder / 'teacher'}", out=run.folder, resume=True)  # another teacher, which holds none
+    assert {place: found.get("guidance") for place, found in notes(run.folder).items()} == dict.fromkeys(notes(run.folder))
 
 
 def test_guidance_changes_what_is_learned_and_rows_without_a_class_learn_none(folder, tmp_path):

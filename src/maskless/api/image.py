@@ -144,11 +144,11 @@ class ImageModel(LoadedModel):
         count = self.model.per_site
         if not isinstance(self.model, WrittenInDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
-        digits = (digits,) if isinstance(digits, Number) else tuple(digits)
-        for digit in digits:
+        chosen = [digits] if isinstance(digits, int) else list(digits)
+        for digit in chosen:
             check_whole("a digit to keep", digit)
-        if not digits or any(not 0 <= digit < count for digit in digits) or len(set(digits)) == count:
-            raise ValueError(f"digits {list(digits)} are to be kept; give some of 0..{count - 1}, not all of them")
+        if not chosen or any(not 0 <= digit < count for digit in chosen) or len(set(chosen)) == count:
+            raise ValueError(f"digits {chosen} are to be kept; give some of 0..{count - 1}, not all of them")
         pixels, wanted = self._placed(image, None, (0, 0))
         if wanted.any():
             raise ValueError(f"the image has {image.shape[0]} x {image.shape[1]} pixels and the model makes {wanted.shape[0]} x {wanted.shape[1]}; "
@@ -156,7 +156,7 @@ class ImageModel(LoadedModel):
         with torch.inference_mode():
             codes = self.codec.encode(to_pixels(pixels[None]))[0].cpu()
         kept = torch.zeros(count, dtype=torch.bool)
-        kept[list(digits)] = True
+        kept[chosen] = True
         known = kept.expand(n, *self.grid, count)
         return self._made(codes.expand(n, *self.grid), known, labels, _How(seed, sampler, watch, 0, batch, options))
 

@@ -147,24 +147,28 @@ def publish(run: str | Path, step: int, write: Callable[[Path], None], *, keep: 
 
 
 def put(final: Path, write: Callable[[Path], None]) -> None:
-    """A folder that is either complete or absent; an older one of this name goes first.
+    """A folder that is either complete or absent; an older one of this name loses it first, whole, and its files last.
 
     Raises:
-        OSError, SafetensorError: if the disk is full or fails; nothing of the new folder stays.
+        OSError, SafetensorError: if the disk is full or fails; nothing of the new folder stays, and the older one does.
     """
-    partial = final.with_name(f"{final.name}.tmp")
+    partial, older = (final.with_name(f"{final.name}.{suffix}") for suffix in ("tmp", "old.tmp"))
     try:
         _remove(partial)
+        _remove(older)
         partial.mkdir(parents=True)
         write(partial)
         flush(partial)
         if final.exists():
-            shutil.rmtree(final)
+            os.rename(final, older)
         os.rename(partial, final)
         flush_one(final.parent)
     except (OSError, SafetensorError):
         shutil.rmtree(partial, ignore_errors=True)  # give the space back
+        if older.exists() and not final.exists():
+            os.rename(older, final)
         raise
+    _remove(older)
 
 
 def _remove(folder: Path) -> None:

@@ -148,7 +148,7 @@ def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Pictu
     if flat := next((name for name, array in arrays.items() if array.ndim == 0), None):
         raise ValueError(f"{path}: {flat} is a single value; it must hold a row for every image: correct the file")
     labels, images = arrays.get(labelled), None if files else arrays[wanted[0]]
-    content, offsets = (arrays[wanted[0]].tobytes(), arrays[wanted[1]]) if files else (b"", np.zeros(0))
+    content, offsets = (arrays[wanted[0]].tobytes(), arrays[wanted[-1]]) if files else (b"", np.zeros(0))
     count = len(offsets) - 1 if images is None else len(images)
     if labels is not None and len(labels) != count:
         raise ValueError(f"{place} has {count} images and {len(labels)} labels in its part {part or 'x'}: correct it")

@@ -37,7 +37,7 @@ def exact_times(t: Float[Tensor, " B"], steps: int, dt: float) -> Float[Tensor, 
 
 def chances(times: Float[Tensor, "K B"], dt: float, schedule: Schedule = LogLinear()) -> tuple[tuple[float, ...], ...]:  # noqa: B008
     """The probability of an unknown site to be revealed in each step (dt / t where alpha is linear); 1 where the step ends at 0 or below."""
-    begin = times.double().cpu().clamp_min(dt)
+    begin = times.cpu().double().clamp_min(dt)  # some devices know no float64
     return tuple(map(tuple, schedule.reveal(begin, begin - dt).tolist()))
 
 
@@ -83,6 +83,10 @@ class Spent:
 
     calls: int = 0
     tokens: int = 0
+
+    def add(self, more: Spent) -> None:
+        """Count what was spent elsewhere."""
+        self.calls, self.tokens = self.calls + more.calls, self.tokens + more.tokens
 
     def take(self) -> Spent:
         """The costs so far; counting begins anew."""

@@ -179,7 +179,7 @@ def cost_of(subject: Subject) -> dict[str, Any] | None:
 
 
 def costs(session: Session) -> Iterator[Result]:
-    """The costs as results of their own: exact counts, of what the run's metrics.jsonl has."""
+    """The costs as results of their own: exact counts of all processes, as the model's folder has them."""
     cost = cost_of(session.subject)
     for metric in COSTS if cost is not None else ():
         if cost is not None and cost[metric] is not None:

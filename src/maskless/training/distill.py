@@ -5,22 +5,23 @@
     RUN/checkpoints/  as in any run; the last step of a round is always saved, before the round's folder is
 
 A checkpoint at the end of a round holds what the round's folder is made of, so a crash between the two loses nothing: the folder
-is made when the run is resumed.
+is made when the run is resumed. A run keeps the teacher it began with, and each checkpoint says what teachers have cost so far.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 
 from maskless.checkpoints.native import (
     Checkpoint,
-    coding_in,
+    check_weights,
+    described,
     guidance_in,
     load_checkpoint,
     load_model,
@@ -28,20 +29,23 @@ from maskless.checkpoints.native import (
     write_model,
 )
 from maskless.checkpoints.reference.quirks import reference_times
-from maskless.decoding import Choice, Confidence, Halton, Margin, Order, Random, Spaced
-from maskless.models import CausalPartitionConfig, kind_of
+from maskless.decoding import Choice, Confidence, Halton, LeftToRight, Margin, Order, Random, Spaced
 from maskless.objectives.divergence import DIVERGENCES
 from maskless.objectives.rounds import round_of
 from maskless.objectives.sdtt import SDTT, PartitionSDTT, view_of
 from maskless.objectives.teacher import Spent, Teacher, exact_times
 from maskless.training.distillation import Distillation
 from maskless.training.loop import fit
-from maskless.training.recipe import DistillRecipe, Recipe, classes_of
-from maskless.training.records import Sink, read_records
+from maskless.training.recipe import DistillRecipe, Recipe
+from maskless.training.records import Sink
+from maskless.training.rounds import check_teacher, config_of, teacher_in, unlike, with_ids
 from maskless.training.run import Run, Session, Work, begin
-from maskless.training.state import TrainState, collected
+from maskless.training.state import TrainState, collected, read_notes
 
-ORDERS: dict[str, Order] = {"random": Random(), "spaced": Spaced(), "confidence": Confidence(), "margin": Margin()}
+ORDERS: dict[str, Order] = {
+    "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(), "confidence": Confidence(), "margin": Margin(),
+}
+COSTS = ("teacher_calls", "teacher_tokens")
 
 
 def distill(
@@ -73,14 +77,26 @@ def distill(
 
 @dataclass(frozen=True)
 class Distilling(Work):
-    """One session of a distillation."""
+    """One session of a distillation.
+
+    Attributes:
+        spent: what this process's teacher has cost since the last update.
+        since: the same, since the session began.
+        past: what the session goes on from: the notes of its checkpoint; at step 0 the teacher's guidance, and no costs.
+    """
 
     spent: Spent = field(default_factory=Spent)
+    since: Spent = field(default_factory=Spent)
+    past: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         if not isinstance(recipe, DistillRecipe):
             raise ValueError("the recipe has no distill section, so there is no teacher; run it with maskless train")
+
+    @classmethod
+    def completed(cls, recipe: Any, tokenizer: Any) -> Any:
+        return super().completed(with_ids(recipe, tokenizer.vocabulary), tokenizer)
 
     @property
     def options(self) -> Distillation:
@@ -89,26 +105,51 @@ class Distilling(Work):
 
     def costs(self) -> Mapping[str, Any]:
         taken = self.spent.take()
-        return {"teacher_calls": taken.calls, "teacher_tokens": taken.tokens}
+        self.since.add(taken)
+        return dict(zip(COSTS, (taken.calls, taken.tokens), strict=True))
+
+    def run(self, found: Path | None, changes: list[str]) -> Run:
+        if found is None:
+            self.past.update({"guidance": guidance_in(teacher_in(self.options.teacher)), "cost": dict.fromkeys(COSTS, 0)})
+        else:
+            self.check_resumed(read_notes(found)["step"])
+            self.past.update(described(found / "config.json")[1].get("extra", {}))
+        return super().run(found, changes)
+
+    def check_resumed(self, step: int) -> None:
+        """Raise ValueError unless the run can go on with the teachers it has."""
+        stored = self.read(self.folder / "config.yaml").distill
+        for name in ("teacher", "weights"):
+            now, before = getattr(self.options, name), getattr(stored, name)
+            if now != before:
+                raise ValueError(f"distill.{name} is {now} and was {before} for {step} steps; a run keeps the teacher it began with (rounds/0): "
+                                 f"leave distill.{name} as it was, or begin another run with --out")
+        round, inside = divmod(step, self.options.round_steps)
+        if inside and step < self.recipe.training.steps and not self.is_complete(round):
+            raise ValueError(f"{self.round_folder(round)} is gone, the teacher of round {round + 1}, and step {step} lies inside that round; "
+                             "put the folder back, or begin another run with --out")
+
+    def opening(self, state: TrainState, found: Path | None, changes: list[str]) -> dict[str, Any]:
+        said = super().opening(state, found, changes)
+        return said if found is not None else {**said, "note": f"{said['note']}; {self.beginning()}"}
 
     # -- teacher and student ------------------------------------------------------------------------------------------
 
     def first_teacher(self) -> Checkpoint:
         """The teacher that the recipe names. Raises ValueError unless it fits the student."""
-        checkpoint = load_checkpoint(self.options.teacher, ema=self.options.weights == "ema")
+        checkpoint = load_checkpoint(teacher_in(self.options.teacher), ema=self.options.weights == "ema")
         check_teacher(checkpoint, self.recipe, self.data.tokenizer)
         return checkpoint
 
     def guidance(self) -> Mapping[str, Any] | None:
         """What the student has taken over, or its teacher before it: sampled with guidance, it would be guided twice."""
         if self.options.guides is None:
-            first = self.round_folder(0)
-            return guidance_in(first if first.exists() else self.options.teacher)
+            return self.past.get("guidance")
         return {"weight": self.options.guidance, "schedule": self.options.guidance_schedule}
 
     def description(self, state: TrainState) -> dict[str, Any]:
-        described = super().description(state)
-        return {**described, "extra": {**described["extra"], **self.noted()}}
+        whole = super().description(state)
+        return {**whole, "extra": {**whole["extra"], **self.noted(), "cost": self.cost(state.step)}}
 
     def noted(self) -> dict[str, Any]:
         """What every folder of the student says beside its weights."""
@@ -116,12 +157,20 @@ class Distilling(Work):
         return {} if held is None else {"guidance": dict(held)}
 
     def begin_weights(self, model: Any) -> None:
-        """Those of `training.start`; else the teacher's, if it has the same tensors; else random ones."""
+        """Those of `training.start`; else the teacher's, if they are the same function in the student; else random ones."""
         teacher = self.first_teacher()
         if self.recipe.training.start is not None:
             super().begin_weights(model)
-        elif same_tensors(model, teacher):
+        elif not unlike(teacher.config, model.config):
+            check_weights(teacher.weights, model.state_dict(), f"distill.teacher {teacher.folder}")
             model.load_state_dict(teacher.weights)
+
+    def beginning(self) -> str:
+        """With which weights the student begins, in words."""
+        if (start := self.recipe.training.start) is not None:
+            return f"student begins with the weights of {start}"
+        apart = unlike(config_of(self.options.teacher), self.recipe.model)
+        return f"student begins at random: {', '.join(apart)}" if apart else "student begins with the teacher's weights"
 
     def teacher(self, round: int) -> Teacher:
         """What a round is taught by, from its folder."""
@@ -151,21 +200,26 @@ class Distilling(Work):
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def learn(self, state: TrainState, session: Session) -> None:
-        length, last, asked = self.options.round_steps, self.recipe.training.steps, False
+        """Round after round. `fit` pauses where a checkpoint is due, which is described anew: it says what has been spent."""
+        length, last, every, asked = self.options.round_steps, self.recipe.training.steps, self.recipe.checkpoints.every, False
+        hooks = [hook for hook in session.hooks if hook is not session.saver]
 
         def stop() -> bool:
             nonlocal asked
             asked = session.stop() or asked
-            return asked or state.step % length == 0
+            return asked or state.step % length == 0 or bool(every and state.step % every == 0)
 
         self.settle(state, missing=True)
         while state.step < last and not asked:
             round = round_of(state.step, length)
             if state.step == round * length:
                 self.open_round(round, state, session)
-            fit(state, self.machine, self.recipe.training, self.lesson(round), loader=session.loader, hooks=session.hooks, stop=stop)
-            if state.step % length == 0:
+            lesson, end = self.lesson(round), (round + 1) * length
+            while state.step < end and not asked:
+                fit(state, self.machine, self.recipe.training, lesson, loader=session.loader, hooks=hooks, stop=stop)
+                session.saver.describe = self.description(state)
                 session.saver.save(state)
+            if state.step == end:
                 self.settle(state, missing=False)
 
     def open_round(self, round: int, state: TrainState, session: Session) -> None:
@@ -179,12 +233,13 @@ class Distilling(Work):
         session.journal.write({"step": state.step, "round": round + 1, "note": note})
 
     def settle(self, state: TrainState, *, missing: bool) -> None:
-        """At the end of a round (or before the first), make its folder; `missing`: only if it is not there."""
+        """At the end of a round (or before the first), make its folder; `missing`: only if it is not there. At step 0 it is made in any case:
+        what is there may be of another teacher."""
         round, inside = divmod(state.step, self.options.round_steps)
-        if inside or (missing and self.round_folder(round).exists()):
+        if inside or (missing and round and self.is_complete(round)):
             self.machine.barrier()
             return
-        write = partial(self.write_first) if round == 0 else self.writer_of(state, round)
+        write = self.write_first if round == 0 else self.writer_of(state, round)
         if self.machine.main:
             try:
                 put(self.round_folder(round), write)
@@ -197,6 +252,10 @@ class Distilling(Work):
     def round_folder(self, round: int) -> Path:
         return self.folder / "rounds" / str(round)
 
+    def is_complete(self, round: int) -> bool:
+        """Whether the folder of a round holds a model."""
+        return (self.round_folder(round) / "config.json").is_file()
+
     def write_first(self, folder: Path) -> None:
         teacher = self.first_teacher()
         held = guidance_in(teacher.folder)
@@ -207,63 +266,21 @@ class Distilling(Work):
         """Writes the student of now. Every process takes part in gathering shards."""
         weights = collected(state.model, keep=self.machine.main)
         average = None if state.average is None else collected(state.average, keep=self.machine.main)
-        extra = {"round": round, "student_steps": self.options.student_steps(round), "distill": asdict(self.options), **self.noted()}
+        extra = {"round": round, "student_steps": self.options.student_steps(round), "distill": asdict(self.options), **self.noted(),
+                 "cost": self.cost(state.step)}
 
         def write(folder: Path) -> None:
-            extra["cost"] = self.cost(state.step)
             write_model(folder, state.model.config, weights, average=average, tokenizer=self.data.tokenizer, extra=extra)
 
         return write
 
-    def cost(self, steps: int) -> dict[str, Any]:
-        """What the student has cost since round 0, as metrics.jsonl has it; null where lines of that are lost.
+    def cost(self, step: int) -> dict[str, Any]:
+        """What the student has cost since round 0, in all processes, each of which must ask; null where the past does not say.
 
-        Token passes: sites of all rows that went through an encoder; of the teacher, in the main process.
+        Token passes: sites of all rows that went through an encoder.
         """
-        updates = [record for record in read_records(self.folder / "metrics.jsonl") if "teacher_calls" in record and record["step"] <= steps]
-        teacher = {name: sum(record[name] for record in updates) for name in ("teacher_calls", "teacher_tokens")}
-        student = steps * self.recipe.training.batch_size * self.recipe.length
-        whole = len(updates) == steps
-        return {"updates": steps, "processes": self.machine.world, "student_tokens": student, **(teacher if whole else dict.fromkeys(teacher))}
-
-
-def same_tensors(model: Any, checkpoint: Checkpoint) -> bool:
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    return own == {name: tensor.shape for name, tensor in checkpoint.weights.items()}
-
-
-def check_teacher(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Any) -> None:
-    """Raise ValueError unless a student of this recipe can learn from the teacher."""
-    teacher, student = checkpoint.config, recipe.model
-    where = f"distill.teacher {checkpoint.folder}"
-    if kind_of(teacher) == "autoregressive":
-        raise ValueError(f"{where} is autoregressive, which reveals one site a step in one order; take a masked or partition model")
-    for name, remedy in {
-        "vocab_size": "use the teacher's tokenizer or codec (data.tokenizer, data.codec)",
-        "length": f"set model.length={teacher.length}",
-        "forbidden": "use the teacher's tokenizer (data.tokenizer)",
-        "classes": f"set model.classes={classes_of(teacher)}",
-        "grid": "set model.grid and data.size to the teacher's",
-    }.items():
-        theirs, ours = (getattr(config, name, 0) or 0 for config in (teacher, student))
-        if theirs != ours and not (name == "grid" and 0 in (theirs, ours)):
-            raise ValueError(f"{where} has {name} {theirs} and the student {ours}; both must speak of the same sites, tokens and classes: {remedy}")
-    coding = coding_in(checkpoint.folder)
-    if checkpoint.vocabulary not in (None, tokenizer.vocabulary) or (coding is not None and coding.hash != tokenizer.hash):
-        raise ValueError(f"{where} was trained with another tokenizer or codec than this recipe's data; use its own (data.tokenizer, data.codec)")
-    for who, config in ((where, teacher), ("the student", student)):
-        if getattr(config, "time_conditioned", False):
-            raise ValueError(f"{who} is time-conditioned, and rows of a walk are at different times; take a model without time_conditioned")
-    assert isinstance(recipe, DistillRecipe)
-    check_walk(checkpoint, recipe.distill, where)
-
-
-def check_walk(checkpoint: Checkpoint, options: Distillation, where: str) -> None:
-    """Raise ValueError unless the teacher can walk as the recipe says."""
-    held = guidance_in(checkpoint.folder)
-    if options.guidance and not classes_of(checkpoint.config):
-        raise ValueError(f"distill.guidance is {options.guidance:g} and {where} has no classes to guide by; leave it out, or take a labelled teacher")
-    if options.guidance and held is not None:
-        raise ValueError(f"{where} holds guidance {held['weight']:g} already; distill.guidance={options.guidance:g} would come on top: leave it out")
-    if options.refresh and not isinstance(checkpoint.config, CausalPartitionConfig):
-        raise ValueError(f"distill.refresh is {options.refresh} and {where} keeps no cache; leave it out (only order-causal models have two modes)")
+        since = self.machine.total(torch.tensor([self.since.calls, self.since.tokens], device=self.machine.device)).tolist()
+        before = self.past.get("cost", dict.fromkeys(COSTS))
+        teacher = {name: None if before[name] is None else before[name] + more for name, more in zip(COSTS, since, strict=True)}
+        student = step * self.recipe.training.batch_size * self.recipe.length
+        return {"updates": step, "processes": self.machine.world, "student_tokens": student, **teacher}

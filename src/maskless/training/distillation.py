@@ -27,7 +27,7 @@ class Distillation:
         groups: both groups of a split in one pass, from two walks (students with two sides), or one, as published.
         anchor: site 0 (BOS) is known to the walk that begins with less, as when sampling; false: hidden as any other (the
             released code).
-        order: which sites the teacher reveals; halton: the cells of an image.
+        order: which sites the teacher reveals; left-to-right: of images the raster of cells; halton: the cells of an image.
         schedule: how much is known at which time, of teacher and student: linear is what the plan `even` follows, arccos the plan `arccos`.
         guidance: strength w of the first teacher's guidance by label, which the student takes over: one pass of it, without guidance, says what
             (1 + w) conditional - w unconditional did. Later teachers have it in them.
@@ -48,7 +48,7 @@ class Distillation:
     loss: Literal["kl-bwd", "kl-fwd", "mse", "tvd"] = "kl-bwd"
     groups: Literal["both", "one"] = "both"
     anchor: bool = True
-    order: Literal["random", "spaced", "halton", "confidence", "margin"] = "random"
+    order: Literal["random", "left-to-right", "spaced", "halton", "confidence", "margin"] = "random"
     schedule: Literal["linear", "arccos", "cosine", "square", "root"] = "linear"
     guidance: float = 0.0
     guidance_schedule: Literal["constant", "linear"] = "constant"
@@ -65,8 +65,14 @@ class Distillation:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if self.refresh < 0:
             raise ValueError(f"refresh is {self.refresh}; give the number of calls between two encodings, or 0 to keep the cache")
+        if self.teacher_steps > self.grid:
+            raise ValueError(f"teacher_steps is {self.teacher_steps} and grid {self.grid}: a step of the first student would be longer than the "
+                             f"whole way; have at most {self.grid} teacher steps, or a finer grid")
         Choice(top_p=self.top_p)
         Guidance(self.guidance)
+        if self.guidance_schedule != "constant" and not self.guidance:
+            raise ValueError(f"guidance_schedule is {self.guidance_schedule} and guidance 0, so there is nothing to schedule; "
+                             "give distill.guidance, or leave its schedule out")
         if self.times == "reference" and self.schedule != "linear":
             raise ValueError(f"times is reference and schedule {self.schedule}: the released code knows the linear one only; use times=exact")
         if self.top_p < 1 and self.loss in INFINITE_AT_ZERO:
