@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 import weakref
 
 import pytest
@@ -16,9 +17,10 @@ from maskless.data.codec import PixelCodec
 from maskless.data.image_sources import ImageFolder
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
-from maskless.data.shards import Encoded, Encoding, Shards, encode_images
+from maskless.data.shards import LOCK, Encoded, Encoding, Shards, encode_images
 from maskless.data.sources import open_data, tokenizer_of
 from tests.data.test_pictures import content
+from tests.surface.conftest import call  # noqa: F401  (a fixture)
 from tests.training.runs import REPOSITORY, environment
 
 GRID = (4, 4)
@@ -78,6 +80,53 @@ def test_work_that_was_stopped_goes_on(photos, tmp_path, monkeypatch):
     assert shards.read(torch.arange(11)).tokens[:, 0].tolist() == [10 * number for number in range(11)]
 
 
+def test_two_at_once_do_not_disturb_each_other(photos, tmp_path):
+    place, refused = tmp_path / "codes", []
+
+    def meanwhile(done):
+        before = sorted(place.rglob("*"))
+        with pytest.raises(ValueError, match=r"another process encodes images into .*codes: wait until it is done, or choose a new folder"):
+            encode_images(work(photos), place)
+        assert sorted(place.rglob("*")) == before                   # what is half written is still there
+        refused.append(done)
+
+    shards = encode_images(work(photos), place, meanwhile)
+    assert refused == [0, 3, 4, 7, 8, 11] and shards.read(torch.arange(11)).tokens[:, 0].tolist() == [10 * number for number in range(11)]
+    assert not (place / LOCK).exists() and len(encode_images(work(photos), place)) == 11
+
+
+def test_a_lock_that_a_dead_process_left_is_no_obstacle(photos, tmp_path):
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / LOCK).touch()
+    assert len(encode_images(work(photos), tmp_path / "codes")) == 11 and not (tmp_path / "codes" / LOCK).exists()
+
+
+def test_the_command_takes_data_sets(tmp_path, call, monkeypatch):  # noqa: F811
+    """By the names that recipes know; a folder of such a name comes first."""
+    records = [{"image": Image.new("L", (4, 4), 10 * number), "label": number % 3} for number in range(5)]
+    asked = []
+
+    class Fetched(list):
+        features = types.MappingProxyType({"label": types.SimpleNamespace(names=["a", "b", "c"])})
+
+    monkeypatch.setattr("maskless.data.image_sources.fetched", lambda name, *where: asked.append((name, *where)) or Fetched(records))
+    monkeypatch.chdir(tmp_path)
+    how = ["--codec", "pixels:256", "--size", 4]
+    ended = call("encode-images", "hub:fashion_mnist", tmp_path / "codes", *how)
+    assert ended.code == 0 and "5 images, 4 x 4 codes out of 256, 3 classes" in ended.out, ended.err
+    assert set(asked) == {("fashion_mnist", "zalando-datasets/fashion_mnist", None, "train", None)}
+    shards = Shards(tmp_path / "codes")
+    assert shards.read(torch.arange(5)).labels.tolist() == [0, 1, 2, 0, 1] and shards.manifest["source"][0] == "ImageHub"
+    assert call("encode-images", "hub:someone/else", tmp_path / "others", *how).code == 0 and asked[-1][1] == "someone/else"
+    ended = call("encode-images", "hub:shoes", tmp_path / "none", *how)
+    assert ended.code == 2 and "'shoes': it must be one of mnist, fashion_mnist" in ended.err and not (tmp_path / "none").exists()
+    assert call("encode-images", "digits", tmp_path / "digits_codes", "--codec", "pixels:16", "--size", 8, "--batch", 512, "-q").code == 0
+    assert len(Shards(tmp_path / "digits_codes")) == 1797
+    (tmp_path / "digits").mkdir()
+    ended = call("encode-images", "digits", tmp_path / "none", *how)
+    assert ended.code == 2 and "digits" in ended.err and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_kill_9_loses_no_shard(photos, tmp_path, moment):
     code = f"""
@@ -101,7 +150,7 @@ main()
     assert complete == ["shard-00000"] + (["shard-00001"] if moment == "after" else [])
     shards = encode_images(work(photos), tmp_path / "codes")
     assert shards.read(torch.arange(11)).tokens[:, 0].tolist() == [10 * number for number in range(11)]
-    assert not list((tmp_path / "codes").glob("*.tmp"))
+    assert not list((tmp_path / "codes").glob("*.tmp")) and not (tmp_path / "codes" / LOCK).exists()
 
 
 def test_a_damaged_image_stops_the_work_and_harms_nothing(photos, tmp_path):

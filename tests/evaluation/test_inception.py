@@ -173,7 +173,7 @@ def test_without_the_network_the_remedy_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     for fetch in (True, False):
-        with pytest.raises(ValueError, match=f"{FILE}.* on another machine and give its path") as error:
+        with pytest.raises(ValueError, match=rf"{FILE} .* its path behind the protocol: images\.features=pgm-val:/path/to/{FILE}") as error:
             inception_features(fetch=fetch)
         assert "\n" not in str(error.value)
 

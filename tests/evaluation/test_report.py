@@ -19,8 +19,10 @@ from maskless.evaluation.report.markdown import markdown
 from maskless.evaluation.report.page import page
 from maskless.evaluation.report.pareto import paretos
 from maskless.evaluation.report.words import number, said
-from maskless.evaluation.results import Code, DataRecord, ModelRecord, Named, Precision, Result, Uncertainty
+from maskless.evaluation.results import Code, DataRecord, ModelRecord, Named, Precision, Result, Uncertainty, text_of
 from maskless.evaluation.results import write as save
+from tests.surface.conftest import call  # noqa: F401  (a fixture)
+from tests.training.runs import REPOSITORY
 
 EVIL = "_<script>alert(1)</script>|`*&$\u202e\x00\u4e2d"
 MODEL = ModelRecord("pgm", "runs/pgm", "partition", 1000, "ema", 10, "aa" * 8)
@@ -79,6 +81,34 @@ def test_nor_do_other_scorers_machines_and_precisions(result, change, why):
     found = entries(result, other(result, 2.0, **change))
     assert len([column for table in tables(found) for column in table.columns]) == 2
     assert [split.why for split in splits(found)] == [why]
+
+
+OTHERS = {"tokenizer": Named("bpe", "11" * 8)}
+IMAGES = replace(QUALITY, suite="images", name="pgm-fid", metric="fid", samples=5000, details={"transform": "none", "real_images": 5000})
+
+
+@pytest.mark.parametrize("result", [IMAGES, replace(QUALITY, details={"retokenised": True})])
+def test_the_tokenizer_does_not_matter_in_pixels_and_in_the_tokens_of_the_scorer(result):
+    found = entries(result, other(result, 2.0, **OTHERS))
+    (table,) = tables(found)
+    assert len(table.columns) == 1 and len(table.rows) == 2 and not splits(found)
+    refuse_splits(found)
+
+
+@pytest.mark.parametrize("result", [QUALITY, ENTROPY])
+def test_it_does_in_the_models_own(result):
+    found = entries(result, other(result, 2.0, **OTHERS))
+    (table,) = tables(found)
+    assert [column.tokenizer for column in table.columns] == ["bytes (dddddddd)", "bpe (11111111)"]
+    assert [split.why for split in splits(found)] == ["tokenizers"]
+    read_anew = replace(QUALITY, details={"retokenised": True})
+    (both,) = tables(entries(read_anew, ENTROPY))                   # of one model, side by side
+    assert [column.metric for column in both.columns] == ["generative_perplexity", "unigram_entropy"] and len(both.rows) == 1
+
+
+def test_decoding_to_pixels_stands_apart():
+    found = entries(SPEED, other(SPEED, 2.0, details={"decoded": True}))
+    assert [column.protocol for column in tables(found)[0].columns] == [(), ("with decoding to pixels",)]
 
 
 def test_nothing_is_refused_where_all_can_be_compared():
@@ -218,6 +248,28 @@ def test_the_same_files_make_the_same_bytes(folder):
     first, second = (write(gather([folder]), folder / name / "report") for name in ("a", "b"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert sorted(path.name for path in (folder / "a").iterdir()) == ["report.html", "report.md"]
+
+
+def test_files_of_several_results(tmp_path):
+    """As they are published: one array for many files; two values for one place get rows that say where each lies."""
+    trees = [json.loads(text_of(result)) for result in (BOUND, replace(BOUND, name="again", value=3.1), other(BOUND, 3.5))]
+    (tmp_path / "published.json").write_text(json.dumps(trees))
+    found = gather([tmp_path])
+    assert [entry.number for entry in found.entries] == [0, 1, 2] and {entry.path.name for entry in found.entries} == {"published.json"}
+    (table,) = tables(found.entries)
+    assert [dict(row.labels)["file"] for row in table.rows] == ["", "published.json[1] (likelihood-again.json)", ""]
+    text = page(found, "x")
+    assert "from 1 result files" in text and "published.json[2] (likelihood-mdlm-nelbo.json)" in text
+    trees[1] |= {"value": "3.1"}
+    (tmp_path / "published.json").write_text(json.dumps(trees))
+    with pytest.raises(ValueError, match=r"published\.json\[1\]: result\.value"):
+        gather([tmp_path])
+
+
+def test_the_published_results_become_a_page(tmp_path, call):  # noqa: F811
+    ended = call("report", REPOSITORY / "docs" / "results", "--out", tmp_path / "report")
+    assert ended.code == 0, ended.err
+    assert "any\\_order" in (tmp_path / "report.md").read_text()
 
 
 def test_overlapping_folders_are_read_once(folder):

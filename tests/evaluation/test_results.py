@@ -18,6 +18,7 @@ from maskless.evaluation.results import (
     Uncertainty,
     hash_of,
     read,
+    read_all,
     read_folders,
     same_but_times,
     text_of,
@@ -34,6 +35,30 @@ def test_what_is_written_is_read(tmp_path: Path):
     assert path.name == "likelihood-pgm-nelbo.json" and read(path) == RESULT
     assert read_folders([tmp_path / "new"]) == [RESULT]
     assert list(path.parent.iterdir()) == [path]                    # nothing half-written stays
+
+
+def test_a_file_may_hold_several(tmp_path: Path):
+    other = replace(RESULT, name="pgm-other", value=4.0)
+    trees = [json.loads(text_of(result)) for result in (RESULT, other)]
+    (tmp_path / "published.json").write_text(json.dumps(trees))
+    assert read_all(tmp_path / "published.json") == [RESULT, other] == read_folders([tmp_path])
+    assert read_all(write(RESULT, tmp_path / "one")) == [RESULT]
+    for wrong, sentence in (({**trees[1], "value": "4"}, r"published\.json\[1\]: result\.value is"), ([], r"published\.json\[1\] is not a result"),
+                            ({**trees[1], "schema": "maskless-result/9"}, r"published\.json\[1\] .*maskless-result/9")):
+        (tmp_path / "published.json").write_text(json.dumps([trees[0], wrong]))
+        with pytest.raises(ValueError, match=sentence):
+            read_folders([tmp_path])
+
+
+def test_a_result_of_another_model_is_not_written_over(tmp_path: Path):
+    path, other = write(RESULT, tmp_path), replace(RESULT, value=9.0, model=replace(MODEL, hash="11"))
+    written = path.read_bytes()
+    with pytest.raises(ValueError, match=r"another model \(runs/pgm, ema weights, hash 00; this one has 11\); .*--name.*--out"):
+        write(other, tmp_path)
+    assert path.read_bytes() == written and list(tmp_path.iterdir()) == [path]
+    assert read(write(replace(RESULT, value=2.0), tmp_path)).value == 2.0                   # the same model's is replaced
+    path.write_text(path.read_text()[:-40])
+    assert read(write(other, tmp_path)).value == 9.0                                        # and a file that is not whole
 
 
 def test_only_times_may_differ():

@@ -49,3 +49,15 @@ def test_mistakes_are_one_sentence(models, tmp_path, words, sentence):
 def test_an_unknown_argument_is_one_sentence(models, tmp_path):
     with pytest.raises(ValueError, match="sample is nothing that evaluate takes"):
         maskless.evaluate(models / "pgm", "generative", sample=3, out=tmp_path / "results")
+
+
+def test_results_of_another_model_are_kept_and_said_before_anything_is_measured(models, text, tmp_path, call, monkeypatch):
+    how = ["--data", text, "--rows", 2, "--device", "cpu", "--out", tmp_path / "out"]
+    longer = ["evaluate", models / "ar", "likelihood", *how, "--name", "pgm-more"]
+    assert call("evaluate", models / "pgm", "likelihood", *how, "--name", "pgm").code == 0 and call(*longer).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert call("evaluate", models / "pgm", "likelihood", *how, "likelihood.seed=1").code == 0      # the same model's are replaced
+    assert {path for path, content in before.items() if path.read_bytes() != content} == {tmp_path / "out" / "likelihood-pgm-words-nelbo.json"}
+    monkeypatch.setattr("maskless.suites.likelihood.open_held", lambda *words, **named: pytest.fail("nothing is opened"))
+    ended = call("evaluate", models / "ar", "likelihood", *how, "--name", "pgm")
+    assert ended.code == 2 and ended.err.count("\n") == 1 and "another name (--name) or folder (--out)" in ended.err

@@ -134,6 +134,14 @@ def test_mauve_against_real_texts(models, text, tmp_path):
     assert 0 < found.value <= 1 and found.data.documents == 1 and found.details["real_rows"] == 12 and found.better == "higher"
     with pytest.raises(ValueError, match="hidden states of a scorer and none is named"):
         Generative(real=real)
+    few = tmp_path / "few.txt"
+    few.write_text("word " * 20)
+    for changes, sentence in (({"samples": 9}, "9 real and 9 generated samples are too few"),
+                              ({"samples": 12, "real": Files(train=str(few), valid=str(few))}, "4 real and 12 generated samples are too few"),
+                              ({"samples": 12, "real": Files(train="absent.txt")}, "no file or folder absent")):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(opened(models), [generative(models, **{"length": LENGTH, "real": real, **changes})], out=tmp_path / "none")
+        assert not (tmp_path / "none").exists()                     # said before anything is drawn
 
 
 def test_samples_from_a_file(models, tmp_path):
@@ -143,6 +151,12 @@ def test_samples_from_a_file(models, tmp_path):
     assert found["generative_perplexity"].samples == 2 and found["generative_perplexity"].sampler is None
     assert found["generative_perplexity"].details["tokens"] == len("some words" + "other words")
     assert not list((tmp_path / "out").glob("samples*"))
+    assert all(result.details["samples_in_file"] == 2 for result in found.values())
+    path.write_text('{"text": "some words"}\n' * 7)
+    said = []
+    cut = evaluate(opened(models), [generative(models, file=str(path))], out=tmp_path / "out", say=said.append)
+    assert all((result.samples, result.details["samples_in_file"]) == (5, 7) for result in cut)
+    assert "holds 7 samples and the first 5 are judged; generative.samples=7 judges all" in said[0]
     for content, sentence in (("", "holds no samples"), ('{"tokens": [1, 400]}\n', "0..258"), ("{}\n", "neither `text` nor `tokens`"),
                               ('{"text": ""}\n', "leave the scorer nothing to predict")):
         path.write_text(content)

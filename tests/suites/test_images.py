@@ -1,7 +1,9 @@
 """Images against real ones: the metrics of `evaluation.image_metrics` on what the model draws, resumed and refused."""
 from __future__ import annotations
 
+import hashlib
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ from maskless.evaluation.classifier import Classifier, ClassifierConfig, save_cl
 from maskless.evaluation.feature_statistics import save_statistics
 from maskless.evaluation.features import classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import frechet_distance, kernel_distance
+from maskless.evaluation.image_transform import PROTOCOLS
+from maskless.evaluation.inception import Inception
 from maskless.evaluation.settings import ImageQuality, Likelihood
+from maskless.suites.images import _features
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
 from maskless.suites.subject import open_subject
@@ -100,6 +105,21 @@ def test_statistics_in_a_file(world, tmp_path):
     assert from_file.value == pytest.approx(direct.value, rel=1e-9) and from_file.data.documents == REAL
 
 
+def test_inception_with_weights_from_a_path(tmp_path, monkeypatch):
+    """As the message says that comes where they cannot be fetched: images.features=PROTOCOL:PATH."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    torch.manual_seed(0)
+    torch.save(Inception().state_dict(), tmp_path / "weights.pth")
+    digest, cpu = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest(), torch.device("cpu")
+    for protocol in ("pgm-val", "adm"):
+        features = _features(f"{protocol}:{tmp_path / 'weights.pth'}", cpu)
+        assert features.name == f"inception-v3-compat {digest[:8]}" and features.transform == PROTOCOLS[protocol].transform.name
+    with pytest.raises(ValueError, match=r"there are no Inception weights .*absent\.pth; give the path of weights-inception"):
+        _features(f"pgm-val:{tmp_path / 'absent.pth'}", cpu)
+    with pytest.raises(ValueError, match=r"holds no classifier\.json"):
+        _features(f"other:{tmp_path / 'weights.pth'}", cpu)
+
+
 def test_what_cannot_be_measured(world, models, tmp_path):
     with pytest.raises(ValueError, match="3 images of generated are too few for a covariance of 3 features"):
         evaluate(painter(world), [settings(world, samples=3)], out=tmp_path / "out")
@@ -110,10 +130,63 @@ def test_what_cannot_be_measured(world, models, tmp_path):
         settings(world, data=None, reference="real.npz")
     with pytest.raises(ValueError, match="in no run folder"):
         evaluate(painter(world), [settings(world, data=None)], out=tmp_path / "out")
-    with pytest.raises(ValueError, match="cannot be cut into 100 subsets of 40"):
-        evaluate(painter(world), [settings(world, subset=40, metrics=("kernel_distance",))], out=tmp_path / "out")
     with pytest.raises(ValueError, match="metrics has 'fid'; choose from"):
         settings(world, metrics=("fid",))
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"subset": 40, "metrics": ("kernel_distance",)}, "12 images of generated cannot be cut into subsets of 40"),
+    ({"subset": 15, "samples": 30, "rows": 13, "metrics": ("kernel_distance",)}, "13 images of valid cannot be cut into subsets of 15"),
+    ({"subset": 1}, "cannot be cut into subsets of 1"), ({"splits": 13}, "12 images cannot be cut into 13 splits"),
+    ({"splits": 1}, "12 images cannot be cut into 1 splits"),
+    ({"samples": 3, "metrics": ("precision_recall",)}, "3 images of generated cannot have 3 neighbours each; give at least 4"),
+    ({"rows": 3, "metrics": ("precision_recall",)}, "3 images of valid cannot have 3 neighbours"),
+    ({"rows": 3, "metrics": ("distance",)}, "3 images of valid are too few for a covariance of 3 features"),
+])
+def test_too_few_images_are_refused_before_any_is_drawn(world, tmp_path, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(painter(world), [settings(world, **change)], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_and_statistics_are_checked_as_well(world, tmp_path):
+    for change in ({"subset": 40}, {"splits": 13}, {"samples": 3, "subset": 2}):
+        with pytest.raises(ValueError, match=r"12 images|3 images"):
+            evaluate(painter(world), [settings(world, **change)], out=tmp_path / "out", shard=Shard(1, 2))
+    few = extract(classifier_features(world / "classifier"), [torch.zeros(3, 1, SIDE, SIDE)], split="real")
+    save_statistics(tmp_path / "few.npz", statistics_of(few))
+    with pytest.raises(ValueError, match="3 images of real are too few"):
+        evaluate(painter(world), [settings(world, data=None, reference=str(tmp_path / "few.npz"), metrics=("distance",))], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_images_pass_by_and_are_not_kept(world, tmp_path, monkeypatch):
+    """A batch of them at a time is in memory, and their hash is that of all of them."""
+    alive = most = 0
+    pictures = PlainPixels.pictures
+
+    def gone():
+        nonlocal alive
+        alive -= 1
+
+    def counted(self, split, channels):
+        nonlocal alive, most
+        for pixels, label in pictures(self, split, channels):
+            alive += 1
+            most = max(most, alive)
+            mine = pixels.copy()
+            weakref.finalize(mine, gone)
+            yield mine, label
+            del mine
+
+    monkeypatch.setattr(PlainPixels, "pictures", counted)
+    monkeypatch.setattr("maskless.suites.images.TOGETHER", 3)
+    told = []
+    found = by_metric(evaluate(painter(world), [settings(world)], out=tmp_path, progress=lambda *line: told.append(line)))
+    with np.load(world / "real.npz") as arrays:
+        assert found["recall"].data.hash == hashlib.sha256(arrays["x_test"].tobytes()).hexdigest()
+    assert found["recall"].data.documents == REAL and most <= 2 * 3 + 1
+    assert [line for line in told if line[0] == "real images"] == [("real images", done, 0) for done in (3, 6, 9, 12, 15, 18, 20)]
 
 
 def test_the_likelihood_of_images(world, models, text, tmp_path):

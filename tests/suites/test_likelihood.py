@@ -15,7 +15,8 @@ from maskless.data.sources import Files, Puzzles
 from maskless.evaluation.likelihood import any_order_bound, bound
 from maskless.evaluation.results import read_folders, same_but_times
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import Dial, Masked, Partition
+from maskless.objectives import Complementary, Dial, FiniteSteps, JointCE, Masked, Partition, PrimePartition, SubNelbo
+from maskless.suites.likelihood import named
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
 from maskless.suites.subject import open_subject, subject_of
@@ -91,6 +92,7 @@ def test_two_runs_write_the_same_bytes_whatever_the_batch_size(models, text, tmp
         assert result.model.kind in ("partition", "autoregressive", "causal_partition") and result.model.weights == "raw"
         assert result.details["perplexity"] == pytest.approx(math.exp(result.value)) and result.details["length"] == LENGTH
         assert result.uncertainty.kind == "standard error" and result.seed == 4
+        assert result.details["objective"]["type"] == {"pgm": "partition", "ar": "autoregressive", "causal": "any_order"}[kind]
 
 
 def test_the_exact_value_of_an_autoregressive_model(models, text, tmp_path):
@@ -123,6 +125,39 @@ def test_the_bounds_of_another_objective(models, text, tmp_path):
         "nelbo": "bound", "bound_of_2_a_step": "bound", "bound_of_two_groups": "bound"}
     with pytest.raises(ValueError, match="objective masked does not fit a causal_partition model"):
         evaluate(subject, [Likelihood(data=data, objective=Masked())], out=tmp_path)
+
+
+DIGITS = {"vocab_size": 259, "digits": 2, "length": LENGTH, "width": 16, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
+
+
+def test_every_bound_of_digits_has_its_own_name_and_says_whose_it_is(text, tmp_path):
+    network = randomised(maskless.PrimeConfig(**DIGITS, layers=1))
+    subject, data = subject_of(network, maskless.load_tokenizer("bytes"), "prime", device="cpu"), Files(train=str(text), valid=str(text))
+    plain, tokens, steps = SubNelbo(filter_observed=False), SubNelbo(chunk_point=0), FiniteSteps(steps=4)
+    found = {}
+    for objective in (None, plain, tokens, Masked(), steps, FiniteSteps(steps=4, filter_observed=False)):
+        for result in evaluate(subject, [Likelihood(data=data, objective=objective, rows=4)], out=tmp_path):
+            assert result.kind == "bound" and (result.metric not in found or result.value == found[result.metric].value)
+            found[result.metric] = result
+    assert {path.name for path in tmp_path.iterdir()} == {f"likelihood-prime-{metric}.json" for metric in found}
+    assert set(found) == {"nelbo", "nelbo_unfiltered", "bound_of_tokens", "bound_of_4_steps", "bound_of_4_steps_unfiltered"}
+    assert len({result.value for result in found.values()}) == 5
+    said = {metric: result.details["objective"] for metric, result in found.items()}
+    assert said["nelbo"] == {"type": "sub_nelbo", "schedule": {"type": "linear", "eps": 0.0}, "chunk_point": 1.0, "filter_observed": True,
+                             "low": 1e-3}
+    assert not said["nelbo_unfiltered"]["filter_observed"] and said["bound_of_tokens"]["type"] == "masked" and said["bound_of_4_steps"]["steps"] == 4
+    ends = evaluate(subject, [Likelihood(data=data, objective=JointCE(chunk_point=0.5, filter_observed=False), rows=4)], out=tmp_path)
+    assert {each.metric: each.value for each in ends} == {metric: found[metric].value for metric in ("nelbo_unfiltered", "bound_of_tokens")}
+
+
+def test_names_of_bounds():
+    one, two = (maskless.build(maskless.PrimeConfig(**{**DIGITS, "digits": count}, layers=1)) for count in (1, 2))
+    for objective, name in (
+        (SubNelbo(), "nelbo"), (SubNelbo(filter_observed=False), "nelbo_unfiltered"), (Complementary(), "bound_of_tokens"),
+        (SubNelbo(chunk_point=0, filter_observed=False), "bound_of_tokens"), (PrimePartition(token_groups=1), "bound_of_tokens"),
+        (PrimePartition(), "nelbo"), (PrimePartition(filter_observed=False), "nelbo_unfiltered"),
+    ):
+        assert named(two, objective, "bound") == (name, "bound") and named(one, objective, "bound") == ("nelbo", "bound")
 
 
 def test_what_cannot_be_measured(models, text, tmp_path):

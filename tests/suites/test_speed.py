@@ -2,12 +2,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import maskless
+from maskless.data.vq import VQCodec
+from maskless.data.vqgan import VQ, VQConfig
 from maskless.decoding import SamplerOptions
 from maskless.evaluation.settings import Speed
 from maskless.suites.run import evaluate
 from maskless.suites.speed import spread
-from maskless.suites.subject import open_subject
+from maskless.suites.subject import open_subject, subject_of
+from tests.suites.conftest import randomised
 from tests.suites.test_images import world  # noqa: F401  (a fixture)
 
 QUICK = {"batch": 2, "repeats": 2, "warmups": 1}
@@ -35,6 +40,24 @@ def test_images_and_what_is_counted(world, tmp_path):  # noqa: F811
     assert found.nfe == 3 and found.details["rows_per_second"] == pytest.approx(found.value / 64, rel=0.5)
 
 
+@pytest.mark.parametrize("decode", (False, True))
+def test_decoding_to_pixels_is_timed_where_asked(tmp_path, monkeypatch, decode):
+    """As often as rows are drawn, the whole of them, and once each; what is drawn and counted stays the same."""
+    codec = VQCodec(VQ(VQConfig(ch=8, ch_mult=(1, 2), res_blocks=1, z_channels=8, codebook_size=4, groups=4)))
+    sizes = {"length": 16, "grid": (4, 4), "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "registers": 2, "dropout": 0.0}
+    subject = subject_of(randomised(maskless.PartitionConfig(4, **sizes)), maskless.ImageCodes(codec, (4, 4)), "painter", device="cpu")
+    seen, placed = [], []
+    original = VQCodec.decode
+    monkeypatch.setattr(VQCodec, "decode", lambda self, codes: seen.append(codes.clone()) or original(self, codes))
+    monkeypatch.setattr(VQCodec, "to", lambda self, device: placed.append(device) or self)
+    settings = Speed(**QUICK, protocols=("latency", "throughput"), sampler=SamplerOptions(steps=3, order="halton"), decode=decode)
+    found = evaluate(subject, [settings], out=tmp_path)
+    assert [result.nfe for result in found] == [3, 3] and all(result.details["decoded"] is decode for result in found)
+    assert [len(codes) for codes in seen] == ([1, 1, 1, 2, 2, 2] if decode else []) and all(codes.shape[1:] == (4, 4) for codes in seen)
+    assert set(placed) == ({torch.device("cpu")} if decode else set())
+    assert not decode or len(torch.cat(seen).unique()) > 1          # the canvas that was filled
+
+
 def test_the_model_is_left_as_it_is(models, tmp_path):
     subject = open_subject(models / "pgm", device="cpu")
     evaluate(subject, [Speed(**QUICK, protocols=("training",), length=8)], out=tmp_path)
@@ -46,4 +69,6 @@ def test_refusals(models, tmp_path):
         evaluate(open_subject(models / "pgm", device="cpu"), [Speed(length=99)], out=tmp_path)
     with pytest.raises(ValueError, match="cannot be sampled in order Margin"):
         evaluate(open_subject(models / "ar", device="cpu"), [Speed(**QUICK, length=8, sampler=SamplerOptions(order="margin"))], out=tmp_path)
+    with pytest.raises(ValueError, match=r"is a model of text and decode is of images; leave speed\.decode out"):
+        evaluate(open_subject(models / "pgm", device="cpu"), [Speed(decode=True)], out=tmp_path)
     assert spread([3.0]).kind == "none" and spread([1.0, 4.0]).value == 1.5

@@ -1,4 +1,4 @@
-"""`maskless encode-images`: a folder of images becomes shards of codes that training maps into memory."""
+"""`maskless encode-images`: images become shards of codes that training maps into memory."""
 from __future__ import annotations
 
 from contextlib import nullcontext
@@ -9,7 +9,8 @@ import typer
 
 
 def encode_images(
-    folder: Annotated[str, typer.Argument(help="Images; subfolders are classes. Or an .npz file of arrays or JPEG files.")],
+    source: Annotated[str, typer.Argument(help="A folder of images, subfolders are classes; an .npz file of arrays or JPEG files; hub:NAME, a "
+                                               "Hugging Face data set (hub:imagenet, hub:owner/name); or digits, those of scikit-learn.")],
     destination: Annotated[Path, typer.Argument(help="Where the codes go: a new folder, or one that was begun before.")],
     codec: Annotated[str, typer.Option(help="Folder of a codec or of the run that trained it, a released .pt, "
                                             "or pixels:LEVELS (pixels:8:rgb for colour).")],
@@ -22,24 +23,35 @@ def encode_images(
 ) -> None:
     """Encode images for training: data={type: encoded, train: DESTINATION}. Stopped work goes on where it was."""
     from maskless.data.codec import code_grid
-    from maskless.data.image_sources import ImageArrays, ImageFolder
     from maskless.data.images import ImageCodes
     from maskless.data.shards import Encoding
     from maskless.data.shards import encode_images as encode
     from maskless.data.source import one_of
 
     one_of("fit", fit, ("crop", "pad"))
-    source = ImageArrays(train=folder) if folder.endswith(".npz") else ImageFolder(train=folder)
+    images = _source(source)
     opened = _codec(codec, device, batch)
     if size < 1 or size % opened.factor:
         raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
-    codes = ImageCodes(opened, code_grid(opened, size), source.classes())
+    codes = ImageCodes(opened, code_grid(opened, size), images.classes())
     with nullcontext(lambda done: None) if quiet else _Progress() as progress:
-        encoding = Encoding(source, codes, size, "pad" if fit == "pad" else "crop", shard=shard, batch=batch)
+        encoding = Encoding(images, codes, size, "pad" if fit == "pad" else "crop", shard=shard, batch=batch)
         shards = encode(encoding, destination, progress)
     if not quiet:
         typer.echo(f"{len(shards):,} images, {codes.grid[0]} x {codes.grid[1]} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")
     typer.echo(str(destination))
+
+
+def _source(name: str) -> Any:
+    """Where the images are. What lies on the disk by that name comes first."""
+    from maskless.data.image_sources import Digits, ImageArrays, ImageFolder, ImageHub
+
+    kind, colon, of = name.partition(":")
+    if kind == "hub" and colon and not Path(name).exists():
+        return ImageHub(name=of)
+    if name == "digits" and not Path(name).exists():
+        return Digits()
+    return ImageArrays(train=name) if name.endswith(".npz") else ImageFolder(train=name)
 
 
 def _codec(name: str, device: str, batch: int) -> Any:

@@ -90,5 +90,5 @@ class Progress:
         if self.task is None or what != self.what or done == 0:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task, self.what = self.bar.add_task(what, total=total), what
+            self.task, self.what = self.bar.add_task(what, total=total or None), what
         self.bar.update(self.task, completed=done)

@@ -7,6 +7,7 @@
       plan.json             the same before: what a run that was stopped continues
       codec.json ...        the codec, the grid and the names of the classes (`ImageCodes`)
       shard-00000/ ...      stores of `shard` images each, in the order of the source; their manifests name the images
+      lock                  while a process is at work there; another one is refused
 
 A shard appears complete or not at all, so that whatever stops the work (kill -9, power, a full disk), running it again goes on
 after the last complete shard. One batch of images is in memory.
@@ -15,8 +16,10 @@ N  images        h, w  cells        L  h x w
 """
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -38,7 +41,13 @@ from maskless.data.source import Source, Split
 from maskless.data.store import Store, build_store
 from maskless.noise import uniform
 
+try:
+    import fcntl
+except ImportError:                                                 # Windows: nobody is refused
+    fcntl = None
+
 FORMAT = 1
+LOCK = "lock"
 HELD = 0x48454C44  # the purpose word of the choice of held-out rows
 
 
@@ -88,18 +97,27 @@ def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[in
         progress: called with the number of images done, after each batch.
 
     Raises:
-        ValueError: the folder holds something else; an image is damaged, or has no such class. Complete shards stay.
+        ValueError: the folder holds something else, or another process is at work there; an image is damaged, or has no such class.
+            Complete shards stay.
         OSError: the disk is full. Complete shards stay.
     """
     folder, plan = Path(folder), encoding.plan()
-    if (folder / "manifest.json").is_file():
-        _check_plan(folder / "manifest.json", plan)
-        return Shards(folder)
-    if folder.exists() and not (folder / "plan.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and holds something else: choose a new folder")
-    if (folder / "plan.json").is_file():
-        _check_plan(folder / "plan.json", plan)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "manifest.json").is_file():
+        begun = (folder / "plan.json").is_file()
+        if folder.exists() and not begun and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+            raise ValueError(f"{folder} exists and holds something else: choose a new folder")
+        if begun:
+            _check_plan(folder / "plan.json", plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if not (folder / "manifest.json").is_file():            # nobody has finished it in this moment
+                _encode(encoding, folder, plan, progress)
+    _check_plan(folder / "manifest.json", plan)
+    return Shards(folder)
+
+
+def _encode(encoding: Encoding, folder: Path, plan: dict[str, Any], progress: Callable[[int], None]) -> None:
+    """Whatever is missing in a folder that is this process's alone."""
     write_json(folder / "plan.json", plan)
     for leftover in folder.glob("shard-*.tmp"):
         shutil.rmtree(leftover)
@@ -109,7 +127,41 @@ def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[in
         raise ValueError("the source has no images: there is nothing to encode")
     write_json(folder / "manifest.json", {**plan, "images": images, "shards": -(-images // encoding.shard)})
     (folder / "plan.json").unlink()
-    return Shards(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The folder for this process alone, until it is done or dies (POSIX).
+
+    Raises:
+        ValueError: another process has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    with open(path, "ab") as file:
+        if not _taken(file, path):
+            raise ValueError(f"another process encodes images into {folder}: wait until it is done, or choose a new folder")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _taken(file: Any, path: Path) -> bool:
+    """Whether a lock file could be had, and is still the one at `path`: it may have been given back and removed since it was opened."""
+    assert fcntl is not None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:                                                 # a file system without locks: nobody is refused
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write_shards(encoding: Encoding, folder: Path, progress: Callable[[int], None]) -> int:

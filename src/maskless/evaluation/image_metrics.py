@@ -17,6 +17,7 @@ from maskless.evaluation.feature_statistics import Gaussian, Statistics, checked
 from maskless.noise import uniform
 
 SPLITS, SUBSETS = 0x53504C54, 0x4B494453                            # purpose words of the permutations
+NEIGHBOURS = 3                                                      # of precision and recall
 SAME = 1e-12                                                        # |a - b|^2 below this share of |a|^2 + |b|^2 is rounding
 
 
@@ -155,6 +156,12 @@ def split_scores(logits: Float[Tensor, "N K"], order: Int[Tensor, " N"], splits:
     return torch.stack(found)
 
 
+def check_splits(count: int, splits: int) -> None:
+    """Raise ValueError for images that cannot be cut into so many splits."""
+    if splits < 2 or count < splits:
+        raise ValueError(f"{count} images cannot be cut into {splits} splits; give more images, or 2 to {count} splits")
+
+
 def inception_score(
     logits: Float[Tensor, "N K"], sample: Sample, *, splits: int = 10, order: Int[Tensor, " N"] | None = None, seed: int = 0,
 ) -> Measurement:
@@ -170,8 +177,7 @@ def inception_score(
         ValueError: fewer images than splits, no permutation, or logits that are not finite.
     """
     count = len(logits)
-    if splits < 2 or count < splits:
-        raise ValueError(f"{count} images cannot be cut into {splits} splits; give more images, or 2 to {count} splits")
+    check_splits(count, splits)
     checked(logits, logits.shape[-1])
     if order is None:
         order = uniform(seed, SPLITS, torch.arange(count)).argsort(stable=True)
@@ -235,7 +241,13 @@ def _subset(x: Tensor, y: Tensor, size: int, index: int, each: int, seed: int) -
 # --------------------------------------------------------------------------------------------- precision and recall
 
 
-def precision_recall(generated: Sample, reference: Sample, *, k: int = 3, block: int = 1024) -> tuple[Measurement, Measurement]:
+def check_neighbours(count: int, split: str, k: int = NEIGHBOURS) -> None:
+    """Raise ValueError for images that have no k neighbours among them."""
+    if count <= k:
+        raise ValueError(f"{count} images of {split} cannot have {k} neighbours each; give at least {k + 1}")
+
+
+def precision_recall(generated: Sample, reference: Sample, *, k: int = NEIGHBOURS, block: int = 1024) -> tuple[Measurement, Measurement]:
     """Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991).
 
     The manifold of a set is the union of balls around its images, each as large as the distance to its k-th nearest neighbour in the set.
@@ -250,9 +262,10 @@ def precision_recall(generated: Sample, reference: Sample, *, k: int = 3, block:
     """
     name = _same_features(generated, reference)
     x, y = checked(generated.features, reference.features.shape[1]), checked(reference.features, reference.features.shape[1])
-    fewest = min(len(x), len(y))
-    if k < 1 or block < 1 or fewest <= k:
-        raise ValueError(f"{fewest} images cannot have {k} neighbours each in blocks of {block}; give more images, k and block of at least 1")
+    if k < 1 or block < 1:
+        raise ValueError(f"k is {k} and block {block}; both must be at least 1")
+    for each in (generated, reference):
+        check_neighbours(len(each.features), each.split, k)
     shares = {"precision": inside(x, y, radii(y, k, block), block), "recall": inside(y, x, radii(x, k, block), block)}
     found = []
     for metric, flags in shares.items():

@@ -238,7 +238,7 @@ def _cached(fetch: bool) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if path.is_file():
         return path
-    remedy = f"get {ADDRESS} on another machine and give its path"
+    remedy = f"get {ADDRESS} on another machine and give its path behind the protocol: images.features=pgm-val:/path/to/{FILE}"
     if not fetch:
         raise ValueError(f"the Inception weights are not in the cache ({FILE}); {remedy}")
     try:

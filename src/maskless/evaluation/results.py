@@ -191,8 +191,10 @@ def text_of(result: Result) -> str:
 def write(result: Result, folder: str | Path) -> Path:
     """Write `<suite>-<name>.json` into a folder, made if need be; whatever interrupts this, the file is complete or as it was.
 
+    A result of the same model, by its hash, is replaced.
+
     Raises:
-        ValueError: a detail that is not JSON or not finite.
+        ValueError: a detail that is not JSON or not finite; a result of another model lies there.
         OSError: a full disk, a folder that cannot be written.
     """
     from maskless.checkpoints.native import replace_text
@@ -202,9 +204,39 @@ def write(result: Result, folder: str | Path) -> Path:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{result.file} cannot be written: {error}; details must be finite numbers, texts, lists and mappings") from None
     path = Path(folder) / result.file
+    refuse_other_model(path, result.model)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
     return path
+
+
+def refuse_other_model(path: Path, model: ModelRecord) -> None:
+    """Raise ValueError if a file holds a result of another model than this one; a file that is no result is not looked at."""
+    there = _about_model(path)
+    if there.get("hash", model.hash) != model.hash:
+        raise ValueError(f"{path} is of another model ({there.get('path')}, {there.get('weights')} weights, hash {str(there['hash'])[:8]}; "
+                         f"this one has {model.hash[:8]}); give this evaluation another name (--name) or folder (--out)")
+
+
+def refuse_other_models(folder: Path, suite: str, title: str, model: ModelRecord) -> None:
+    """Raise ValueError if a folder holds a result of a suite, under a name of `title` and its metric, of another model than this one."""
+    for path in sorted(folder.glob(f"{suite}-{title}-*.json")):
+        if path.name == f"{suite}-{title}-{_tree_or_none(path).get('metric')}.json":
+            refuse_other_model(path, model)
+
+
+def _about_model(path: Path) -> dict[str, Any]:
+    found = _tree_or_none(path).get("model")
+    return found if isinstance(found, dict) else {}
+
+
+def _tree_or_none(path: Path) -> dict[str, Any]:
+    """What a file says; nothing if it is not there or not whole, and may be replaced."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def read(path: str | Path) -> Result:
@@ -214,17 +246,34 @@ def read(path: str | Path) -> Result:
         ValueError: not JSON, another schema, a missing, unknown or wrong key, a file of another name than its result.
     """
     path = Path(path)
-    tree = _json(path)
-    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-        found = tree.get("schema") if isinstance(tree, dict) else None
-        raise ValueError(f"{path} is not a result of the schema {SCHEMA} (its schema is {found!r}); give files that `maskless evaluate` wrote")
-    try:
-        result = build(Result, {key: value for key, value in tree.items() if key != "schema"}, where="result")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    result = _built(_json(path), str(path))
     if path.name != result.file:
         raise ValueError(f"{path} holds the result of {result.file}; name it so")
     return result
+
+
+def read_all(path: str | Path) -> list[Result]:
+    """The results of a file: its one, or those of an array of them, which may have any name.
+
+    Raises:
+        ValueError: as `read`; of an array, the sentence says which of its results, counted from 0.
+    """
+    path = Path(path)
+    tree = _json(path)
+    if not isinstance(tree, list):
+        return [read(path)]
+    return [_built(each, f"{path}[{number}]") for number, each in enumerate(tree)]
+
+
+def _built(tree: Any, place: str) -> Result:
+    """A result from its tree. Raises ValueError that says where it lies."""
+    if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
+        found = tree.get("schema") if isinstance(tree, dict) else None
+        raise ValueError(f"{place} is not a result of the schema {SCHEMA} (its schema is {found!r}); give files that `maskless evaluate` wrote")
+    try:
+        return build(Result, {key: value for key, value in tree.items() if key != "schema"}, where="result")
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def read_folders(folders: Iterable[str | Path]) -> list[Result]:
@@ -240,12 +289,14 @@ def read_folders(folders: Iterable[str | Path]) -> list[Result]:
         here = [path for path in sorted(folder.glob("*.json")) if _is_result(path)]
         if not here:
             raise ValueError(f"{folder} holds no result; give a folder that `maskless evaluate --out` wrote")
-        found += [read(path) for path in here]
+        found += [result for path in here for result in read_all(path)]
     return found
 
 
 def _is_result(path: Path) -> bool:
+    """Whether a file holds a result, or an array that begins with one."""
     tree = _json(path)
+    tree = tree[0] if isinstance(tree, list) and tree else tree
     return isinstance(tree, dict) and str(tree.get("schema")).startswith("maskless-result/")
 
 

@@ -74,7 +74,7 @@ class Generative(Suite):
     """Texts drawn from the model, judged by another language model and by themselves.
 
     Args:
-        samples: how many texts.
+        samples: how many texts; of a file the first so many.
         length: sites of a text; null: the model's length.
         sampler: how they are drawn.
         refresh: order-causal models: encode all that is known afresh every so many steps; 0: keep the cache.
@@ -84,6 +84,7 @@ class Generative(Suite):
             have the same tokenizer), another model reads the text.
         window: tokens of a text that the scorer reads; null: as many as the model has sites, or the scorer takes.
         file: samples to judge in place of drawing any: lines of JSON with `text`, and `tokens` where they are of the model's tokenizer.
+            `details.samples_in_file` says how many it holds.
         real: held-out texts that MAUVE compares with, by the scorer's hidden states; null: no MAUVE.
     """
 
@@ -112,7 +113,8 @@ class ImageQuality(Suite):
         samples: how many images; classes go round.
         sampler: how they are drawn.
         refresh: as in `Generative`.
-        features: a protocol of Inception (pgm-val, halton-train, adm), or the folder of a trained classifier.
+        features: a protocol of Inception (pgm-val, halton-train, adm), its weights behind a colon where they are not in torch's hub cache
+            (pgm-val:/path/to/weights.pth); or the folder of a trained classifier.
         data: where the real images come from; null: the data the model was trained on.
         split: which part of them.
         reference: a file of statistics of real images (.npz or .safetensors, for the distance only) in place of `data`.
@@ -180,6 +182,7 @@ class Speed(Suite):
         length: sites; null: those of the model.
         sampler: how rows are drawn; an autoregressive model draws one site a call.
         refresh: as in `Generative`.
+        decode: whether latency and throughput hold the codec's work, from codes to pixels on the model's device; of images.
         warmups, repeats: generations (steps) before the clock counts, and counted ones.
     """
 
@@ -188,6 +191,7 @@ class Speed(Suite):
     length: int | None = None
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     refresh: int = 0
+    decode: bool = False
     warmups: int = 2
     repeats: int = 5
 

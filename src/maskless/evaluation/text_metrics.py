@@ -23,6 +23,7 @@ from maskless.noise import uniform
 
 CENTRES = 0x4D415556                                                # purpose word of the first centres
 MATCHLESS = 0.1                                                     # what counts as matched of an order of which nothing is
+GROUPS = 10                                                         # parts of both sets, for MAUVE's jackknife
 SPREAD_KEPT = 0.9                                                   # of the features' variance, before they are clustered
 
 Rows = Sequence[Sequence[Hashable]]
@@ -261,8 +262,22 @@ def _divergence(law: Float[Tensor, " K"], mixture: Float[Tensor, "P K"]) -> Floa
     return (torch.special.xlogy(law, law) - torch.special.xlogy(law, mixture)).sum(1).clamp_min(0)
 
 
+def clusters_of(real: int, generated: int, *, clusters: int | None = None, groups: int = GROUPS) -> int:
+    """K of so many real and generated samples: what was asked for, or a tenth of the smaller set.
+
+    Raises:
+        ValueError: a set with fewer samples than groups or clusters, or fewer than 2 groups or clusters.
+    """
+    fewest = min(real, generated)
+    k = max(2, fewest // 10) if clusters is None else clusters
+    if groups < 2 or k < 2 or fewest < max(groups, k):
+        raise ValueError(f"{real} real and {generated} generated samples are too few for {k} clusters and {groups} groups; "
+                         f"each set needs as many samples as clusters and groups, and at least 2 clusters")
+    return k
+
+
 def mauve(real: Float[Tensor, "M F"], generated: Float[Tensor, "N E"], *, clusters: int | None = None, seeds: int = 5,
-          scale: float = 5.0, points: int = 25, groups: int = 10) -> TextMeasurement:
+          scale: float = 5.0, points: int = 25, groups: int = GROUPS) -> TextMeasurement:
     """MAUVE of two sets of features, the mean over `seeds` quantisations.
 
     Features of both together are reduced to the principal directions that hold 0.9 of their variance, scaled to length 1 and clustered by
@@ -285,11 +300,9 @@ def mauve(real: Float[Tensor, "M F"], generated: Float[Tensor, "N E"], *, cluste
     """
     width = real.shape[-1]
     sides = [checked(side, width, "texts") for side in (real, generated)]
-    fewest = min(map(len, sides))
-    k = max(2, fewest // 10) if clusters is None else clusters
-    if seeds < 1 or groups < 2 or k < 2 or fewest < max(groups, k):
-        raise ValueError(f"{len(real)} real and {len(generated)} generated samples are too few for {k} clusters and {groups} groups "
-                         f"(seeds {seeds}); each set needs as many samples as clusters and groups, and at least 2 clusters")
+    k = clusters_of(len(real), len(generated), clusters=clusters, groups=groups)
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; k-means runs at least once")
     together = directions(torch.cat(sides))
     parts = [torch.arange(len(side)) % groups for side in sides]
     found, without = [], []

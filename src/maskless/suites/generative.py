@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from maskless.evaluation.results import Result
 from maskless.evaluation.samples import Sample, read_lines
 from maskless.evaluation.scorers import Read, Scorer, in_micro_batches, open_scorer, table
 from maskless.evaluation.settings import Generative
-from maskless.evaluation.text_metrics import distinct, entropy, mauve, repetition, self_bleu
+from maskless.evaluation.text_metrics import clusters_of, distinct, entropy, mauve, repetition, self_bleu
 from maskless.suites.drawing import drawn, options_of
-from maskless.suites.likelihood import open_held
+from maskless.suites.likelihood import Held, open_held
 from maskless.suites.session import Session
 
 LARGEST = 700.0                                                     # nats per token whose exponential is a float
@@ -39,7 +40,7 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
     """What can be said of texts without knowing what they should be.
 
     Raises:
-        ValueError: a model of images, a scorer that cannot read the samples, no samples, or numbers that are not finite.
+        ValueError: a model of images, a scorer that cannot read the samples, no samples, too few for MAUVE, or numbers that are not finite.
     """
     opened = session.subject.opened
     if not isinstance(opened, TextModel):
@@ -50,21 +51,49 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
         return
     scorer = None if settings.scorer is None else open_scorer(settings.scorer, opened.device)
     by_text = scorer is not None and _reads_text(scorer, settings, opened)
-    samples = _samples(session, settings, opened)
-    about = _about(session, settings, samples)
+    given = None if settings.file is None else _given(session, settings.file, settings.samples, opened)
+    held = _held(session, settings, settings.samples if given is None else len(given.samples))
+    samples = drawn(session, settings) if given is None else given.samples
+    about = _about(session, settings, samples, given)
     if scorer is not None:
-        yield from _judged(session, settings, samples, scorer, by_text, about)
+        yield from _judged(session, settings, samples, scorer, by_text, held, about)
     yield from _variety(session, samples, about)
 
 
-def _samples(session: Session, settings: Generative, opened: TextModel) -> list[Sample]:
-    """The samples to judge, each with its text and its tokens."""
-    if settings.file is None:
-        return drawn(session, settings)
-    samples = read_lines(Path(settings.file))[:settings.samples]
-    if not samples:
-        raise ValueError(f"{settings.file} holds no samples; give a file with a line of JSON for each")
-    return [_completed(sample, opened, settings.file) for sample in samples]
+@dataclass(frozen=True)
+class Given:
+    """Samples of a file.
+
+    Attributes:
+        samples: those that are judged, each with its text and its tokens.
+        lines: how many the file holds.
+    """
+
+    samples: list[Sample]
+    lines: int
+
+
+def _given(session: Session, file: str, most: int, opened: TextModel) -> Given:
+    """The first samples of a file, `most` of them; what is left out is said."""
+    found = read_lines(Path(file))
+    if not found:
+        raise ValueError(f"{file} holds no samples; give a file with a line of JSON for each")
+    if len(found) > most:
+        session.say(f"{file} holds {len(found)} samples and the first {most} are judged; generative.samples={len(found)} judges all")
+    return Given([_completed(sample, opened, file) for sample in found[:most]], len(found))
+
+
+def _held(session: Session, settings: Generative, samples: int) -> Held | None:
+    """As many real rows as samples, for MAUVE; None where it is not asked for.
+
+    Raises:
+        ValueError: no such data, or fewer rows or samples than MAUVE needs.
+    """
+    if settings.real is None:
+        return None
+    held = open_held(session.subject, settings.real, "valid", settings.length or session.subject.length, limit=samples)
+    clusters_of(held.count, samples)
+    return held
 
 
 def _completed(sample: Sample, opened: TextModel, place: str) -> Sample:
@@ -79,10 +108,10 @@ def _completed(sample: Sample, opened: TextModel, place: str) -> Sample:
     return {**sample, "text": opened.tokenizer.decode(tokens)} if text is None else sample
 
 
-def _about(session: Session, settings: Generative, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What every result says of the drawing."""
-    if settings.file is not None:
-        return {"details": {"file": Path(settings.file).name}}
+def _about(session: Session, settings: Generative, samples: Sequence[Sample], given: Given | None) -> dict[str, Any]:
+    """What every result says of the drawing, or of the file."""
+    if settings.file is not None and given is not None:
+        return {"details": {"file": Path(settings.file).name, "samples_in_file": given.lines}}
     options, nfe = options_of(session, settings.sampler), max(sample["nfe"] for sample in samples)
     return {"sampler": {**options, "refresh": settings.refresh, "length": settings.length or session.subject.length}, "plan": options["plan"],
             "nfe": nfe, "details": {}}
@@ -105,7 +134,7 @@ def _reads_text(scorer: Scorer, settings: Generative, opened: TextModel) -> bool
     return by_text
 
 
-def _judged(session: Session, settings: Generative, samples: Sequence[Sample], scorer: Scorer, by_text: bool,
+def _judged(session: Session, settings: Generative, samples: Sequence[Sample], scorer: Scorer, by_text: bool, held: Held | None,
             about: dict[str, Any]) -> Iterator[Result]:
     """What the scorer says of the samples."""
     spell = (lambda tokens: respelled(tokens, session.subject.opened, scorer)) if by_text else list
@@ -125,15 +154,12 @@ def _judged(session: Session, settings: Generative, samples: Sequence[Sample], s
         value, error, nats = corpus(nll, use)
         details = {**shared, "tokens": int(use.sum()), "nats_per_token": nats}
         yield session.result(metric, value, error, len(texts), kind="estimate", **{**made, "details": details})
-    if settings.real is not None:
-        yield _mauve(session, settings, read, scorer, spell, {**made, "details": shared})
+    if held is not None:
+        yield _mauve(session, held, read, scorer, spell, {**made, "details": shared})
 
 
-def _mauve(session: Session, settings: Generative, read: Read, scorer: Scorer, spell: Callable[[list[int]], list[int]],
-           made: dict[str, Any]) -> Result:
-    """MAUVE against as many real rows, written and read as the samples were."""
-    length = settings.length or session.subject.length
-    held = open_held(session.subject, settings.real, "valid", length, limit=len(read[0]))
+def _mauve(session: Session, held: Held, read: Read, scorer: Scorer, spell: Callable[[list[int]], list[int]], made: dict[str, Any]) -> Result:
+    """MAUVE against the real rows, written and read as the samples were."""
     rows = [spell(row[here].tolist()) for batch in held.batches(session.batch_size) for row, here in zip(batch.tokens, batch.valid)]
     real = in_micro_batches(scorer.features, table(rows, made["details"]["window"]), scorer.named.name)
     found = mauve(real, in_micro_batches(scorer.features, read, scorer.named.name))

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from maskless.api.image import ImageModel
 from maskless.data.images import Pictures
-from maskless.data.pictures import grid_of, in_unit_range, picture
+from maskless.data.pictures import Pixels, grid_of, in_unit_range, picture
 from maskless.evaluation.feature_statistics import Statistics, load_statistics
 from maskless.evaluation.features import (
     ClassifierFeatures,
@@ -35,6 +36,8 @@ from maskless.evaluation.image_metrics import (
     Measurement,
     Sample,
     check_enough,
+    check_neighbours,
+    check_splits,
     frechet_distance,
     inception_score,
     kernel_distance,
@@ -61,22 +64,40 @@ class Real:
     record: DataRecord
 
 
+@dataclass
+class Passing:
+    """Pictures on their way to the features, a batch at a time; their number and the sha256 of their bytes so far."""
+
+    pictures: Iterator[Pixels]
+    count: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def __iter__(self) -> Iterator[Float[Tensor, "_ C H W"]]:
+        while together := list(islice(self.pictures, TOGETHER)):
+            pixels = np.stack(together)
+            self.count += len(pixels)
+            self.digest.update(pixels.tobytes())
+            yield in_unit_range(torch.from_numpy(pixels))
+
+
 def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result]:
     """How near the images of a model are to real ones.
 
     Raises:
-        ValueError: a model of text, too few images, features that do not fit, or real images that cannot be had.
+        ValueError: before anything is drawn: a model of text, too few images on either side, features that do not fit, or real images that
+            cannot be had.
     """
     model = session.subject.opened
     if not isinstance(model, ImageModel):
         raise ValueError(f"{session.subject.record.path} is a model of text; measure it with the suite generative")
     if session.shard.alone:
+        check_generated(settings, None)
         drawn(session, settings)
         return
     features = _features(settings.features, model.device)
-    if "distance" in settings.metrics:
-        check_enough(settings.samples, "generated", features.width)
+    check_generated(settings, features)
     real = _real(session, settings, features, model)
+    check_count(settings, real.record.documents, real.record.split, features)
     samples = drawn(session, settings)
     codes = torch.tensor([sample["tokens"] for sample in samples]).unflatten(1, model.grid)
     _show(model, codes[:SHOWN], session.out / f"samples-{session.title}.png")
@@ -89,9 +110,29 @@ def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result
         yield _result(session, measured, real, about)
 
 
+def check_generated(settings: ImageQuality, features: Extractor | None) -> None:
+    """Raise ValueError for metrics that the images to be drawn cannot give; without features, as far as those do not matter."""
+    check_count(settings, settings.samples, "generated", features)
+    if "inception_score" in settings.metrics:
+        check_splits(settings.samples, settings.splits)
+        if features is not None and not features.classes:
+            raise ValueError(f"{features.name} has no classes, and an inception score needs them; leave inception_score out of metrics")
+
+
+def check_count(settings: ImageQuality, count: int, split: str, features: Extractor | None) -> None:
+    """Raise ValueError for metrics that so few images of one side cannot give."""
+    if "distance" in settings.metrics and features is not None:
+        check_enough(count, split, features.width)
+    if "kernel_distance" in settings.metrics and not 2 <= settings.subset <= count:
+        raise ValueError(f"{count} images of {split} cannot be cut into subsets of {settings.subset}; give more images, or a subset of 2 to {count}")
+    if "precision_recall" in settings.metrics:
+        check_neighbours(count, split)
+
+
 def _features(name: str, device: torch.device) -> Extractor:
-    """Inception behind a protocol, or a trained classifier."""
-    features = inception_features(name) if name in PROTOCOLS else classifier_features(name)
+    """Inception behind a protocol, its weights in the cache or after a colon; or a trained classifier."""
+    protocol, colon, weights = name.partition(":")
+    features = inception_features(protocol, weights=weights if colon else None) if protocol in PROTOCOLS else classifier_features(name)
     features.network.to(device)
     return features
 
@@ -102,8 +143,6 @@ def _measured(settings: ImageQuality, features: Extractor, made: Sample, real: R
         yield frechet_distance(statistics_of(made), real.statistics)
     if "inception_score" in settings.metrics:
         logits = features.logits(made.features)
-        if logits is None:
-            raise ValueError(f"{features.name} has no classes, and an inception score needs them; leave inception_score out of metrics")
         yield inception_score(logits.cpu(), made, splits=settings.splits, seed=settings.seed)
     if "kernel_distance" in settings.metrics and real.sample is not None:
         yield kernel_distance(made, real.sample, size=settings.subset, seed=settings.seed)
@@ -136,13 +175,13 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
     if not isinstance(source, Pictures):
         raise ValueError(f"the data of {session.subject.record.path} are no pictures (codes are not compared); name data of images, "
                          "or give statistics as images.reference")
-    found = [pixels for pixels, _ in islice(source.pictures(settings.split, model.codec.channels), settings.rows)]
-    if not found:
+    pictures = (pixels for pixels, _ in islice(source.pictures(settings.split, model.codec.channels), settings.rows))
+    first = next(pictures, None)
+    if first is None:
         raise ValueError(f"the data have no images of {settings.split}; name another split or other data")
-    pixels = np.stack(found)
-    batches = (in_unit_range(part) for part in torch.from_numpy(pixels).split(TOGETHER))
-    sample = extract(features, session.counted("real images", batches, len(pixels), len), split=settings.split)
-    record = DataRecord(settings.name or type(source.source).__name__, settings.split, hashlib.sha256(pixels.tobytes()).hexdigest(), len(pixels))
+    passing = Passing(chain([first], pictures))
+    sample = extract(features, session.counted("real images", passing, settings.rows or 0, len), split=settings.split)
+    record = DataRecord(settings.name or type(source.source).__name__, settings.split, passing.digest.hexdigest(), passing.count)
     return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record)
 
 

@@ -3,9 +3,12 @@
     masked, maskgit, partition   nelbo                  a bound; both groups of a partition model are predicted and count
     order-causal partition       nelbo                  one pass an order: the mean over K orders of -log p along an order
                                  weighted_bound         -log of the mean over the same K orders of p: tighter, still a bound
+    digits (Prime)               nelbo                  a bound: digits are hidden one by one
+                                 bound_of_tokens        a bound: whole tokens are hidden
+                                 ..._unfiltered         a bound of the law that known digits do not filter
     autoregressive               nll                    exact
 
-L sites of a row.
+`details.objective` says whose bound it is. L sites of a row.
 """
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from typing import Any
 import torch
 
 from maskless.api.text import TextModel
+from maskless.config import tree_of
 from maskless.data.batch import Batch
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Rows
@@ -27,7 +31,7 @@ from maskless.evaluation.likelihood import Bound, any_order_bound, bound
 from maskless.evaluation.micro import micro_rows
 from maskless.evaluation.results import DataRecord, Kind, Result
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Objective, own
+from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Complementary, Masked, Objective, PrimePartition, own
 from maskless.suites.session import Session
 from maskless.suites.subject import Subject
 
@@ -66,16 +70,16 @@ def evaluate_likelihood(session: Session, settings: Likelihood) -> Iterator[Resu
     model, size = subject.opened.model, micro_rows(held.rows.length)
     objective = _objective(subject, settings)
     if isinstance(objective, AnyOrder) and objective.commit == 1 and not objective.left_to_right:
-        budget = settings.budget or ORDERS
-        found = any_order_bound(model, _read(session, held), orders=max(budget, 2), seed=settings.seed, anchor=_anchored(subject), micro=size)
-        about = {"orders": found.orders, "error_over_orders": found.order_error}
+        budget, anchor = settings.budget or ORDERS, _anchored(subject)
+        found = any_order_bound(model, _read(session, held), orders=max(budget, 2), seed=settings.seed, anchor=anchor, micro=size)
+        about = {"objective": tree(AnyOrder(anchor=anchor)), "orders": found.orders, "error_over_orders": found.order_error}
         yield _result(session, "nelbo", found.average, "bound", held, size, about)
         yield _result(session, "weighted_bound", found.weighted, "bound", held, size, about)
         return
     for reported, each in objective.reported(held.rows.length).items():
         found = bound(model, each, _read(session, held), seed=settings.seed, samples=budget_of(model, settings), micro=size)
         metric, kind = named(model, each, reported)
-        yield _result(session, metric, found, kind, held, size, {"draws_per_row": found.samples})
+        yield _result(session, metric, found, kind, held, size, {"objective": tree(each), "draws_per_row": found.samples})
 
 
 def _read(session: Session, held: Held) -> Iterator[Batch]:
@@ -91,11 +95,33 @@ def budget_of(model: Any, settings: Likelihood) -> int:
 
 
 def named(model: Any, objective: Objective, reported: str) -> tuple[str, Kind]:
-    """The metric and kind of what an objective reports."""
+    """The metric and kind of what an objective reports. Of digits, what is hidden and whether known digits filter is part of the name."""
     if model.left_to_right:
         return "nll", "exact"
     kind = "bound" if objective.valid else "joint_ce"
-    return (reported if reported != "bound" else "nelbo" if objective.valid else "joint_ce"), kind
+    metric = reported if reported != "bound" else "nelbo" if objective.valid else "joint_ce"
+    if model.per_site == 1:
+        return metric, kind
+    if hides_tokens(objective):
+        return ("bound_of_tokens" if metric == "nelbo" else metric), kind
+    return metric if getattr(objective, "filter_observed", True) else f"{metric}_unfiltered", kind
+
+
+def hides_tokens(objective: Objective) -> bool:
+    """Whether all digits of a token are hidden together: they are then charged the law over V, and there is no digit to filter by."""
+    if isinstance(objective, PrimePartition):
+        return objective.token_groups == 1
+    return isinstance(objective, Masked | Complementary) or getattr(objective, "chunk_point", 1) == 0
+
+
+def tag(objective: Objective) -> str:
+    """The `type:` of an objective."""
+    return next(name for name, cls in OBJECTIVES.items() if type(objective) is cls)
+
+
+def tree(objective: Objective) -> dict[str, Any]:
+    """An objective as a recipe would say it, every field filled in."""
+    return {"type": tag(objective), **tree_of(objective)}
 
 
 def _objective(subject: Subject, settings: Likelihood) -> Objective:
@@ -107,9 +133,9 @@ def _objective(subject: Subject, settings: Likelihood) -> Objective:
     kind = subject.record.kind
     if settings.objective is None:
         return own(kind)
-    tag = next(name for name, cls in OBJECTIVES.items() if type(settings.objective) is cls)
-    if tag not in FITS[kind]:
-        raise ValueError(f"objective {tag} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")
+    asked = tag(settings.objective)
+    if asked not in FITS[kind]:
+        raise ValueError(f"objective {asked} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")
     return settings.objective
 
 

@@ -14,13 +14,13 @@ import torch
 
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import versions
-from maskless.evaluation.results import Code, Kind, Precision, Result, Uncertainty
+from maskless.evaluation.results import Code, Kind, Precision, Result, Uncertainty, refuse_other_models
 from maskless.evaluation.settings import Suite, kind_of_suite
 from maskless.suites.subject import Subject
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Receives what is being done, how much of it is done, and how much there is."""
+"""Receives what is being done, how much of it is done, and how much there is (0: not known)."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ class Session:
         shard: this process's part.
         say: receives lines for people.
         progress: receives how far it is.
+
+    Raises:
+        ValueError: the folder holds results of this name of another model.
     """
 
     subject: Subject
@@ -83,6 +86,9 @@ class Session:
     say: Callable[[str], None] = lambda line: None
     progress: Progress = lambda what, done, total: None
     begun: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        refuse_other_models(self.out, kind_of_suite(self.suite), self.title, self.subject.record)
 
     @property
     def title(self) -> str:
@@ -121,7 +127,7 @@ class Session:
         return Precision(name_of(opened.dtype), name_of(torch.promote_types(opened.dtype, torch.float32)), name_of(draws))
 
     def counted(self, what: str, items: Iterable[T], total: int, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
-        """The same items, with a word to `progress` when each was used."""
+        """The same items, with a word to `progress` when each was used; `total` 0: not known."""
         done = 0
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""`speed`: how long the model takes, by the papers' protocols: nothing is decoded to text or pixels, nothing is read from disk.
+"""`speed`: how long the model takes, by the papers' protocols: nothing is read from disk, and nothing decoded to text, nor to pixels but where asked.
 
     latency            seconds of a generation of one row
     tokens_per_second  of generations of `batch` rows
@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from maskless.api.image import ImageModel
+from maskless.data.vq import VQCodec
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import fast_bf16
@@ -35,8 +38,10 @@ def evaluate_speed(session: Session, settings: Speed) -> Iterator[Result]:
     """Times of the protocols that are asked for.
 
     Raises:
-        ValueError: more sites than the model has, a sampler that the model does not take.
+        ValueError: more sites than the model has, a sampler that the model does not take, pixels of a model of text.
     """
+    if settings.decode and not isinstance(session.subject.opened, ImageModel):
+        raise ValueError(f"{session.subject.record.path} is a model of text and decode is of images; leave speed.decode out")
     length = settings.length or session.subject.length
     if length > session.subject.length:
         raise ValueError(f"length is {length} and the model has {session.subject.length} sites; give at most those")
@@ -52,7 +57,10 @@ def evaluate_speed(session: Session, settings: Speed) -> Iterator[Result]:
 
 @dataclass(frozen=True)
 class Generation:
-    """How rows are drawn from a model, as its users draw them: what `evaluation.speed` times. It makes its own canvas."""
+    """How rows are drawn from a model, as its users draw them, and decoded to pixels where asked: what `evaluation.speed` times.
+
+    It makes its own canvas.
+    """
 
     session: Session
     settings: Speed
@@ -63,12 +71,21 @@ class Generation:
         opened = self.session.subject.opened
         decoding, sampler, classes = opened._decoding(self.settings.refresh), self.sampler(), opened.model.null_label
         cond = None if classes is None else (torch.arange(self.batch) % classes).to(opened.device)
+        rows = self.canvas()
         if isinstance(sampler, Speculative):
-            for round in sampler.rounds(decoding, self.canvas(), noise):
+            for round in sampler.rounds(decoding, rows, noise):
                 yield round                                         # a draft
                 yield round                                         # and its verification
         else:
-            yield from sampler.records(decoding, self.canvas(), noise, cond)
+            yield from sampler.records(decoding, rows, noise, cond)
+        if self.settings.decode:
+            self.pixels(rows)
+
+    def pixels(self, canvas: Any) -> Float[Tensor, "B C H W"]:
+        """The images of a canvas that is filled, in [-1, 1], made on the model's device."""
+        opened: Any = self.session.subject.opened
+        codec = opened.codec.to(opened.device) if isinstance(opened.codec, VQCodec) else opened.codec
+        return codec.decode(opened.cells(canvas.by_site().tokens))
 
     def canvas(self) -> Any:
         """Rows that know their first site; images that know nothing."""
@@ -102,7 +119,7 @@ def timed(session: Session, settings: Speed, found: Timing, seconds: tuple[float
     metric, values, unit = ("latency", list(seconds), "seconds") if protocol == "latency" else ("tokens_per_second", rates, "tokens per second")
     options = options_of(session, settings.sampler)
     details = {"batch": found.batch, "length": found.length, "seconds": list(seconds), "rows_per_second": found.batch / statistics.median(seconds),
-               "peak_bytes": found.peak_bytes, "warmups": settings.warmups}
+               "peak_bytes": found.peak_bytes, "warmups": settings.warmups, "decoded": settings.decode}
     return session.result(metric, statistics.median(values), None, len(values), kind="measurement", unit=unit, uncertainty=spread(values),
                           better="lower" if protocol == "latency" else "higher", precision=session.sampling, details=details, nfe=found.nfe,
                           sampler={**options, "refresh": settings.refresh}, plan=options["plan"])

@@ -1,8 +1,8 @@
 """What may stand in one column, and what is best in it.
 
 A table holds results of one suite, one kind of weights (averaged or raw) and, where it matters, one tokenizer or one machine and precision.
-A column holds one metric of one kind (a joint cross-entropy is never a bound), judged by one scorer, on one set of data. What differs in any
-of these stands apart; `refuse_splits` refuses it instead.
+A column holds one metric of one kind (a joint cross-entropy is never a bound), judged by one scorer, on one set of data; of generated text
+that is measured in the model's tokens, of one tokenizer. What differs in any of these stands apart; `refuse_splits` refuses it instead.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SURE = 2.0                                                          # standard e
 SUITES = ("likelihood", "generative", "images", "tasks", "speed", "parity")
 TIMED = "speed"
 PROTOCOL = {"length": "rows of", "batch": "batch", "window": "scorer reads", "retokenised": "retokenised", "transform": "transform",
-            "real_images": "real images:", "score": "score", "overlong": "overlong", "decoding": "decoding"}
+            "real_images": "real images:", "decoded": "with decoding to pixels", "score": "score", "overlong": "overlong", "decoding": "decoding"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Column:
         scorer: name and hash of the network that judged; empty without one.
         data: split and hash of what the value depends on; empty without any. `data_name` is what the first result calls it.
         protocol: what else changes the number: the length of the rows, how much the scorer reads, how many images.
+        tokenizer: whose tokens text was measured in; empty where that is said of the table, or does not matter.
     """
 
     metric: str
@@ -38,6 +39,7 @@ class Column:
     scorer: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
     protocol: tuple[str, ...] = ()
+    tokenizer: str = ""
     data_name: str = field(default="", compare=False)
 
 
@@ -79,7 +81,8 @@ def column_of(entry: Entry) -> Column:
     scorer = () if result.scorer is None else (result.scorer.name, result.scorer.hash)
     data = () if result.data is None else (result.data.split, result.data.hash)
     name = "" if result.data is None else result.data.name
-    return Column(result.metric, result.unit, result.better, result.kind, scorer, data, protocol_of(entry), name)
+    tokenizer = tokenizer_of(entry) or "" if result.suite == "generative" else ""
+    return Column(result.metric, result.unit, result.better, result.kind, scorer, data, protocol_of(entry), tokenizer, name)
 
 
 def protocol_of(entry: Entry) -> tuple[str, ...]:
@@ -95,9 +98,16 @@ def terms_of(entry: Entry) -> tuple[tuple[str, str], ...]:
     terms = [("weights", {"ema": "moving average (EMA)", "raw": "raw, as trained"}[result.model.weights])]
     if result.suite == TIMED:
         terms += [("machine", machine(entry)), ("precision", precision(entry))]
-    elif result.tokenizer is not None and result.suite != "tasks":
-        terms.append(("tokenizer", named(result.tokenizer.name, result.tokenizer.hash)))
+    elif result.suite == "likelihood" and (tokenizer := tokenizer_of(entry)):
+        terms.append(("tokenizer", tokenizer))
     return tuple(terms)
+
+
+def tokenizer_of(entry: Entry) -> str | None:
+    """Whose tokens a number is of: a likelihood's, and that of text which no scorer read in tokens of its own. None where it does not matter."""
+    result = entry.result
+    matters = result.suite == "likelihood" or (result.suite == "generative" and not result.details.get("retokenised"))
+    return None if result.tokenizer is None or not matters else named(result.tokenizer.name, result.tokenizer.hash)
 
 
 def machine(entry: Entry) -> str:
@@ -135,12 +145,12 @@ def _table(suite: str, terms: tuple[tuple[str, str], ...], entries: Sequence[Ent
         if there is not None and there.result.value == entry.result.value:
             continue                                                # one measurement under two names
         if there is not None:
-            key = (*key, entry.path)                                # measured twice in other ways than a row tells: a row of its own
+            key = (*key, entry.place)                               # measured twice in other ways than a row tells: a row of its own
         rows.setdefault(key, {})[column_of(entry)] = entry
     rows = dict(_steps_in_order(rows))
     best = {column: best_of([row[column] for row in rows.values() if column in row]) for column in columns}
     firsts = [next(iter(row.values())) for row in rows.values()]
-    labels = _labels(firsts, [key[-1].name if len(key) > len(_row_key(first)) else "" for key, first in zip(rows, firsts)])
+    labels = _labels(firsts, [first.place if len(key) > len(_row_key(first)) else "" for key, first in zip(rows, firsts)])
     made = (Row(label, {column: Cell(entry, entry is best[column]) for column, entry in row.items()}) for label, row in zip(labels, rows.values()))
     return Table(suite, terms, columns, tuple(made))
 
@@ -149,7 +159,7 @@ def _neighbours(columns: Iterable[Column]) -> tuple[Column, ...]:
     """Columns in their order, those of one metric and set of data side by side whatever the kind of value."""
     groups: dict[tuple[Any, ...], list[Column]] = {}
     for column in columns:
-        groups.setdefault((column.metric, column.scorer, column.data, column.protocol), []).append(column)
+        groups.setdefault((column.metric, column.scorer, column.data, column.protocol, column.tokenizer), []).append(column)
     return tuple(column for group in groups.values() for column in group)
 
 
@@ -237,7 +247,7 @@ APART: dict[str, Callable[[Entry], Any]] = {                        # why result
     "scorers": lambda entry: None if entry.result.scorer is None else named(entry.result.scorer.name, entry.result.scorer.hash),
     "protocols": lambda entry: ", ".join(protocol_of(entry)),
     "units": lambda entry: entry.result.unit,
-    "tokenizers": lambda entry: dict(terms_of(entry)).get("tokenizer"),
+    "tokenizers": tokenizer_of,
     "machines": lambda entry: dict(terms_of(entry)).get("machine"),
     "precisions": lambda entry: dict(terms_of(entry)).get("precision"),
 }
@@ -274,7 +284,7 @@ def splits(entries: Sequence[Entry]) -> list[Split]:
 def refuse_splits(entries: Sequence[Entry]) -> None:
     """Raise ValueError if results of one metric cannot stand in one column."""
     for split in splits(entries):
-        files = " and ".join(str(entry.path) for entry in split.entries[:2])
+        files = " and ".join(entry.full_place for entry in split.entries[:2])
         raise ValueError(f"{files} give {split}, which no column may mix; report them apart, or leave out --together")
 
 

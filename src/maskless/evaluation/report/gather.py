@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskless.evaluation.results import Result, read
+from maskless.evaluation.results import Result, read_all
 
 SHARE = re.compile(r"\.\d+-of-\d+$")                                # the end of a name of samples that are not gathered yet
 HEAD = 400                                                          # bytes of a file in which a result names its schema
@@ -19,10 +19,29 @@ POINTS = 400                                                        # of a curve
 
 @dataclass(frozen=True)
 class Entry:
-    """A result, and the file it was read from."""
+    """A result, and the file it was read from.
+
+    Attributes:
+        path: of the file.
+        number: which of the file's results it is.
+    """
 
     path: Path
     result: Result
+    number: int = 0
+
+    @property
+    def place(self) -> str:
+        """The name of the file; in a file of several results, that of the result with it."""
+        return self._place(self.path.name)
+
+    @property
+    def full_place(self) -> str:
+        """The same with the whole path."""
+        return self._place(str(self.path))
+
+    def _place(self, file: str) -> str:
+        return file if self.path.name == self.result.file else f"{file}[{self.number}] ({self.result.file})"
 
     @property
     def how(self) -> str:
@@ -89,10 +108,11 @@ def gather(folders: Sequence[Path]) -> Gathered:
             raise ValueError(f"{folder} is no folder; give folders of results (maskless evaluate) or of runs (maskless train)")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             paths.setdefault(path.resolve(), path)
-    entries = tuple(Entry(path, checked(path, read(path))) for path in paths.values() if path.suffix == ".json" and is_result(path))
+    files = [path for path in paths.values() if path.suffix == ".json" and is_result(path)]
+    entries = tuple(Entry(path, checked(path, result), number) for path in files for number, result in enumerate(read_all(path)))
     curves = tuple(curve for path in paths.values() if path.name == "metrics.jsonl" and (curve := read_curve(path)))
-    files = [path for path in paths.values() if path.name.startswith("samples-") and path.suffix in (".jsonl", ".png", ".npz")]
-    samples = tuple(found for path in files if not SHARE.search(path.stem) and (found := read_samples(path, entries)))
+    drawn = [path for path in paths.values() if path.name.startswith("samples-") and path.suffix in (".jsonl", ".png", ".npz")]
+    samples = tuple(found for path in drawn if not SHARE.search(path.stem) and (found := read_samples(path, entries)))
     if not entries and not curves:
         named = ", ".join(map(str, folders))
         raise ValueError(f"there is no result file and no run in {named}; make one with maskless evaluate or maskless train")
@@ -100,7 +120,7 @@ def gather(folders: Sequence[Path]) -> Gathered:
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file says that it is a result, of whatever version of the schema, whole or torn."""
+    """Whether a file says that it is a result or holds some, of whatever version of the schema, whole or torn."""
     with open(path, "rb") as file:
         return b'"maskless-result/' in file.read(HEAD)
 

@@ -33,7 +33,7 @@ def page(found: Gathered, name: str) -> str:
                 Element('<meta name="viewport" content="width=device-width, initial-scale=1">'), Element(f'<meta name="generator" content="{MADE}">'),
                 tag("title", name), tag("style", style))
     body = tag("main", tag("h1", name), tag("p", _summary(found), class_="soft"), tag("nav", *links, aria_label="Sections"), *bodies,
-               tag("footer", f"{MADE} from {len(found.entries)} result files."))
+               tag("footer", f"{MADE} from {len({entry.path for entry in found.entries})} result files."))
     return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
 
@@ -185,11 +185,11 @@ def _browser(samples: Samples, *, opened: bool) -> Element:
 
 
 def _sources(entries: Sequence[Entry]) -> tuple[str, Element] | None:
-    """Every file and what decided it."""
+    """Every result and what decided it."""
     if not entries:
         return None
-    table = plain_table("Result files", SOURCE, [source_row(entry) for entry in entries])
-    return "Sources", tag("details", tag("summary", f"All {len(entries)} files, and what decided their values"), table)
+    table = plain_table("Results and their files", SOURCE, [source_row(entry) for entry in entries])
+    return "Sources", tag("details", tag("summary", f"All {len(entries)} results, and what decided their values"), table)
 
 
 def source_row(entry: Entry) -> list[str]:
@@ -197,7 +197,7 @@ def source_row(entry: Entry) -> list[str]:
     data = "–" if result.data is None else f"{result.data.name} {result.data.split} ({result.data.hash[:8]}), {result.data.documents:,} documents"
     machine = result.hardware.get("processor") or result.hardware.get("device") or "–"
     weights = f"{result.model.weights} {result.model.hash[:8]}"
-    return [entry.path.name, said(entry), f"{result.samples:,}", str(result.seed), weights, precision(entry), data, result.plan or "–",
+    return [entry.place, said(entry), f"{result.samples:,}", str(result.seed), weights, precision(entry), data, result.plan or "–",
             f"{result.code.version} {result.code.source[:8]}", machine, f"{result.wall_seconds:,.1f}"]
 
 

@@ -52,7 +52,8 @@ def heading(column: Column) -> tuple[str, list[str]]:
     data = [] if not column.data else [f"{named(column.data_name, column.data[1])}, {column.data[0]}"]
     scorer = [] if not column.scorer else [f"scorer {named(*column.scorer)}"]
     unit = "" if column.unit == words(column.metric) else column.unit
-    lines = (unit, KINDS[column.kind], *scorer, *data, ", ".join(column.protocol), ARROWS[column.better])
+    tokens = f"tokens of {column.tokenizer}" if column.tokenizer else ""
+    lines = (unit, KINDS[column.kind], *scorer, tokens, *data, ", ".join(column.protocol), ARROWS[column.better])
     return words(column.metric), [line for line in lines if line]
 
 
@@ -74,7 +75,7 @@ def details(cell: Cell) -> str:
     """What else belongs to a value, in one line."""
     result = cell.entry.result
     uncertainty = {"none": "no uncertainty known", "spread": "half of the spread of the repetitions"}.get(result.uncertainty.kind, "standard error")
-    return f"{result.samples:,} samples, {uncertainty}, seed {result.seed}; {cell.entry.path.name}"
+    return f"{result.samples:,} samples, {uncertainty}, seed {result.seed}; {cell.entry.place}"
 
 
 def common(table: Table) -> list[str]:
