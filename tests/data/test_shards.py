@@ -9,6 +9,7 @@ import sys
 import types
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -120,8 +121,11 @@ def test_the_command_takes_data_sets(tmp_path, call, monkeypatch):  # noqa: F811
     assert call("encode-images", "hub:someone/else", tmp_path / "others", *how).code == 0 and asked[-1][1] == "someone/else"
     ended = call("encode-images", "hub:shoes", tmp_path / "none", *how)
     assert ended.code == 2 and "'shoes': it must be one of mnist, fashion_mnist" in ended.err and not (tmp_path / "none").exists()
+    found = types.SimpleNamespace(images=(np.arange(20 * 64.0) % 17).reshape(20, 8, 8), target=np.arange(20) % 10)
+    monkeypatch.setitem(sys.modules, "sklearn", types.SimpleNamespace(datasets=types.SimpleNamespace(load_digits=lambda: found)))
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", types.SimpleNamespace(load_digits=lambda: found))
     assert call("encode-images", "digits", tmp_path / "digits_codes", "--codec", "pixels:16", "--size", 8, "--batch", 512, "-q").code == 0
-    assert len(Shards(tmp_path / "digits_codes")) == 1797
+    assert len(Shards(tmp_path / "digits_codes")) == 20
     (tmp_path / "digits").mkdir()
     ended = call("encode-images", "digits", tmp_path / "none", *how)
     assert ended.code == 2 and "digits" in ended.err and not (tmp_path / "none").exists()

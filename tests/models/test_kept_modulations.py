@@ -22,7 +22,7 @@ from maskless.layers.modulation import AdaLN
 from maskless.models import PartitionConfig, build
 from maskless.models.base import Conditions, pick_labels
 
-MODULATED = [name for name in LABELLED if not name.startswith("unet")]
+MODULATED = [name for name in LABELLED if name.startswith(("maskgit", "partition", "causal"))]        # the others make them at every call
 SAMPLERS = {
     "plain": Sampler(Scheduled(5)), "guided": Sampler(Scheduled(5), guidance=constant(1.5)), "ramped": Sampler(Scheduled(5), guidance=ramped(2.0)),
     "rows apart": Sampler(Ancestral(9), Random()), "rows apart, guided": Sampler(Ancestral(9), guidance=ramped(2.0)),

@@ -99,6 +99,11 @@ def test_rows_have_classes_where_the_model_tells_them_apart(tmp_path):
 
 def test_class_dropout_needs_classes_and_is_a_share(tmp_path):
     with pytest.raises(ValueError, match=r"training.class_dropout is 0.5 and the model has no classes; leave it out, or set model.classes"):
-        load_recipe(recipe(tmp_path), "model.classes=0")
+        train(recipe(tmp_path), "model.classes=0", "data.labels=false", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    text = {**recipe(tmp_path), "data": {"type": "prose"}, "objective": {"type": "partition"}}
+    with pytest.raises(ValueError, match=r"training.class_dropout is 0.5 and the model has no classes"):
+        load_recipe(text, "model.classes=0")
+    assert load_recipe(recipe(tmp_path), "model.classes=0").training.class_dropout == 0.5                      # classes are the data's to say
     with pytest.raises(ValueError, match=r"class_dropout is 1.0; it must lie in \[0, 1\)"):
         load_recipe(recipe(tmp_path), "training.class_dropout=1")
