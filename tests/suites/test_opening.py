@@ -31,4 +31,4 @@ def test_the_library_is_found_installed_or_missed(path, there, clone, tmp_path, 
     exec(compile(opening(path), path.name, "exec"), {"__name__": "__main__"})
     said = capsys.readouterr().out
     assert ran == ([[sys.executable, "-m", "pip", "install", "--quiet", ".."]] if clone else [])
-    assert ("copy one to this machine, run %pip install FOLDER_OF_THE_CLONE" in said and said.count("\n") == 1) if not (there or clone) else not said
+    assert ("copy one, run %pip install FOLDER_OF_THE_CLONE" in said and said.count("\n") == 1) if not (there or clone) else not said
