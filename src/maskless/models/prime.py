@@ -88,9 +88,14 @@ class PrimeConfig:
             raise ValueError("merge is sum and tables is shared: 1 2 and 2 1 would be the same; set tables=separate")
 
 
+def base_of(config: Any) -> int:
+    """b of a configuration: what it says, or the smallest that its digits write the vocabulary in."""
+    return config.base or max(2, smallest_base(config.vocab_size, config.digits))
+
+
 def code_of(config: Any) -> SubTokenCode:
     """The code that a configuration describes by vocab_size, digits, base, code and code_seed."""
-    base = config.base or max(2, smallest_base(config.vocab_size, config.digits))
+    base = base_of(config)
     if config.code == "shuffled":
         return SubTokenCode.shuffled(config.vocab_size, config.digits, seed=config.code_seed, base=base)
     return SubTokenCode.digits(config.vocab_size, config.digits, base)

@@ -28,8 +28,9 @@ from maskless.models import (
     kind_of,
 )
 from maskless.models import build as construct
+from maskless.models.prime import base_of
 from maskless.objectives import FITS, OBJECTIVES
-from maskless.subtokens import enumerable, smallest_base
+from maskless.subtokens import enumerable
 from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary
 
@@ -301,10 +302,11 @@ def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None
         check_vocabulary(vocabulary.size, recipe.model, "the tokenizer of the recipe")
     _check_dropout(recipe)
     size = recipe.model.vocab_size or vocabulary.size
-    if hasattr(recipe.model, "digits"):
-        enumerable(size, recipe.model.digits, recipe.model.base or max(2, smallest_base(size, recipe.model.digits)))
     forbidden = tuple(sorted({*recipe.model.forbidden, *vocabulary.forbidden}))
-    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden))
+    model = dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden)
+    if hasattr(model, "digits"):
+        enumerable(size, model.digits, base_of(model))
+    return dataclasses.replace(recipe, model=model)
 
 
 def _fitting(model: Any, images: ImageCodes) -> Any:
