@@ -1,22 +1,33 @@
 """The classifier behind features of one's own: its data, its training, its folder, its labels, and what is refused."""
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from maskless.data.image_arrays import read_images
+from maskless.data.image_sources import ImageArrays
+from maskless.data.images import PlainPixels
+from maskless.data.labelled import labelled_images
 from maskless.data.pictures import in_unit_range
 from maskless.evaluation.classifier import load_classifier
 from maskless.evaluation.features import Features, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import frechet_distance, inception_score
 from maskless.training.classifier import describes_classifier, rate, train_classifier
-from maskless.training.recipe import find, recipe_names
+from maskless.training.recipe import recipe_names
 from tests.surface.conftest import call  # noqa: F401  (a fixture)
 
 SIZES = {"channels": 1, "size": 16, "classes": 3, "width": 4, "features": 8}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +48,13 @@ def data(tmp_path_factory):
     return path
 
 
+def pictures(path, size: int = 16, split: str = "valid"):
+    return labelled_images(PlainPixels(source=ImageArrays(train=str(path)), size=size, fit="pad", channels=1), split)
+
+
 def recipe(data, **training) -> dict:
-    return {"classifier": SIZES, "data": {"name": "corners", "path": str(data), "size": 16},
+    source = {"type": "arrays", "train": str(data)}
+    return {"classifier": SIZES, "data": {"name": "corners", "source": source, "size": 16, "fit": "pad", "channels": 1},
             "training": {"epochs": 2, "batch_size": 32, "lr": 1e-2, **training}}
 
 
@@ -68,7 +84,7 @@ def test_features_are_labelled_and_do_not_depend_on_the_batch(trained, data):
     features = classifier_features(trained.folder)
     assert isinstance(features, Features) and (features.width, features.classes) == (8, 3)
     features.network.double()
-    images = in_unit_range(read_images(data, "test", size=16).pixels)
+    images = in_unit_range(pictures(data).pixels)
     whole, parts = (extract(features, images.split(size), split="test") for size in (120, 7))
     torch.testing.assert_close(whole.features, parts.features, rtol=1e-11, atol=1e-11)
     found = frechet_distance(statistics_of(whole), statistics_of(extract(features, [-images], split="negatives")))
@@ -83,7 +99,7 @@ def test_features_are_labelled_and_do_not_depend_on_the_batch(trained, data):
 
 
 def test_images_are_padded_into_the_middle(data):
-    small, padded = read_images(data, "test"), read_images(data, "test", size=16)
+    small, padded = pictures(data, 12), pictures(data)
     assert small.pixels.shape == (120, 1, 12, 12) and padded.pixels.shape == (120, 1, 16, 16)
     assert torch.equal(padded.pixels[:, :, 2:14, 2:14], small.pixels)
     assert int(padded.pixels[:, :, :2].sum() + padded.pixels[..., 14:].sum()) == 0
@@ -96,12 +112,12 @@ def test_the_rate_rises_and_falls():
 
 def test_the_packaged_recipes():
     names = [name for name in recipe_names() if describes_classifier(name)]
-    assert names == ["image/classifier_fashion"] and not describes_classifier("tiny/pgm")
-    assert "28 x 28" in find(names[0]).read_text()
-
+    assert names == [f"image/classifier_{data}" for data in ("cifar", "fashion", "tiny_imagenet")] and not describes_classifier("tiny/pgm")
+    
 
 def test_the_command(data, tmp_path, call):  # noqa: F811
-    changes = [f"data.path={data}", "data.name=corners", "data.size=16", "training.epochs=1", *(f"classifier.{k}={v}" for k, v in SIZES.items())]
+    changes = [f"data.source={{type: arrays, train: {data}}}", "data.name=corners", "data.size=16", "training.epochs=1"]
+    changes += [f"classifier.{k}={v}" for k, v in SIZES.items()]
     ended = call("train", "image/classifier_fashion", *changes, "--out", tmp_path / "made")
     assert ended.code == 0 and "held-out images right" in ended.out and ended.out.splitlines()[-1] == str(tmp_path / "made")
     assert call("train", "image/classifier_fashion", *changes, "--out", tmp_path / "made").code == 2
@@ -110,9 +126,9 @@ def test_the_command(data, tmp_path, call):  # noqa: F811
 
 
 REFUSED = {
-    "no file": (["data.path=nowhere.npz"], "nowhere.npz cannot be read"),
-    "padding below the images": (["data.size=8"], "size is 8 and the images of"),
-    "another size": (["data.size=24"], "set classifier.channels, classifier.size and data.size alike"),
+    "no file": (["data.source={type: arrays, train: nowhere.npz}"], "no file or folder nowhere.npz"),
+    "padding below the images": (["data.size=8"], "12 x 12 pixels cannot be padded to 8"),
+    "another size": (["data.size=24"], "set classifier.channels and data.channels, classifier.size and data.size alike"),
     "too few classes": (["classifier.classes=2"], "set classifier.classes=3"),
     "a size that cannot be halved": (["classifier.size=12", "data.size=12"], "multiple of 8"),
     "no epochs": (["training.epochs=0"], "epochs is 0"),
@@ -130,20 +146,24 @@ def test_mistakes_are_one_sentence_and_leave_nothing(what, data, tmp_path):
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"garbage"])
-def test_damaged_data(content, tmp_path):
-    (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad.npz is damaged or no .npz file"):
-        read_images(tmp_path / "bad.npz", "train")
+@pytest.mark.parametrize("arrays, sentence", [
+    ({"x_train": np.zeros((3, 4, 4), np.uint8)}, "have no classes"),
+    ({"x_train": np.zeros((0, 4, 4), np.uint8), "y_train": np.zeros(0, int)}, "no images for train"),
+])
+def test_data_of_another_kind(arrays, sentence, tmp_path):
+    np.savez(tmp_path / "other.npz", **arrays, x_test=np.zeros((1, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=sentence):
+        pictures(tmp_path / "other.npz", split="train")
 
 
-def test_data_of_another_kind(tmp_path):
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="no x_train, y_train but a"):
-        read_images(tmp_path / "other.npz", "train")
-    np.savez(tmp_path / "floats.npz", x_train=np.zeros((3, 4, 4)), y_train=np.zeros(3, int))
-    with pytest.raises(ValueError, match="float64"):
-        read_images(tmp_path / "floats.npz", "train")
+def test_jpeg_files_end_to_end_are_images_too(tmp_path):
+    files = [png(np.full((16, 16, 3), value, np.uint8)) for value in (10, 200)]
+    arrays = {f"{part}_{key}": value for part in ("train", "val") for key, value in
+              {"bytes": np.frombuffer(b"".join(files), np.uint8), "offsets": np.cumsum([0, *map(len, files)]), "labels": np.arange(2)}.items()}
+    np.savez(tmp_path / "files.npz", **arrays)
+    found = pictures(tmp_path / "files.npz")
+    assert found.pixels.shape == (2, 1, 16, 16) and found.labels.tolist() == [0, 1] and found.pixels[:, 0, 0, 0].tolist() == [10, 200]
+    assert found.sha256 == pictures(tmp_path / "files.npz", split="train").sha256 and len(found.sha256) == 64
 
 
 def test_damaged_folders(trained, tmp_path):

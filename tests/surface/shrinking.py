@@ -64,8 +64,8 @@ def data(section: dict[str, Any], folder: Path) -> dict[str, Any]:
     if kind == "images":
         codec = section["codec"] if isinstance(section["codec"], dict) else {"type": "pixels"}
         return {**section, **grid, "source": source, "codec": {**codec, "levels": 4}}
-    size = {"size": 16, "fit": "crop", "channels": section["channels"]}
-    return {**section, **size, "source": {"type": "arrays", "train": pictures(folder, SIZES["classes"], 16, section["channels"])}}
+    channels = section.get("channels", 3)
+    return {**section, "size": 16, "fit": "crop", "source": {"type": "arrays", "train": pictures(folder, SIZES["classes"], 16, channels)}}
 
 
 def shrunk(name: str, folder: Path) -> dict[str, Any]:
@@ -75,9 +75,8 @@ def shrunk(name: str, folder: Path) -> dict[str, Any]:
         if section in tree:
             tree[section] = smaller(tree[section])
     if "classifier" in tree:
-        size = tree["data"]["size"] = 16
-        tree["classifier"]["size"] = size
-        return {**tree, "data": {**tree["data"], "path": pictures(folder, SIZES["classes"], size, 1)}, "training": {**tree["training"], "epochs": 1}}
+        tree["classifier"]["size"] = 16
+        return {**tree, "data": data(tree["data"], folder), "training": {**tree["training"], "epochs": 1}}
     if "codec" in tree:
         tree["codec"]["groups"] = SIZES["groups"]                   # whose default is for wide levels
     tree["data"] = data(tree["data"], folder)

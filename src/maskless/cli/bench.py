@@ -200,7 +200,8 @@ def images(
     grids: Annotated[str, typer.Option(help="Without models: cells of a side.")] = "16,32",
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 50,
     seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
-    device: Device = "auto", out: Out = None,
+    device: Device = "auto", dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16; random weights: float32.")] = "float32",
+    out: Out = None,
 ) -> None:
     """Distance to real images against images per second; without models, speed alone on larger grids."""
     from maskless.cli.bench_images import measure, speeds
@@ -211,7 +212,7 @@ def images(
     if classifier is None or real is None:
         raise ValueError("distances need --classifier (maskless train image/classifier_fashion) and --real (an .npz of real images); give both")
     chosen = {"orders": orders.split(","), "steps": _numbers(steps, "steps", 1), "guidances": _floats(guidance), "at": at}
-    measure(models, classifier, real, chosen, count=count, batch=batch, seed=seed, device=str(_device(device)), out=out)
+    measure(models, classifier, real, chosen, count=count, batch=batch, seed=seed, device=str(_device(device)), dtype=dtype, out=out)
 
 
 @bench.command()

@@ -10,24 +10,28 @@ import typer
 
 
 def measure(folders: Sequence[Path], classifier: Path, real: Path, chosen: dict[str, Any], *, count: int, batch: int, seed: int, device: str,
-            out: Path | None) -> None:
+            dtype: str, out: Path | None) -> None:
     """Distances and speeds of trained models; the codec's own distance first, which is their floor."""
     from maskless.api.image import ImageModel
     from maskless.api.image_quality import HEADER, batches_of, compare, reconstructed, ways
-    from maskless.data.image_arrays import read_images
+    from maskless.data.image_sources import ImageArrays
+    from maskless.data.images import PlainPixels
+    from maskless.data.labelled import labelled_images
+    from maskless.evaluation.bench.setting import dtype_or_auto
     from maskless.evaluation.features import classifier_features, extract, statistics_of
     from maskless.evaluation.image_metrics import frechet_distance
 
     asked, features = ways(**chosen), classifier_features(classifier)
-    models = {folder.name: ImageModel.from_pretrained(folder, device=device) for folder in folders}
+    models = {folder.name: ImageModel.from_pretrained(folder, device=device, dtype=dtype_or_auto(dtype)) for folder in folders}
     first = next(iter(models.values()))
-    images = read_images(real, "test", size=first.grid[1] * first.codec.factor).pixels.permute(0, 2, 3, 1).numpy()
+    there = PlainPixels(source=ImageArrays(train=str(real)), size=first.grid[1] * first.codec.factor, channels=first.codec.channels, fit="pad")
+    images = labelled_images(there, "valid").pixels.permute(0, 2, 3, 1).numpy()
     reference = statistics_of(extract(features, batches_of(images), split="test"))
     floor = frechet_distance(statistics_of(extract(features, batches_of(reconstructed(first, images[:count])), split="codec")), reference)
     typer.echo(f"{floor} (test images through the codec and back)\n{HEADER}")
     rows, made = compare(models, asked, features, reference, count=count, batch=batch, seed=seed, say=typer.echo)
     if out is not None:
-        _write(out, rows, made, {"codec": str(floor), "count": count, "seed": seed, "device": device})
+        _write(out, rows, made, {"codec": str(floor), "count": count, "seed": seed, "device": device, "dtype": dtype})
 
 
 def _write(out: Path, rows: Any, made: dict[str, Any], about: dict[str, Any]) -> None:

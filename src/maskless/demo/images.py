@@ -115,8 +115,8 @@ def _distances(models: dict[str, ImageModel], data: Path, out: Path, count: int,
     say("\nTraining a classifier whose features measure images ...")
     numbers = {"epochs": 8, "batch_size": 64, "threads": torch.get_num_threads()}
     classifier = {"channels": 1, "size": SIDE, "classes": 10, "width": 24, "features": 32}
-    trained = train_classifier({"classifier": classifier, "data": {"name": "digits", "path": str(data), "size": SIDE}, "training": numbers},
-                               out=out / "classifier")
+    images = {"name": "digits", "source": {"type": "arrays", "train": str(data)}, "size": SIDE, "channels": 1}
+    trained = train_classifier({"classifier": classifier, "data": images, "training": numbers}, out=out / "classifier")
     features, arrays = classifier_features(trained), np.load(data)
     measured = {"held-out digits": arrays["x_test"][..., None]}
     for name, model in models.items():

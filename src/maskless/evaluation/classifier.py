@@ -129,7 +129,7 @@ def load_classifier(folder: str | Path) -> Trained:
     """Raises: ValueError if the folder holds no classifier, or one that is damaged or of another format."""
     folder = Path(folder)
     if not (folder / CARD).is_file():
-        raise ValueError(f"{folder} holds no {CARD}; train a classifier with: maskless train image/classifier_fashion data.path=FILE.npz")
+        raise ValueError(f"{folder} holds no {CARD}; train a classifier with: maskless train image/classifier_fashion")
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or card.get("maskless") != FORMAT or not {"name", "classifier", "crc32"} <= card.keys():
         raise ValueError(f"{folder / CARD} does not describe a classifier of format {FORMAT}; train it again with this version")

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskless.config import build, override, read, tree_of
-from maskless.data.image_arrays import LabelledImages, read_images
+from maskless.data.images import PlainPixels
+from maskless.data.labelled import LabelledImages, labelled_images
 from maskless.data.pictures import in_unit_range
+from maskless.data.source import SPLITS
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, Trained, save_classifier
 from maskless.evaluation.machine import device_of, versions
 from maskless.noise import uniform
@@ -25,19 +27,15 @@ from maskless.training.recipe import at_least, find
 ORDER = 0x53484646  # the purpose word of the order of images
 
 
-@dataclass(frozen=True)
-class ClassifierData:
-    """Labelled images of one .npz file.
+@dataclass(frozen=True, kw_only=True)
+class ClassifierData(PlainPixels):
+    """Labelled images of any source.
 
-    Attributes:
+    Args:
         name: what results are labelled with: "NAME classifier 3f2a".
-        path: the file.
-        size: pixels a side, zeros around smaller images.
     """
 
     name: str
-    path: str
-    size: int = 32
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def train_classifier(
 
     Args:
         source: path of a YAML file, name of a packaged recipe, or a mapping.
-        changes: such as `data.path=fashion_mnist.npz`.
+        changes: such as `training.epochs=5`.
         out: the folder (default: runs/NAME_classifier).
         say: given one line per epoch.
 
@@ -91,7 +89,7 @@ def train_classifier(
     folder = Path(out) if out is not None else Path("runs") / f"{recipe.data.name}_classifier"
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another folder with --out, or delete this one yourself")
-    images, held_out = (read_images(recipe.data.path, split, size=recipe.data.size) for split in ("train", "test"))
+    images, held_out = (labelled_images(recipe.data, split) for split in SPLITS)
     for split in (images, held_out):
         _check(recipe, split)
     with threads(recipe.training.threads):
@@ -100,11 +98,17 @@ def train_classifier(
     say(f"{right:.2%} of {len(held_out)} held-out images right")
     card = {
         "accuracy": right,
-        "data": {"name": recipe.data.name, "sha256": images.source, "train": len(images), "held_out": len(held_out)},
-        "recipe": {**tree_of(recipe), "data": {**tree_of(recipe.data), "path": Path(recipe.data.path).name}},
+        "data": {"name": recipe.data.name, "sha256": images.sha256, "train": len(images), "held_out": len(held_out)},
+        "recipe": {**tree_of(recipe), "data": _without_places(tree_of(recipe.data))},
         "where": versions(torch.device(recipe.training.device)),
     }
     return save_classifier(folder, network, recipe.data.name, card)
+
+
+def _without_places(data: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says of its data, files and folders by their names alone."""
+    source = {key: Path(value).name if key in ("train", "valid") and value else value for key, value in data["source"].items()}
+    return {**data, "source": source}
 
 
 def _check(recipe: ClassifierRecipe, images: LabelledImages) -> None:
@@ -112,7 +116,7 @@ def _check(recipe: ClassifierRecipe, images: LabelledImages) -> None:
     if tuple(shape) != (config.channels, config.size, config.size):
         raise ValueError(
             f"the images are {' x '.join(map(str, shape))} and the classifier takes {config.channels} x {config.size} x {config.size}; "
-            "set classifier.channels, classifier.size and data.size alike"
+            "set classifier.channels and data.channels, classifier.size and data.size alike"
         )
     low, high = int(images.labels.min()), int(images.labels.max())
     if low < 0 or high >= config.classes:
