@@ -88,6 +88,9 @@ def test_cells_of_several_pixels_open_as_a_whole():
         def decode(self, codes):
             return maskless.PixelCodec(levels=5).decode(codes).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
+        def to(self, device):
+            return self
+
         def save(self, folder):
             raise AssertionError
 
@@ -203,6 +206,14 @@ def test_what_a_mask_covers_is_not_seen():
     model.infill(image[:4, :6], at=(2, 4), steps=3)
     beyond = ((seen[2][0, 0] + 1) * 127.5).round()
     assert float(beyond[0, 0]) == 0 and float(beyond[7, 11]) == 41 and float(beyond[0, 5]) == 1          # the border goes on
+
+
+def test_a_codec_goes_where_its_model_is(monkeypatch):
+    codec, placed = maskless.PixelCodec(levels=5), []
+    monkeypatch.setattr(maskless.PixelCodec, "to", lambda self, device: placed.append(device) or self)
+    network = maskless.build(CONFIGS["partition"])
+    maskless.ImageModel(network, maskless.ImageCodes(codec, (4, 6)), device="cpu")
+    assert placed == [torch.device("cpu")]
 
 
 def test_models_and_codecs_that_do_not_fit():

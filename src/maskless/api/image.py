@@ -78,6 +78,7 @@ class ImageModel(LoadedModel):
         if model.null_label is not None and codes.classes and len(codes.classes) != model.null_label:
             raise ValueError(f"the codec names {len(codes.classes)} classes and the model has {model.null_label}; they do not belong together")
         super().__init__(model, device=device, dtype=dtype, compile=compile)
+        self.codec.to(self.device)
 
     def generate(self, n: int = 1, *, labels: Labels = None, seed: int | Sequence[int] = 0,
                  sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,

@@ -60,6 +60,10 @@ class Codec(Protocol):
         """The images of `codes`, in [-1, 1]. Raises ValueError for codes that do not exist."""
         ...
 
+    def to(self, device: torch.device | str) -> Codec:
+        """The same codec, computing on `device` from now on; images and codes may lie anywhere."""
+        ...
+
     def save(self, folder: Path | str) -> None:
         """Write the codec into an existing folder; `load_codec(folder)` gives it back."""
         ...
@@ -121,6 +125,10 @@ class PixelCodec:
     @property
     def hash(self) -> str:
         return digest(self._definition)
+
+    def to(self, device: torch.device | str) -> PixelCodec:
+        """Itself: pixels are computed where they lie."""
+        return self
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w"]:
         check_images(images, self)

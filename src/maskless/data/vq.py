@@ -81,7 +81,7 @@ class VQCodec:
         return torch.cat(images).float().to(codes.device)
 
     def to(self, device: torch.device | str) -> VQCodec:
-        """The same codec, its network moved to `device`."""
+        """The same codec, its network moved to `device`; images and codes may lie anywhere."""
         self.model.to(device)
         return self
 

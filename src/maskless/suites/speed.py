@@ -21,7 +21,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskless.api.image import ImageModel
-from maskless.data.vq import VQCodec
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import fast_bf16
@@ -84,8 +83,7 @@ class Generation:
     def pixels(self, canvas: Any) -> Float[Tensor, "B C H W"]:
         """The images of a canvas that is filled, in [-1, 1], made on the model's device."""
         opened: Any = self.session.subject.opened
-        codec = opened.codec.to(opened.device) if isinstance(opened.codec, VQCodec) else opened.codec
-        return codec.decode(opened.cells(canvas.by_site().tokens))
+        return opened.codec.decode(opened.cells(canvas.by_site().tokens))
 
     def canvas(self) -> Any:
         """Rows that know their first site; images that know nothing."""
