@@ -68,6 +68,7 @@ def test_infill(painter, call, tmp_path):
     ("infill {model} --image {tmp}/image.png --at x", "--at x"),
     ("infill {text}", "--text is missing"),
     ("bench images {model}", "--classifier"),
+    ("bench images {model} {model} --classifier {tmp} --real {tmp}/none.npz", "one name in the table"),
 ])
 def test_mistakes_are_one_sentence(arguments, word, painter, model, call, tmp_path):
     Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "image.png")

@@ -20,9 +20,13 @@ def measure(folders: Sequence[Path], classifier: Path, real: Path, chosen: dict[
     from maskless.evaluation.bench.setting import dtype_or_auto
     from maskless.evaluation.features import classifier_features, extract, statistics_of
     from maskless.evaluation.image_metrics import frechet_distance
+    from maskless.suites.subject import usual_name
 
+    names = [usual_name(folder) for folder in folders]
+    if len({*names}) < len(names):
+        raise ValueError(f"two of {', '.join(map(str, folders))} would have one name in the table; rename a folder")
     asked, features = ways(**chosen), classifier_features(classifier)
-    models = {folder.name: ImageModel.from_pretrained(folder, device=device, dtype=dtype_or_auto(dtype)) for folder in folders}
+    models = {name: ImageModel.from_pretrained(folder, device=device, dtype=dtype_or_auto(dtype)) for name, folder in zip(names, folders)}
     first = next(iter(models.values()))
     there = PlainPixels(source=ImageArrays(train=str(real)), size=first.grid[1] * first.codec.factor, channels=first.codec.channels, fit="pad")
     images = labelled_images(there, "valid").pixels.permute(0, 2, 3, 1).numpy()
