@@ -80,6 +80,19 @@ def test_other_precisions_stay_close(name, dtype, tolerance):
     assert torch.equal(canvas.known, canvas.present)
 
 
+@pytest.mark.parametrize("name", [name for name in CAUSAL if "mean" in name or "logsumexp" in name])
+def test_a_summary_of_many_keeps_growing_in_bfloat16(name):
+    """What queries start from is a sum over everything known; 600 addends of one size would be lost in bfloat16 from the 256th on."""
+    model, canvas = tiny(name, torch.bfloat16), ragged_canvas()
+    cached = model.predictor(labels_of(name, canvas.rows))
+    cached._open(canvas)
+    states = torch.ones(canvas.rows, 600, model.config.width, dtype=torch.bfloat16)
+    at_once = cached._running(states, cached.summary.double())[:, -1]
+    for at in range(600):
+        cached.summary = cached._running(states[:, at:at + 1], cached.summary)[:, -1]
+    torch.testing.assert_close(cached.summary.double(), at_once, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_token_passes_the_encoder_once(name):
     model, canvas, passed = tiny(name), blank(), []

@@ -112,9 +112,18 @@ def test_givens_come_first_padding_last_and_some_rows_go_left_to_right():
     assert all(log[row].tolist() == list(range(8)) for row in free)
     assert log[[0, 2, 3], 0].tolist() == [0, 0, 0] and log[1, 2] == 0
     commits = AnyOrder(2).commits(batch.in_order(log))
-    assert commits[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and commits[0].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert commits[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and commits[0].tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
     assert AnyOrder(1).commits(Batch.of(batch.tokens)) is None
     assert AnyOrder(3).commits(Batch.of(batch.tokens)).tolist() == [[0, 1, 1, 1, 2, 2, 2, 3]]
+
+
+def test_commits_of_a_row_do_not_depend_on_its_batch():
+    """Beside a row with a prompt, a row without one keeps the commit of its anchor."""
+    tokens, given = torch.zeros(2, 5, dtype=torch.int64), torch.tensor([[True, True, False, False, False], [False] * 5])
+    objective = AnyOrder(commit=2)
+    alone = objective.commits(Batch.of(tokens[1:]))
+    both = objective.commits(Batch(tokens, torch.ones_like(given), given))
+    assert both.tolist() == [[0, 0, 1, 1, 2], alone[0].tolist()] and alone.tolist() == [[0, 1, 1, 2, 2]]
 
 
 def test_the_dial_turns_through_its_modes_and_never_takes_the_whole_row():

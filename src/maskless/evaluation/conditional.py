@@ -28,7 +28,7 @@ from maskless.objectives import AnyOrder, Masked, Partition, own
 from maskless.objectives.base import Draws, Timed, presence
 from maskless.objectives.cross_entropy import weighted_nll
 
-COUNTS, ORDERS = 0x434F554E, 0x4F524452                             # purpose words: how many targets are hidden, and which
+COUNTS, ORDERS, PROMPTS = 0x434F554E, 0x4F524452, 0x50524F4D        # purpose words: how many targets are hidden, which; the order of a prompt
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def conditional_bounds(
         full = torch.cat([some, some[-1:].expand(chunk - len(some))])
         source = full // samples
         part = _rows(batch, source)
-        position, u = _draws(part, key[source], full % samples, samples, seed)
+        position, u = _draws(part, key[source], full % samples, samples, seed, model.shuffle_prompt)
         device = model.head.weight.device
         found = _one_pass(model, part.to(device), Draws(position, u).to(device))
         parts.append([each[:len(some)].cpu() for each in found])
@@ -112,12 +112,18 @@ def _rows(batch: Batch, which: Int[Tensor, " P"]) -> Batch:
 
 
 def _draws(
-    batch: Batch, key: Int[Tensor, " P"], sample: Int[Tensor, " P"], samples: int, seed: int,
+    batch: Batch, key: Int[Tensor, " P"], sample: Int[Tensor, " P"], samples: int, seed: int, shuffle_prompt: bool,
 ) -> tuple[Float[Tensor, " P"], Float[Tensor, "P L"]]:
-    """Where between one and all targets the number of hidden ones lies, stratified over samples; and a uniform for every target."""
+    """Where between one and all targets the number of hidden ones lies, stratified over samples; and where in the order every site stands.
+
+    Given sites stand as they do when the model samples: in reading order, or in a random one where it shuffles prompts.
+    """
     position = (sample + uniform(seed, COUNTS, key, sample)) / samples
     ordinal = (batch.targets.cumsum(1) - 1).clamp_min(0)            # by the target's number, not its site: contexts may differ in length
     u = uniform(seed, ORDERS, key[:, None], sample[:, None], ordinal)
+    site = torch.arange(u.shape[1])[None]
+    prompt = uniform(seed, PROMPTS, key[:, None], sample[:, None], site) if shuffle_prompt else (site / u.shape[1]).to(u)
+    u = torch.where(batch.given, prompt, u)
     return position.float(), u.float().clamp_max(1 - 2.0**-24)
 
 

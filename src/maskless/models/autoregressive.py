@@ -79,12 +79,19 @@ class AutoregressiveTransformer(Denoiser):
 
     def full_predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         """A full pass per token, without a cache: the reference that `predictor` equals."""
-        return FullPredictor(self, cond)
+        return FullPredictor(self, cond, self._continued)
+
+    def _continued(self, tokens: Int[Tensor, "B L"], known: Bool[Tensor, "B L"], **about: Any) -> Float[Tensor, "B L D"]:
+        """At every site the state after all known tokens, set close together: what is left of a row whose prompt was forgotten."""
+        close = (~known).to(torch.uint8).argsort(dim=1, stable=True)
+        last = (known.sum(1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, self.config.width)
+        return self.states(tokens.gather(1, close)).gather(1, last).expand(-1, tokens.shape[1], -1)
 
 
 class CachedPredictor:
-    """Each token passes the network once: keys and values are kept at its position, rotated, in buffers of the canvas's length.
+    """Each token passes the network once: keys and values are kept at its place in the log, rotated, in buffers of the canvas's length.
 
+    The log of a row that grows from left to right is its text; without its prompt (guidance), the anchors and what was drawn, close together.
     Rows may have prompts of different lengths: every row has its own cursor, and the host's bounds give the width of what is fresh.
     """
 
@@ -108,6 +115,9 @@ class CachedPredictor:
             self._open(canvas)
         if canvas.revision != self.revision:
             raise ValueError("sites were forgotten under an autoregressive cache; open a new predictor after `canvas.forget`")
+        if canvas.fewest == 0:
+            raise ValueError("an autoregressive model continues what a row begins with, and there is nothing left of it without its prompt; make its "
+                             "first token an anchor, or use no guidance")
         width = max(high - low for high, low in zip(canvas.greatest, self.passed))
         if width > 0:
             self._append(canvas, width)
@@ -119,7 +129,8 @@ class CachedPredictor:
         place = self.seen[:, None] + torch.arange(width, device=self.seen.device)              # (B, W)
         fresh = place < canvas.count[:, None]
         bin_or_place = torch.where(fresh, place, canvas.length)
-        x = model.embedding(canvas.tokens.gather(1, place.clamp(max=canvas.length - 1)))
+        sites = canvas.log.gather(1, place.clamp(max=canvas.length - 1))
+        x = model.embedding(canvas.tokens.gather(1, sites))
         rotate = rotation(place, model.config.width // model.config.heads, x.dtype)
         seen = span(end, canvas.length, self.keys[0])
         uniform = canvas.fewest == seen and width == 1

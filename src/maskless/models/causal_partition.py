@@ -225,7 +225,8 @@ class CachedPredictor:
         self.seen = torch.zeros_like(canvas.count)                                              # (B,) entries in the cache
         self.passed, self.reached = [0] * canvas.rows, [0] * canvas.rows                        # bounds of it on the host
         self.commits = -1                                                                       # made when it last looked
-        self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), self._nothing)
+        wide = torch.promote_types(self.starts.dtype, torch.float32)                            # a sum of many in bfloat16 stops growing
+        self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), self._nothing, dtype=wide)
 
     def _follow(self, canvas: Canvas) -> None:
         """Drop what was computed from sites that were forgotten since the last look: all from the first of them on."""
@@ -333,7 +334,7 @@ class CachedPredictor:
 
     def _running(self, memory: Float[Tensor, "B W D"], summary: Float[Tensor, "B D"]) -> Float[Tensor, "B W1 D"]:
         """The summary of the cache, and with one more, two more, ... of these encoder outputs."""
-        states = torch.cat([summary[:, None], memory], 1)
+        states = torch.cat([summary[:, None], memory.to(summary)], 1)
         return states.cumsum(1) if self.model.swap.query == "mean" else states.logcumsumexp(1)
 
     # -- queries ------------------------------------------------------------------------------------------------------------------------------
@@ -365,7 +366,8 @@ class CachedPredictor:
             return self.queries[query].transpose(1, 2)
         if self.model.swap.query == "mean":
             summary = summary / known.clamp(min=1)[..., None]
-        return self.model.swap.queries(self.starts[query] + summary.masked_fill(known[..., None] == 0, 0.0), rotate)
+        start = self.starts[query]
+        return self.model.swap.queries(start + summary.masked_fill(known[..., None] == 0, 0.0).to(start), rotate)
 
     # -- speculation --------------------------------------------------------------------------------------------------------------------------
 

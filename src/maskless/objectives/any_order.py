@@ -77,7 +77,8 @@ class AnyOrder(Untimed):
         if self.commit == 1 and not ordered.prompted:
             return None
         entry = torch.arange(ordered.tokens.shape[1], device=ordered.tokens.device)[None]
-        first = ordered.given.sum(1, keepdim=True) if ordered.prompted else int(self.anchor)
+        opening = int(self.anchor)
+        first = ordered.given.sum(1, keepdim=True).clamp(min=opening) if ordered.prompted else opening
         return torch.where(entry < first, 0, 1 + (entry - first) // self.commit)
 
 
