@@ -3,22 +3,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import weakref
 
 import pytest
 import torch
 
 from maskless.checkpoints.native import save_model
-from maskless.decoding import Noise
-from maskless.evaluation.bench import peak, report, sampling, scaling
-from maskless.evaluation.bench.batches import best_batch
+from maskless.decoding import Noise, Random, Sampler, Scheduled
+from maskless.evaluation import speed
+from maskless.evaluation.bench import batches, peak, report, sampling, scaling
+from maskless.evaluation.bench.batches import best_batch, fitted
 from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, Networks
 from maskless.evaluation.bench.picture import draw_sampling, draw_scaling
 from maskless.evaluation.bench.setting import CPU_SMALL, PRESETS, TOY, dtype_of, preset
 from maskless.evaluation.machine import matrix_rate, source
 from maskless.evaluation.memory import peak as peak_of
-from maskless.evaluation.speed import from_start, race_them
+from maskless.evaluation.speed import Contender, even_random, from_start, race_them, race_those_that_fit
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
-from maskless.models.captured import reruns
+from maskless.models.captured import Captured, Rerun, reruns
 
 CPU = torch.device("cpu")
 SMALL = dataclasses.replace(PRESETS["toy"], setting=dataclasses.replace(TOY, length=16, steps=4), steps=(2,), lengths=(8,), sizes=(4, 1),
@@ -52,18 +55,148 @@ def test_rows_are_the_points_asked_for(found):
     assert [(row.contender, row.length, row.batch) for row in found.at("length")] == [(name, 8, 4) for name in USUAL]
     assert all(row.slowest <= row.tokens_per_second <= row.fastest and len(row.seconds) == row.repeats == 2 for row in found.rows)
     by = {row.contender: row for row in found.at("headline")}
-    assert by["ar"].nfe == 15 and by["pgm"].nfe == by["pgm"].timed_calls == 4 and by["mdlm-published"].timed_calls == 2
+    assert by["ar"].nfe == 15 and by["pgm"].nfe == by["pgm"].timed_calls == 4 and by["mdlm-published"].timed_calls == 3
     assert by["pgm-cached"].flops < by["pgm"].flops < by["mdlm-fair"].flops < by["mdlm-published"].flops
     assert by["pgm-cached"].matrix_rows == 2 * 4 and by["pgm"].matrix_rows == 4096
     assert all(row.share == pytest.approx(row.flops / row.median_seconds / 1e9 / found.matrix_rates[row.matrix_rows]) for row in found.rows)
 
 
 def test_captured_contenders_are_timed_alike():
-    """All whose calls can be captured have them captured; one model of a kind serves all its contenders."""
+    """All whose calls can be captured have them captured, each its own, of one network a kind."""
     networks = Networks(SMALL.setting, CPU, recorders=reruns)
     found = sampling.run(dataclasses.replace(SMALL, steps=(), lengths=()), USUAL, networks, repeats=1, progress=quiet)
     assert [row.contender for row in found.at("headline")] == list(USUAL)
-    assert set(networks.captured) == {"causal_partition", "partition", "masked"} and all(model.free for model in networks.captured.values())
+    models = {name: networks.contender(name, SMALL.setting).model for name in USUAL}
+    assert [name for name, model in models.items() if not isinstance(model, Captured)] == ["ar"]
+    fair, published = models["mdlm-fair"], models["mdlm-published"]
+    assert fair is not published and fair.model is published.model
+
+
+class Clock:
+    """A clock that a way of sampling moves: 50 s of set-up, 0.25 s a call."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def generate(self, model, canvas, noise, steps):
+        self.now += 50
+        for step in range(steps):
+            self.now += 0.25
+            yield step
+
+
+def test_what_is_made_once_is_counted_once(monkeypatch):
+    """8,191 calls, timed on a few: not as many set-ups."""
+    clock = Clock()
+    monkeypatch.setattr(speed, "time", clock)
+    networks = Networks(TOY, CPU)
+    whole = Contender("stub", networks("masked"), clock.generate, 1, 8192, 8191)
+    assert whole.whole(CPU, seed=0) == (50 + 8191 / 4, 8191)
+    for timed in (2, 5):
+        assert dataclasses.replace(whole, timed=timed).whole(CPU, seed=0) == (50 + 8191 / 4, 8191)
+    assert batches._rate(dataclasses.replace(whole, name="pgm-cached"), CPU) == pytest.approx(8192 / (50 + 8191 / 4))
+    with pytest.raises(ValueError, match="stub: timed 1 of 8191 steps is too few"):
+        dataclasses.replace(whole, timed=1)
+
+
+class Room:
+    """Memory for so many captured calls at a time: one more does not fit."""
+
+    def __init__(self, most: int):
+        self.most, self.kept, self.shapes = most, [], []
+
+    def recorders(self):
+        def record(compute, inputs):
+            self.kept = [ref for ref in self.kept if ref() is not None]
+            if len(self.kept) >= self.most:
+                raise torch.OutOfMemoryError("no room")
+            made = Rerun(compute, inputs)
+            self.kept.append(weakref.ref(made))
+            self.shapes.append(inputs[0].shape)
+            return made
+        return record
+
+    def contender(self, rows: int, name: str = "pgm-cached") -> Contender:
+        model = Captured(Networks(SMALL.setting, CPU)("causal_partition"), self.recorders)
+        return Contender(name, model, even_random, rows, 16, 4)
+
+
+def captures(rows: int) -> int:
+    """How many calls of a decode are captured."""
+    room = Room(100)
+    room.contender(rows).run(CPU, seed=0)
+    return len(room.shapes)
+
+
+def test_a_trial_of_a_batch_leaves_nothing_in_memory():
+    room = Room(captures(1))
+    contender = room.contender(1)
+    told: list[str] = []
+    best = fitted(contender, CPU, 2, told.append)
+    assert best is not None and not contender.model.free and not any("does not fit" in line for line in told)
+    assert {shape[0] for shape in room.shapes} == {1, 2}            # the second had room as well
+
+
+def test_contenders_that_do_not_fit_together_take_turns():
+    room, told = Room(captures(2)), []
+    pair = [room.contender(2, "one"), room.contender(2, "other")]
+    timings = race_them(pair, device=CPU, repeats=2, progress=told.append)
+    assert [(timing.name, len(timing.seconds)) for timing in timings] == [("one", 2), ("other", 2)]
+    assert not any("left out" in line for line in told) and not any(each.model.free for each in pair)
+
+
+def test_a_repetition_never_captures(monkeypatch):
+    """What had to go is made again before the clock starts."""
+    room, recorded = Room(captures(2)), []
+    whole = Contender.whole
+
+    def counted(self, device, seed):
+        before = len(room.shapes)
+        found = whole(self, device, seed)
+        recorded.append((seed > 0, len(room.shapes) - before))
+        return found
+
+    monkeypatch.setattr(Contender, "whole", counted)
+    race_them([room.contender(2, "one"), room.contender(2, "other")], device=CPU, repeats=2)
+    assert sum(timed for timed, _ in recorded) == 4 and not any(captured for timed, captured in recorded if timed)
+
+
+def test_who_does_not_fit_is_left_out(monkeypatch):
+    nowhere, there, told = Room(0).contender(2, "wide"), Room(99).contender(2, "narrow"), []
+    timings = race_those_that_fit([nowhere, there], device=CPU, repeats=1, progress=told.append)
+    assert timings[0] is None and timings[1] is not None and timings[1].name == "narrow"
+    assert "left out: wide, batch 2, length 16 does not fit into memory" in told
+    with pytest.raises(ValueError, match="wide, batch 2, length 16 does not fit into the memory of cpu; give a smaller batch"):
+        race_them([nowhere, there], device=CPU, repeats=1)
+    assert fitted(Room(0).contender(2), CPU, 4, told.append) is None
+    assert told[-1] == "left out: pgm-cached does not fit into memory at batch 2; start from a smaller --batch"
+
+
+def wider_than(rows: int, sites: int):
+    """A way of sampling that has no memory for more."""
+    def generate(model, canvas, noise, steps):
+        if canvas.rows > rows or canvas.length > sites:
+            raise torch.OutOfMemoryError("no room")
+        return Sampler(Scheduled(steps), Random()).records(model, canvas, noise)
+    return generate
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_a_bench_goes_on_without_who_does_not_fit(monkeypatch, best):
+    monkeypatch.setattr(sampling, "MOST_ROWS", 2)
+    monkeypatch.setattr(sampling, "matrix_rate", lambda *product: 1.0)
+    monkeypatch.setitem(CONTENDERS, "pgm", dataclasses.replace(CONTENDERS["pgm"], generate=wider_than(0, 0)))
+    monkeypatch.setitem(CONTENDERS, "mdlm-fair", dataclasses.replace(CONTENDERS["mdlm-fair"], generate=wider_than(99, 16)))
+    preset, told = dataclasses.replace(SMALL, steps=(), lengths=(32,), best_batch=best), []
+    got = sampling.run(preset, ["pgm", "mdlm-fair", "pgm-cached"], Networks(SMALL.setting, CPU), repeats=1, progress=told.append)
+    assert [(row.contender, row.point) for row in got.rows] == [("mdlm-fair", "headline"), ("pgm-cached", "headline"), ("pgm-cached", "length")]
+    assert any(line.startswith("left out: pgm") for line in told) and any(line.startswith("left out: mdlm-fair, batch") for line in told)
+    with pytest.raises(ValueError, match="no contender fits into the memory of cpu; give a smaller --batch or --length"):
+        sampling.run(preset, ["pgm"], Networks(SMALL.setting, CPU), repeats=1, progress=quiet)
+    with pytest.raises(ValueError, match="no point fits into the memory of cpu"):
+        scaling.run(SMALL, ["pgm"], Networks(SMALL.setting, CPU), repeats=1, progress=quiet)
 
 
 def test_the_file_says_what_was_done_and_where(found, tmp_path):
@@ -109,8 +242,7 @@ def test_the_best_batch_is_where_doubling_stops_to_pay():
     assert best_batch(rates.get, 1, 64) == 4
     assert best_batch(rates.get, 1, 2) == 2
     assert best_batch({2: 10.0, 4: 20.0}.get, 2, 64) == 4           # 8 does not fit
-    with pytest.raises(ValueError, match="batch 2 does not fit"):
-        best_batch({}.get, 2, 64)
+    assert best_batch({}.get, 2, 64) is None
 
 
 def test_the_path_of_the_gpu_preset_runs_here(monkeypatch):
@@ -162,6 +294,26 @@ def test_mistakes_are_told():
                        (lambda: race_them([], device=CPU, repeats=0), "repeats 0")):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize("line", [
+    "sampling --preset toy", "training --preset toy", "scaling --preset toy", "memory --preset toy", "images --grids 2", "curve model"])
+@pytest.mark.parametrize("place", ["there", "there/below/it"])
+def test_results_are_not_written_over_a_file(tmp_path, line, place):
+    """Said before anything is measured, or a model is looked for."""
+    from maskless.cli.main import app
+
+    (tmp_path / "there").write_text("mine")
+    out = tmp_path / place
+    with pytest.raises(ValueError, match=re.escape(f"--out {out} needs a folder, and {tmp_path / 'there'} is a file; give another name")):
+        app(["bench", *line.split(), "--out", str(out)], standalone_mode=False)
+
+
+def test_training_is_not_in_float16():
+    from maskless.cli.main import app
+
+    with pytest.raises(ValueError, match=r"dtype float16 is not one that models are trained in .*; give bfloat16 or float32"):
+        app(["bench", "training", "--preset", "toy", "--dtype", "float16", "--device", "cpu"], standalone_mode=False)
 
 
 def test_every_contender_generates(monkeypatch):

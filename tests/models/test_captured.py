@@ -1,9 +1,12 @@
 """Calls of fixed shapes, captured once and replayed, give what a model's own predictor gives: everything but the graph itself, on a CPU."""
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,6 +175,120 @@ def test_what_cannot_be_captured_runs_as_it_is(monkeypatch):
     with pytest.warns(UserWarning, match="could not be captured and runs as it is"):
         made = captured.graphs()(lambda x: (x + 1,), [torch.ones(2)])
     assert torch.equal(made(torch.ones(2))[0], torch.full((2,), 2.0))
+
+    def full(compute, inputs, pool):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(captured, "Graph", full)
+    with pytest.raises(torch.OutOfMemoryError):                     # no reason to run it as it is: who waits for room can make some
+        captured.graphs()(lambda x: (x + 1,), [torch.ones(2)])
+
+
+class Streams:
+    """CUDA as `Graph` uses it, on a CPU: which device is current, and what a graph replays (`kernels`, or nothing)."""
+
+    def __init__(self, monkeypatch, replays: bool):
+        self.current, self.seen, self.last = ["cuda:0"], [], []
+        stream = SimpleNamespace(wait_stream=lambda other: None)
+        for name, fake in {"device": self.device, "graph": self.graph, "current_stream": lambda: stream,
+                           "stream": lambda stream: contextlib.nullcontext(), "CUDAGraph": lambda: SimpleNamespace(replay=self.replay)}.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        monkeypatch.setattr(captured, "capture_stream", lambda device: stream)
+        self.replays = replays
+
+    @contextlib.contextmanager
+    def device(self, device):
+        self.current.append(str(device))
+        yield
+        self.current.pop()
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, stream):
+        self.seen.append(("capture", self.current[-1]))
+        yield
+        self.captured = self.last
+
+    def kernel(self, x):
+        """x + 1, and in a replay again into the same place."""
+        self.last = (x, x + 1)
+        return (self.last[1],)
+
+    def replay(self):
+        self.seen.append(("replay", self.current[-1]))
+        if self.replays:
+            torch.add(self.captured[0], 1, out=self.captured[1])
+
+
+def test_a_graph_is_captured_and_replayed_on_the_device_of_its_inputs(monkeypatch):
+    cuda = Streams(monkeypatch, replays=True)
+    graph = captured.Graph(cuda.kernel, [torch.ones(1, 2)])
+    assert torch.equal(graph(torch.full((1, 2), 4.0))[0], torch.full((1, 2), 5.0))
+    assert cuda.seen == [("capture", "cpu"), ("replay", "cpu"), ("replay", "cpu")] and cuda.current == ["cuda:0"]
+
+
+@pytest.mark.parametrize("example", [torch.arange(3.0)[None], torch.ones(1, 1)])
+def test_a_graph_without_kernels_is_found_out(monkeypatch, example):
+    """Its output would be that of the capture, which is what the function gives for the inputs that were captured."""
+    with pytest.raises(RuntimeError, match="gives other numbers"):
+        captured.Graph(Streams(monkeypatch, replays=False).kernel, [example])
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_the_inputs_of_the_check_do_no_harm(name):
+    """Calls compute with them, and what they leave in caches is written over by the call that follows."""
+    def record(compute, inputs):
+        assert not any(x.isnan().any() for x in compute(*captured.turned(inputs)))
+        return Rerun(compute, inputs)
+
+    for sampler in ("random", "ancestral"):
+        side, canvas = Side(Captured(tiny(name), lambda: record)), ragged_canvas()
+        SAMPLERS[sampler](side, canvas, Noise.of(1, canvas.rows), cond=labels_of(name, canvas.rows))
+        assert canvas.known.equal(canvas.present)
+
+
+def test_what_is_released_is_gone_at_once():
+    model = Captured(tiny("causal, token"), reruns)
+    canvas = ragged_canvas()
+    Sampler(Scheduled(5), Random())(model, canvas, Noise.of(1, canvas.rows))
+    gc.collect()
+    [[calls]] = model.free.values()
+    kept = [weakref.ref(each) for each in (calls, calls.predictor, *calls.kept.values())]
+    gc.disable()
+    try:
+        del calls
+        model.release()
+        assert len(kept) > 3 and not any(each() for each in kept)   # without a search for cycles
+    finally:
+        gc.enable()
+    test_a_shape_is_captured_once("causal, token")                  # and another decode begins anew
+
+
+COUNTED = """
+import torch
+from maskless.models import captured
+
+graphs, compile = [], torch.compile
+
+def backend(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+def call(span):
+    return lambda x: (x + span,)
+
+torch.compile = lambda compute, dynamic: compile(compute, dynamic=dynamic, backend=backend)
+record, x = captured.inductor(), torch.zeros(2)
+made = [record(call(span), [x]) for span in range(12)]
+for _ in range(2):
+    assert [int(one(x)[0][0]) for one in made] == [*range(12)]
+print(len(graphs))
+"""
+
+
+def test_every_shape_is_compiled():
+    """Torch compiles one code object eight times at most. In a process of its own, as below, and without a compiler."""
+    ended = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, env=environment(), timeout=600)
+    assert ended.stdout.split() == ["12"], ended.stderr[-2000:]
 
 
 COMPILED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -23,7 +24,7 @@ def fastest(monkeypatch, name: str) -> list[Shape]:
     """Let the measurement find `name`; returns the shapes it was asked about."""
     asked: list[Shape] = []
 
-    def measured(names, shape, device, dtype):
+    def measured(names, shape, device, dtype, progress):
         asked.append(shape)
         return {each: 0.001 if each == name else 0.002 for each in names}
 
@@ -79,6 +80,27 @@ def test_every_way_of_a_cpu_is_measured():
     assert {*names, "varlen", "flex"} == {*GROUPINGS}
 
 
+@pytest.mark.parametrize("width, names", [(4, ["dense"]), (8, ["dense", "varlen"]), (20, ["dense", "flex"]), (64, ["dense", "varlen", "flex"]),
+                                          (264, ["dense", "flex"]), (None, ["dense", "varlen", "flex"])])
+def test_heads_too_narrow_or_too_wide_have_fewer_ways(monkeypatch, width, names):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert available(torch.device("cuda"), torch.bfloat16, width) == names
+
+
+def test_a_way_that_fails_is_left_out_and_said(tmp_path, monkeypatch):
+    def fails(*args):
+        raise NotImplementedError("no kernel for this shape\nand more")
+
+    monkeypatch.setitem(GROUPINGS, "plain", fails)
+    run = train(recipe(tmp_path), *AUTO, "training.steps=1", out=tmp_path / "run")
+    assert "plain fails: NotImplementedError: no kernel for this shape)" in run.metrics[0]["note"]
+    assert "dense" in run.metrics[0]["note"] and "segments" in run.metrics[0]["note"]
+    monkeypatch.setitem(GROUPINGS, "dense", fails)
+    with pytest.raises(NotImplementedError):                        # the reference is never left out
+        measure(["dense", "segments"], Shape(3, 2, 16, 8, own=2, other=3), CPU, torch.float32, repeats=1)
+
+
 @pytest.mark.parametrize("way", ["segments", "plain", "dense"])
 def test_digits_in_groups_have_a_choice_as_well(tmp_path, way):
     """Losses and validation alike, to rounding; measured at the number of elements that a row has on average."""
@@ -120,5 +142,6 @@ def test_what_cannot_be_is_refused(tmp_path, kind, change, sentence):
 
 
 def test_what_this_device_does_not_have_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="attention is varlen, which fp32 on cpu does not have; use auto or one of dense, segments, plain"):
+    refusal = "attention is varlen, which fp32 on cpu with heads of width 8 does not have; use auto or one of dense, segments, plain"
+    with pytest.raises(ValueError, match=refusal):
         train(recipe(tmp_path), "training.attention=varlen", out=tmp_path / "run")

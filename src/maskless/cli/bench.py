@@ -11,6 +11,14 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Speed and memory of models side by side, measured and counted.")
 
+
+def _folder(out: Path | None) -> Path | None:
+    """What `--out` names, refused before anything is measured where it cannot become a folder."""
+    if out is not None and (file := next((path for path in (out, *out.parents) if path.exists()), Path())).is_file():
+        raise ValueError(f"--out {out} needs a folder, and {file} is a file; give another name")
+    return out
+
+
 PresetName = Annotated[str, typer.Option(help="cpu-small (the configuration of the project's CPU figures), toy, gpu, gpu-long or memory.")]
 Models = Annotated[str | None, typer.Option(help="Comma-separated contenders; a name that is not known lists them.")]
 Batch = Annotated[str | None, typer.Option(help="Rows, or `best`: double for each contender until memory ends or speed no longer rises.")]
@@ -21,7 +29,7 @@ Repeats = Annotated[int | None, typer.Option(help="Interleaved repetitions.", mi
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Weights = Annotated[list[Path] | None, typer.Option(help="A checkpoint folder, or tiny (in the package): for contenders of its kind; repeatable.")]
 Compile = Annotated[str, typer.Option(help="Of the calls: auto (CUDA graphs where there is CUDA), off, graphs, or inductor (torch.compile).")]
-Out = Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this folder.")]
+Out = Annotated[Path | None, typer.Option(help="Write bench.json and bench.png into this folder.", callback=_folder)]
 
 
 @bench.command()
@@ -97,7 +105,7 @@ def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = 
            calls: Annotated[int | None, typer.Option(help="Run only so many: the last of the plan, or the first of a model with a cache.",
                                                      min=1)] = None,
            dtype: Dtype = None, device: Device = "auto", weights: Weights = None,
-           out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.")] = None) -> None:
+           out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.", callback=_folder)] = None) -> None:
     """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""
     from maskless.evaluation.bench import report
     from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
@@ -230,7 +238,7 @@ def curve(
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     weights: Annotated[str, typer.Option(help="ema (the moving average where there is one) or raw.")] = "ema",
     device: Device = "auto", dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.")] = Path("curve"),
+    out: Annotated[Path, typer.Option(help="The folder of results; a later command adds to it.", callback=_folder)] = Path("curve"),
 ) -> None:
     """Quality against calls and against tokens per second, for teachers and students side by side, with what distilling them has cost."""
     from maskless.cli.bench_curve import measure

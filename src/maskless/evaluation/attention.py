@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,26 +32,28 @@ class Shape:
     other: int
 
 
-def available(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """The ways that have a backward pass on this device, in this precision."""
+def available(device: torch.device, dtype: torch.dtype, width: int | None = None) -> list[str]:
+    """The ways that have a backward pass on this device, in this precision, for heads of this width (None: of one that suits all)."""
     if device.type == "cpu":
         return ["dense", "segments", "plain"]
     if device.type != "cuda":
         return ["dense"]
     names = ["dense"]
-    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (8, 0):
+    if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (8, 0) and (width is None or (width % 8 == 0 and width <= 256)):
         names.append("varlen")
-    if importlib.util.find_spec("triton") is not None:
+    if importlib.util.find_spec("triton") is not None and (width is None or width >= 16):
         names.append("flex")
     return names
 
 
 def measure(
-    names: Sequence[str], shape: Shape, device: torch.device, dtype: torch.dtype, *, repeats: int = 3
+    names: Sequence[str], shape: Shape, device: torch.device, dtype: torch.dtype, *, repeats: int = 3,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Seconds of a step's attention by each way, forward and backward: the best of `repeats`, in turn, after one to warm up.
 
-    On as many rows as it takes; groups hold the shares of rows that are evenly spread over (0, 1), as in training.
+    On as many rows as it takes; groups hold the shares of rows that are evenly spread over (0, 1), as in training. A way that fails here
+    (a kernel refuses the shape, a compiler is missing) is left out, and a line of progress says why; `dense`, the reference, must not.
     """
     pairs = PAIRS.get(device.type, DEVICE_PAIRS) // (shape.heads * shape.length**2)
     rows = max(1, min(shape.rows, pairs))
@@ -62,9 +64,20 @@ def measure(
     tensors = torch.randn(size, generator=generator).to(device, dtype).transpose(2, 3).unbind(0)
     found: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(repeats + 1):
-        for name, times in found.items():
-            times.append(_seconds(GROUPINGS[name], known, tensors, shape))
+        for name in [*found]:
+            try:
+                found[name].append(_seconds(GROUPINGS[name], known, tensors, shape))
+            except Exception as error:                              # kernels and compilers raise what they like
+                if name == "dense":
+                    raise
+                del found[name]
+                progress(f"{name} fails: {first_line(error)}")
     return {name: min(times[1:]) * shape.rows / rows for name, times in found.items()}
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0].rstrip(": ")
 
 
 def _seconds(grouping: Grouping, known: Tensor, tensors: Sequence[Tensor], shape: Shape) -> float:

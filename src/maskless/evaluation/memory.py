@@ -5,6 +5,7 @@ resets on request; freed memory is given back to the system first, so that what 
 """
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,13 @@ def peak(device: torch.device, work: Callable[[], object]) -> int | None:
         work()
         return torch.cuda.max_memory_allocated(device) - before
     return _resident(work) if device.type == "cpu" else _unknown(work)
+
+
+def collect(device: torch.device) -> None:
+    """Give back what nothing refers to any more; on CUDA to the device, so that whatever comes next finds it free."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _resident(work: Callable[[], object]) -> int | None:

@@ -18,7 +18,7 @@ from maskless.checkpoints.reference.published import published_sampler
 from maskless.data.batch import Batch
 from maskless.decoding import Canvas, LeftToRight, Noise, Random, Sampler, Scheduled
 from maskless.evaluation.machine import synchronise
-from maskless.evaluation.memory import peak
+from maskless.evaluation.memory import collect, peak
 from maskless.models import Denoiser, PartitionConfig, build
 from maskless.models.captured import Captured
 from maskless.objectives import Partition, draws
@@ -47,6 +47,19 @@ def from_start(batch: int, length: int, device: torch.device, known: int = 1) ->
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Seconds of a generation's first call, with all that is made before it (plan, order), and of the `calls - 1` after it."""
+
+    first: float
+    rest: float
+    calls: int
+
+    def scaled(self, nfe: int) -> float:
+        """Seconds of a generation of `nfe` calls, where those after the first cost the same: what is made once is counted once."""
+        return self.first + self.rest * (nfe - 1) / max(1, self.calls - 1)
+
+
+@dataclass(frozen=True)
 class Contender:
     """A model and how it is sampled.
 
@@ -54,6 +67,9 @@ class Contender:
         steps: what the plan is given.
         timed: how many calls are run, where all cost the same and the time can be scaled to the whole plan; None runs them all.
         noise: what draws its tokens.
+
+    Raises:
+        ValueError: for one timed call of several, which does not tell what is made once from what every call costs.
     """
 
     name: str
@@ -65,23 +81,38 @@ class Contender:
     timed: int | None = None
     noise: Callable[[Sequence[int], torch.device], Noise] = Noise
 
-    def run(self, device: torch.device, seed: int, *, known: int = 1, calls: int | None = None) -> tuple[float, int]:
-        """(seconds, calls) of a generation, ended after `calls` where given; `known` sites are given at the start."""
+    def __post_init__(self) -> None:
+        if self.timed is not None and self.timed < min(2, self.steps):
+            raise ValueError(f"{self.name}: timed {self.timed} of {self.steps} steps is too few, since the first call pays for what is made once; "
+                             "time at least 2")
+
+    def run(self, device: torch.device, seed: int, *, known: int = 1, calls: int | None = None) -> Spent:
+        """A generation, ended after `calls` where given; `known` sites are given at the start."""
         noise = self.noise([seed + row for row in range(self.batch)], device)
         canvas, count = from_start(self.batch, self.length, device, known), 0
-        synchronise(device)
-        start = time.perf_counter()
+        start = first = _now(device)
         for count, _ in enumerate(self.generate(self.model, canvas, noise, self.steps), 1):
+            if count == 1:
+                first = _now(device)
             if count == calls:
                 break
-        synchronise(device)
-        return time.perf_counter() - start, count
+        return Spent(first - start, _now(device) - first, count)
 
     def whole(self, device: torch.device, seed: int) -> tuple[float, int]:
         """(seconds, NFE) of a whole generation, scaled where only a part is run."""
-        seconds, calls = self.run(device, seed, calls=self.timed)
-        nfe = calls if self.timed is None else min(self.steps, self.length - 1)
-        return seconds * nfe / calls, nfe
+        spent = self.run(device, seed, calls=self.timed)
+        nfe = spent.calls if self.timed is None else min(self.steps, self.length - 1)
+        return spent.scaled(nfe), nfe
+
+    def release(self) -> None:
+        """Forget what the model keeps for its next generation: captured calls and their caches."""
+        if isinstance(self.model, Captured):
+            self.model.release()
+
+
+def _now(device: torch.device) -> float:
+    synchronise(device)
+    return time.perf_counter()
 
 
 def last_calls(contender: Contender, calls: int) -> tuple[Contender, int]:
@@ -115,8 +146,24 @@ def race_them(contenders: Sequence[Contender], *, device: torch.device, repeats:
               progress: Callable[[str], None] = lambda line: None) -> list[Timing]:
     """Time contenders in turn, `repeats` times, after one warm-up each; freed memory stays in the process, for all of them alike.
 
+    What models keep from one generation to the next (`Captured`) is given back before and after.
+
     Args:
         until: a time of `time.monotonic` after which no further repetition is begun; there is always one.
+
+    Raises:
+        ValueError: if there is nothing to repeat, or if memory is not enough for one of them.
+    """
+    found = race_those_that_fit(contenders, device=device, repeats=repeats, until=until, progress=progress)
+    for contender, timing in zip(contenders, found):
+        if timing is None:
+            raise ValueError(f"{_described(contender)} does not fit into the memory of {device}; give a smaller batch or fewer sites")
+    return [timing for timing in found if timing is not None]
+
+
+def race_those_that_fit(contenders: Sequence[Contender], *, device: torch.device, repeats: int, until: float = float("inf"),
+                        progress: Callable[[str], None] = lambda line: None) -> list[Timing | None]:
+    """`race_them`, going on without those for whom memory is not enough: None in their places, and a line of progress.
 
     Raises:
         ValueError: if there is nothing to repeat.
@@ -124,27 +171,87 @@ def race_them(contenders: Sequence[Contender], *, device: torch.device, repeats:
     if repeats < 1:
         raise ValueError(f"repeats {repeats} is below 1; a median needs at least one repetition")
     keep_freed_memory()
-    peaks = []
-    for contender in contenders:
-        progress(f"warm-up: {contender.name}, batch {contender.batch}, length {contender.length}, {contender.steps} steps")
-        peaks.append(peak(device, lambda contender=contender: contender.whole(device, seed=0)))
-    found: list[list[tuple[float, int]]] = [[] for _ in contenders]
-    for repeat in range(repeats):
-        if repeat and time.monotonic() > until:
-            progress(f"out of time: {repeat} of {repeats} repetitions")
-            break
-        for contender, times in zip(contenders, found):
-            times.append(contender.whole(device, seed=1000 * (repeat + 1)))
-            rate = contender.batch * contender.length / times[-1][0]
-            progress(f"repetition {repeat + 1}/{repeats}: {contender.name} {rate:,.1f} tokens/s")
-    return [_timing(*entry) for entry in zip(contenders, found, peaks)]
+    race = Race(contenders, device, progress)
+    race.release()
+    try:
+        for racer in race.left():
+            progress(f"warm-up: {_described(racer.contender)}, {racer.contender.steps} steps")
+            race.turn(racer, racer.warm_up)
+        for repeat in range(repeats):
+            if repeat and time.monotonic() > until:
+                progress(f"out of time: {repeat} of {repeats} repetitions")
+                break
+            for racer in race.left():
+                if race.turn(racer, lambda racer=racer, repeat=repeat: racer.repeat(seed=1000 * (repeat + 1))):
+                    rate = racer.contender.batch * racer.contender.length / racer.found[-1][0]
+                    progress(f"repetition {repeat + 1}/{repeats}: {racer.contender.name} {rate:,.1f} tokens/s")
+        return [None if racer.out else racer.timing() for racer in race.racers]
+    finally:
+        race.release()
 
 
-def _timing(contender: Contender, found: list[tuple[float, int]], peak_bytes: int | None) -> Timing:
-    seconds, nfe = tuple(s for s, _ in found), round(statistics.median(n for _, n in found))
-    rates = [contender.batch * contender.length / s for s in seconds]
-    return Timing(contender.name, statistics.median(rates), min(rates), max(rates), nfe, min(nfe, contender.timed or nfe),
-                  contender.model.parameter_count(), contender.batch, contender.length, seconds, peak_bytes)
+def _described(contender: Contender) -> str:
+    return f"{contender.name}, batch {contender.batch}, length {contender.length}"
+
+
+@dataclass
+class Racer:
+    """A contender in a race, and what was found of it; warm while what it keeps is there."""
+
+    contender: Contender
+    device: torch.device
+    peak_bytes: int | None = None
+    warm: bool = False
+    out: bool = False
+
+    def __post_init__(self) -> None:
+        self.found: list[tuple[float, int]] = []
+
+    def warm_up(self) -> None:
+        self.peak_bytes = peak(self.device, lambda: self.contender.whole(self.device, seed=0))
+        self.warm = True
+
+    def repeat(self, seed: int) -> None:
+        if not self.warm:
+            self.contender.whole(self.device, seed=0)
+            self.warm = True
+        self.found.append(self.contender.whole(self.device, seed))
+
+    def timing(self) -> Timing:
+        contender, seconds, nfe = self.contender, tuple(s for s, _ in self.found), round(statistics.median(n for _, n in self.found))
+        rates = [contender.batch * contender.length / s for s in seconds]
+        return Timing(contender.name, statistics.median(rates), min(rates), max(rates), nfe, min(nfe, contender.timed or nfe),
+                      contender.model.parameter_count(), contender.batch, contender.length, seconds, self.peak_bytes)
+
+
+class Race:
+    """Contenders that share a device: what each keeps stays there while memory is enough for all, and else is given back."""
+
+    def __init__(self, contenders: Sequence[Contender], device: torch.device, progress: Callable[[str], None]):
+        self.racers = [Racer(contender, device) for contender in contenders]
+        self.device, self.progress = device, progress
+
+    def left(self) -> list[Racer]:
+        return [racer for racer in self.racers if not racer.out]
+
+    def turn(self, racer: Racer, work: Callable[[], None]) -> bool:
+        """Do a racer's work, once more alone on the device if memory ends; False if it ends then too, and the racer is out."""
+        for _ in range(2):
+            try:
+                work()
+                return True
+            except torch.OutOfMemoryError:
+                pass
+            self.release()                                          # here the error is gone, and the tensors of its frames with it
+        racer.out = True
+        self.progress(f"left out: {_described(racer.contender)} does not fit into memory")
+        return False
+
+    def release(self) -> None:
+        for racer in self.racers:
+            racer.contender.release()
+            racer.warm = False
+        collect(self.device)
 
 
 def expected(device: torch.device) -> dict[str, str]:

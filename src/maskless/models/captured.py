@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -64,7 +65,7 @@ class Rerun:
 
 
 class Graph(Rerun):
-    """The function's kernels as one CUDA graph.
+    """The function's kernels as one CUDA graph, on the device of its inputs.
 
     Args:
         pool: where its memory comes from; graphs that are never replayed at the same time share one.
@@ -75,32 +76,53 @@ class Graph(Rerun):
 
     def __init__(self, compute: Compute, inputs: Inputs, pool: Any = None):
         self.inputs = [None if x is None else x.clone() for x in inputs]
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            compute(*self.inputs)                                                               # kernels are chosen, workspaces made
-            expected = [x.clone() for x in compute(*self.inputs)]
-        torch.cuda.current_stream().wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.output = compute(*self.inputs)
-        self.graph.replay()
-        if not all(torch.allclose(*pair, rtol=0.02, atol=0.02) for pair in zip(self.output, expected, strict=True)):
+        self.device = next(x.device for x in inputs if x is not None)
+        with torch.cuda.device(self.device):
+            here, beside = torch.cuda.current_stream(), capture_stream(self.device)
+            beside.wait_stream(here)
+            with torch.cuda.stream(beside):
+                compute(*self.inputs)                                                           # kernels are chosen, workspaces made
+            here.wait_stream(beside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, pool=pool, stream=beside):
+                self.output = compute(*self.inputs)
+            self.check(compute, turned(inputs))
+
+    def check(self, compute: Compute, inputs: Inputs) -> None:
+        """On inputs that were not captured, and over an output that is erased: a graph without kernels would leave both as they are."""
+        expected = [x.clone() for x in compute(*inputs)]
+        for x in self.output:
+            x.fill_(torch.nan)
+        if not all(torch.allclose(*pair, rtol=0.02, atol=0.02) for pair in zip(self(*inputs), expected, strict=True)):
             raise RuntimeError("the captured graph gives other numbers than the function it was captured from")
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         self.take(inputs)
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
         return self.output
 
 
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a device that calls are captured on: one, so that graphs can share their memory."""
+    return torch.cuda.Stream(device)
+
+
+def turned(inputs: Inputs) -> Inputs:
+    """Other inputs of the same shapes, each from its end: ids, sites and columns of the cache stay what a row has."""
+    return [None if x is None else x.flip(-1) for x in inputs]
+
+
 def graphs() -> Recorder:
-    """Graphs in one pool of memory; the function as it is, with a warning, where it cannot be captured."""
+    """Graphs in one pool of memory; the function as it is, with a warning, where it cannot be captured. The end of memory is an error still."""
     pool = torch.cuda.graph_pool_handle()
 
     def record(compute: Compute, inputs: Inputs) -> Compute:
         try:
             return Graph(compute, inputs, pool)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             warnings.warn(f"a call of the model could not be captured and runs as it is ({error}); compile=off does so without trying", stacklevel=2)
             return compute
@@ -114,13 +136,22 @@ def reruns() -> Recorder:
 
 def inductor() -> Recorder:
     """torch.compile at fixed shapes."""
-    return lambda compute, inputs: torch.compile(compute, dynamic=False)
+    return lambda compute, inputs: compiled(compute)
 
 
 def graphs_of_inductor() -> Recorder:
     """Graphs of what torch.compile makes."""
     record = graphs()
-    return lambda compute, inputs: record(torch.compile(compute, dynamic=False), inputs)
+    return lambda compute, inputs: record(compiled(compute), inputs)
+
+
+def compiled(compute: Compute) -> Compute:
+    """torch.compile at fixed shapes, of a code object of its own: after eight compilations of one, torch runs it as it is."""
+    def own(*tensors: Any) -> Any:
+        return compute(*tensors)
+
+    own.__code__ = own.__code__.replace()
+    return torch.compile(own, dynamic=False)
 
 
 def recorder(mode: str, device: torch.device) -> Recorders | None:
@@ -279,7 +310,8 @@ class Calls:
         span, inputs = self.predictor.inputs(canvas, sites, step)
         shapes = (span, *(None if x is None else tuple(x.shape) for x in inputs))
         if shapes not in self.kept:
-            self.kept[shapes] = self.record(lambda *tensors: self.predictor.compute(span, *tensors), inputs)
+            predictor = self.predictor                              # not `self`: buffers go when these calls go, without a search for cycles
+            self.kept[shapes] = self.record(lambda *tensors: predictor.compute(span, *tensors), inputs)
         states, *others = self.kept[shapes](*inputs)
         self.predictor.keep(canvas, tuple(others))
         return states[:, :sites.index.shape[1]]
@@ -289,7 +321,7 @@ class Captured:
     """A model, its calls captured by a recorder: a `Model` as samplers know them.
 
     Rows that reveal nothing in a step pass the network with the others. Captured calls, and the caches they write to, stay for the next decode
-    of as many rows and sites; decodes that go on at the same time get their own.
+    of as many rows and sites, until `release`; decodes that go on at the same time get their own.
 
     Args:
         model: folded and in its dtype; its weights must stay where they are.
@@ -327,6 +359,10 @@ class Captured:
         if len(self.free) > SHAPES:
             del self.free[next(iter(self.free))]
         return (free.pop() if free else Calls(self.fixed(), self.recorders())), free
+
+    def release(self) -> None:
+        """Forget all captured calls and the caches they write to; decodes that go on keep theirs until they end."""
+        self.free.clear()
 
     def fixed(self) -> Any:
         """A new predictor of fixed shapes."""

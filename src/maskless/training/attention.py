@@ -6,7 +6,7 @@ first step of a run, written into every checkpoint, and used again on resume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,10 +27,12 @@ class Chosen:
     Attributes:
         name: in `GROUPINGS`; None: the model has no groups.
         seconds: what a step's attention took by each way that was measured; empty where nothing was.
+        failed: a line for each way that failed when it was measured.
     """
 
     name: str | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    failed: Sequence[str] = ()
 
     def objective(self, objective: Objective) -> Objective:
         """The objective, attending so."""
@@ -40,7 +42,7 @@ class Chosen:
         """For the first record of a session."""
         if self.name is None:
             return []
-        times = ", ".join(f"{name} {1000 * seconds:,.1f} ms" for name, seconds in self.seconds.items())
+        times = ", ".join((*(f"{name} {1000 * seconds:,.1f} ms" for name, seconds in self.seconds.items()), *self.failed))
         return [f"attention among groups: {self.name}" + (f" (measured: {times})" if times else "")]
 
 
@@ -53,28 +55,30 @@ def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
         recorded: the way of the checkpoint that is resumed from, if any.
 
     Raises:
-        ValueError: if the recipe asks for a way that this device or precision does not have.
+        ValueError: if the recipe asks for a way that this device, precision or width of heads does not have.
     """
     wanted = recipe.training.attention
     if not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
         return Chosen(None)
     dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
     masks_alone = isinstance(recipe.model, PrimePartitionConfig) and recipe.model.masks_alone
-    names = ["dense"] if masks_alone else available(machine.device, dtype)
+    batch = shape(recipe, machine.world)
+    names = ["dense"] if masks_alone else available(machine.device, dtype, batch.width)
     if wanted not in ("auto", "math"):
         if wanted not in names:
-            where = "late fusion" if masks_alone else f"{machine.precision} on {machine.device.type}"
+            where = "late fusion" if masks_alone else f"{machine.precision} on {machine.device.type} with heads of width {batch.width}"
             raise ValueError(f"training.attention is {wanted}, which {where} does not have; use auto or one of {', '.join(names)}")
         return Chosen(wanted)
     if wanted == "math" or len(names) == 1:
         return Chosen("dense")
     if recorded in names:
         return Chosen(recorded)
-    seconds = measure(names, shape(recipe, machine.world), machine.device, dtype) if machine.main else {}
+    failed: list[str] = []
+    seconds = measure(names, batch, machine.device, dtype, progress=failed.append) if machine.main else {}
     fastest = names.index(min(seconds, key=seconds.__getitem__)) if seconds else 0
     if machine.world > 1:
         fastest = int(machine.total(torch.tensor(fastest, device=machine.device)))
-    return Chosen(names[fastest], seconds)
+    return Chosen(names[fastest], seconds, failed)
 
 
 def shape(recipe: Recipe, processes: int) -> Shape:

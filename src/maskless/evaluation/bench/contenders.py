@@ -31,7 +31,7 @@ class Entry:
         kind: its model, as in `MODELS`.
         count: its cost; None where that depends on predictions.
         cache: bytes that it keeps from call to call.
-        timed: calls that are run where all cost the same and the time is scaled; None: all.
+        timed: calls that are run where all after the first cost the same and their time is scaled; None: all.
         trained: its cost depends on predictions, so that random weights would say nothing.
         one_each: it reveals one site after another, whatever the steps.
     """
@@ -77,8 +77,8 @@ def speculative(model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> It
 CONTENDERS: dict[str, Entry] = {
     "pgm-cached": Entry("causal_partition", even_random, cost.partition_cached, cost.partition_cache),
     "pgm": Entry("partition", even_random, cost.partition),
-    "mdlm-fair": Entry("masked", even_random, cost.masked_fair, timed=4),
-    "mdlm-published": Entry("masked", published, cost.masked_published, timed=2, noise=Race),
+    "mdlm-fair": Entry("masked", even_random, cost.masked_fair, timed=5),
+    "mdlm-published": Entry("masked", published, cost.masked_published, timed=3, noise=Race),
     "ar": Entry("autoregressive", left_to_right, cost.autoregressive, cost.autoregressive_cache, one_each=True),
     "pgm-speculative": Entry("causal_partition", speculative, None, cost.partition_cache, trained=True, one_each=True),
     "pgm-confidence": Entry("partition", confident, None, trained=True),
@@ -108,7 +108,6 @@ class Networks:
         for model in self.trained.values():
             self.setting = _sized(self.setting, model.config)
         self.made: dict[str, Denoiser] = {}
-        self.captured: dict[str, Captured] = {}
 
     def __call__(self, kind: str) -> Denoiser:
         if kind not in self.made:
@@ -118,11 +117,11 @@ class Networks:
         return self.made[kind]
 
     def sampled(self, entry: Entry) -> Any:
-        """The network of a contender, its calls captured where that is asked for and can be done."""
+        """The network of a contender, its calls captured where that is asked for and can be done: for this contender alone."""
         network = self(entry.kind)
         if self.recorders is None or entry.generate is speculative or not fits(network):
             return network
-        return self.captured.setdefault(entry.kind, Captured(network, self.recorders))
+        return Captured(network, self.recorders)
 
     def contender(self, name: str, setting: Setting) -> Contender:
         """A contender at some batch, length and steps.

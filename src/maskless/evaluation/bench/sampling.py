@@ -17,7 +17,7 @@ from maskless.evaluation.bench.batches import fitted
 from maskless.evaluation.bench.contenders import CONTENDERS, Networks
 from maskless.evaluation.bench.setting import Preset, Setting
 from maskless.evaluation.machine import matrix_rate
-from maskless.evaluation.speed import Contender, Timing, race_them
+from maskless.evaluation.speed import Contender, Timing, race_those_that_fit
 
 LARGE = 4096                                                        # rows of a large product
 MOST_ROWS = 1 << 14                                                 # of the largest batch that is tried
@@ -81,27 +81,29 @@ class Sampling:
 
 
 def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: int, progress: Progress) -> Sampling:
-    """Time the contenders at the preset's setting, then along its curves.
+    """Time the contenders at the preset's setting, then along its curves; one that does not fit into memory somewhere is left out there.
 
     Raises:
-        ValueError: where a contender needs trained weights and has none, or a batch does not fit.
+        ValueError: where a contender needs trained weights and has none, or if none fits into memory.
     """
     setting, device = networks.setting, networks.device
     until = time.monotonic() + 60 * preset.minutes
     field = [networks.contender(name, setting) for name in names]
     if preset.best_batch:
-        field = [fitted(contender, device, MOST_ROWS, progress) for contender in field]
-    rows = [row_of(timing, "headline", setting, contender)
-            for timing, contender in zip(race_them(field, device=device, repeats=repeats, until=until, progress=progress), field)]
+        field = [best for contender in field if (best := fitted(contender, device, MOST_ROWS, progress)) is not None]
+    timings = race_those_that_fit(field, device=device, repeats=repeats, until=until, progress=progress)
+    rows = rows_of(timings, [("headline", setting, contender) for contender in field])
+    if not rows:
+        raise ValueError(f"no contender fits into the memory of {device}; give a smaller --batch or --length")
     batches = {contender.name: contender.batch for contender in field}
     for point, changed in curves(preset, setting):
         if time.monotonic() > until:
             progress("out of time: the rest of the curves is left out")
             break
-        some = [_beside(networks, name, changed, batches[name] * setting.length) for name in names
+        some = [_beside(networks, name, changed, batch * setting.length) for name, batch in batches.items()
                 if point == "length" or not CONTENDERS[name].one_each]
-        timings = race_them(some, device=device, repeats=min(2, repeats), until=until, progress=progress) if some else []
-        rows += [row_of(timing, point, changed, contender) for timing, contender in zip(timings, some)]
+        timings = race_those_that_fit(some, device=device, repeats=min(2, repeats), until=until, progress=progress)
+        rows += rows_of(timings, [(point, changed, contender) for contender in some])
     rates = matrix_rates(setting, device, {LARGE, *(row.matrix_rows for row in rows)}, progress)
     return Sampling(setting, [dataclasses.replace(row, matrix_rate=rates[row.matrix_rows]) for row in rows], rates)
 
@@ -115,6 +117,11 @@ def curves(preset: Preset, setting: Setting) -> list[tuple[str, Setting]]:
 def _beside(networks: Networks, name: str, setting: Setting, sites: int) -> Contender:
     """A contender at another setting, with about as many sites in its batch."""
     return networks.contender(name, dataclasses.replace(setting, batch=max(1, sites // setting.length)))
+
+
+def rows_of(timings: Sequence[Timing | None], raced: Sequence[tuple[str, Setting, Contender]]) -> list[Row]:
+    """The rows of what was timed, beside (point, setting, contender) of each; None: it did not fit."""
+    return [row_of(timing, *entry) for timing, entry in zip(timings, raced, strict=True) if timing is not None]
 
 
 def row_of(timing: Timing, point: str, setting: Setting, contender: Contender) -> Row:

@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from maskless.evaluation.bench.contenders import CONTENDERS, Networks
-from maskless.evaluation.bench.sampling import Progress, Row, Sampling, row_of
+from maskless.evaluation.bench.sampling import Progress, Sampling, rows_of
 from maskless.evaluation.bench.setting import Preset, Setting
-from maskless.evaluation.speed import race_them
+from maskless.evaluation.speed import race_those_that_fit
 
 DEFAULT = ("pgm-cached",)
 
@@ -26,9 +26,15 @@ def points(preset: Preset, setting: Setting) -> list[tuple[str, Setting]]:
 
 
 def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: int, progress: Progress) -> Sampling:
-    """Time whole generations at every point, all points interleaved; a contender of one token a call has no curve against k."""
+    """Time whole generations at every point, all points interleaved; a contender of one token a call has no curve against k.
+
+    Raises:
+        ValueError: if memory is not enough at any point; where it is at some, the others are left out.
+    """
     field = [(point, setting, networks.contender(name, setting)) for point, setting in points(preset, networks.setting) for name in names
              if point == "length" or not CONTENDERS[name].one_each]
-    timings = race_them([contender for _, _, contender in field], device=networks.device, repeats=repeats, progress=progress)
-    rows: list[Row] = [row_of(timing, point, setting, contender) for timing, (point, setting, contender) in zip(timings, field)]
+    timings = race_those_that_fit([contender for _, _, contender in field], device=networks.device, repeats=repeats, progress=progress)
+    rows = rows_of(timings, field)
+    if not rows:
+        raise ValueError(f"no point fits into the memory of {networks.device}; give a smaller --batch or --length")
     return Sampling(networks.setting, rows, {})

@@ -37,8 +37,10 @@ def run(setting: Setting, lengths: Sequence[int], names: Sequence[str], device: 
     """Every length in turn, with about as many sites in a batch as the setting has.
 
     Raises:
-        ValueError: for a name that is not known.
+        ValueError: for a name that is not known, or in float16, which training does not have.
     """
+    if setting.dtype == torch.float16:
+        raise ValueError("dtype float16 is not one that models are trained in (gradients would need scaling); give bfloat16 or float32")
     found: list[Step] = []
     for length in lengths:
         batch = max(1, setting.batch * setting.length // length)
