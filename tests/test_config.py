@@ -89,7 +89,7 @@ WRONG = {
     "rates=null": "rates is null; it must be a mapping with the keys steps, rate, pair, threads, exact",
     "rates.rate.low=1": "'rates.rate.low=1' goes inside rates.rate, which is the single value 0.0003; set "
     "rates.rate itself",
-    "rates.steps": "'rates.steps' is not a change of the recipe; write key=value, for example training.steps=100",
+    "rates.steps": "'rates.steps' sets nothing; write key=value, for example training.steps=100",
     "rates.steps=[": "rates.steps=[ line 1 cannot be read as YAML",
 }
 

@@ -86,16 +86,14 @@ def write(path: str | Path, tree: Mapping) -> None:
     Path(path).write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def override(tree: Mapping, changes: Iterable[str]) -> dict:
-    """A copy of `tree` with every change `a.b=c` made; c is read as YAML. Raises ValueError for a malformed change."""
+def override(tree: Mapping, changes: Iterable[str], *, example: str = "training.steps=100") -> dict:
+    """A copy of `tree` with every change `a.b=c` made; c is read as YAML. Raises ValueError for a malformed change, with an `example` of one."""
     changed: dict = json.loads(json.dumps(tree, default=str))  # a deep copy of plain data
     for change in changes:
         dotted, equals, text = change.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
-            raise ValueError(
-                f"{change!r} is not a change of the recipe; write key=value, for example training.steps=100"
-            )
+            raise ValueError(f"{change!r} sets nothing; write key=value, for example {example}")
         node = changed
         for depth, key in enumerate(keys[:-1]):
             node = node.setdefault(key, {})

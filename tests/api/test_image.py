@@ -58,6 +58,19 @@ def test_ways_of_sampling(options):
     assert images.nfe == 6 and images.pixels.shape == (2, 4, 6, 1)
 
 
+def test_a_sampler_of_ones_own():
+    model, how = opened(), {"steps": 3, "order": "confidence", "plan": "cosine"}
+    assert torch.equal(model.generate(2, sampler=maskless.SamplerOptions(**how)).codes, model.generate(2, **how).codes)
+    image = np.zeros((2, 6), np.uint8)
+    for call in (lambda **said: model.generate(2, **said), lambda **said: model.infill(image, **said)):
+        with pytest.raises(ValueError, match=r"^sampler was given and so was temperature; put it into the sampler, or leave sampler out$"):
+            call(sampler=maskless.Sampler(), temperature=0.0)
+
+
+def test_an_entropy_bound_needs_no_other_plan():
+    assert opened().generate(1, order="entropy-bound", steps=6).nfe <= 6
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_is_not_masked_comes_back(name):
     model, image = opened(name), np.full((4, 6), 190, np.uint8)     # 190 is no level of the codec: the codec would change it

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import torch
 from tests.training.runs import environment
 
 import maskless
+from maskless import Choice, Sampler, SamplerOptions, Scheduled
 from maskless.api.template import Template
 from maskless.cli.sampling import Painter
-from maskless.data.tokenizer import load_tokenizer
+from maskless.data.tokenizer import SubwordTokenizer, load_tokenizer, symbol_tokenizer
+from maskless.decoding import Choices, Speculative
 from maskless.models.captured import reruns
 
 SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
@@ -69,6 +72,9 @@ def test_an_order_causal_model_reencodes_and_speculates_where_asked():
     assert drafted[0].nfe % 2 == 0 and drafted[0].nfe <= 2 * 20
     filled = model.infill("a ___{5} b ___{3} c", draft=2, seed=2)
     assert filled.text.startswith("a ") and filled.text.endswith(" c") and len(filled.gaps) == 2
+    for refresh, word in ((5, "refresh is 5 and draft 2"), (-5, "refresh is -5; give 0 or more")):
+        with pytest.raises(ValueError, match=word):
+            model.generate(length=8, draft=2, refresh=refresh)
     with pytest.raises(ValueError, match="refresh is 1"):
         opened("partition").generate(length=8, refresh=1)
 
@@ -97,6 +103,10 @@ def test_a_gap_may_state_its_length():
     assert len(filled.tokens) == 1 + 3 + 15
 
 
+def between(pieces, gaps) -> str:
+    return "".join(piece + gap for piece, gap in zip(pieces, [*gaps, ""]))
+
+
 SPACED = ("the ___{3} sat", "a  ___{2} ___{1} mat", "___ on___ the ___")
 
 
@@ -115,7 +125,7 @@ def test_a_space_before_a_gap_is_lent_to_it(name, text):
     template = Template.parse(text)
     for options in ({"steps": 2}, *([{"draft": 2}] if name == "causal_partition" else [])):
         filled = model.infill(text, lengths=2, **options, seed=3)
-        assert filled.text == template.filled(filled.gaps)
+        assert filled.text == between(template.pieces, filled.gaps)
         row, at = list(filled.tokens), 1
         for piece, space, gap, size in zip(template.pieces, template.spaced, filled.gaps, template.lengths(2)):
             given = tokenizer.encode(piece[:-1] if space else piece)
@@ -124,7 +134,7 @@ def test_a_space_before_a_gap_is_lent_to_it(name, text):
             at += len(given) + size
         assert row[at:] == tokenizer.encode(template.pieces[-1])
     searched = model.infill(text, lengths="search", steps=1)
-    assert searched.text == template.filled(searched.gaps)
+    assert searched.text == between(template.pieces, searched.gaps)
     words = model.generate(3, prompt="the ", length=8, steps=3)
     assert all(str(text).startswith("the ") and text.tokens[1:2] == tuple(tokenizer.encode("the")) for text in words)
     assert all(tokenizer.decode_bytes(text.tokens[2:3]).startswith(b" ") for text in words)
@@ -132,6 +142,147 @@ def test_a_space_before_a_gap_is_lent_to_it(name, text):
     assert one.nats == other.nats and one.tokens == 1
     with pytest.raises(ValueError, match="span 0 is empty"):
         model.logprob("", given="the ___ sat")
+
+
+def of_subwords(kind: str) -> SubwordTokenizer:
+    """Tokenizers that write spaces where two tokens meet: a BERT in small, and one that turns spaces into parts of words."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    if kind == "WordPiece":
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "##at", "sat", ".", "mat"]
+        backend = Backend(models.WordPiece(vocab={word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+        backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        backend.add_special_tokens(words[:5])
+    else:
+        words = ["<s>", "</s>", "<pad>", "▁", "the", "cat", "s", "at", ".", "mat", "▁the", "▁cat", "▁sat", "▁mat"]
+        backend = Backend(models.Unigram([(word, -len(words) + len(word)) for word in words], unk_id=3))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        backend.add_special_tokens(words[:3])
+    return SubwordTokenizer(json.loads(backend.to_str()))
+
+
+def over(tokenizer, name: str = "masked") -> maskless.TextModel:
+    """A model of random weights that speaks a tokenizer's ids and forbids none of them."""
+    torch.manual_seed(0)
+    fields = {**CONFIGS[name].__dict__, "vocab_size": tokenizer.vocabulary.size, "forbidden": ()}
+    network = maskless.build(type(CONFIGS[name])(**fields))
+    torch.nn.init.normal_(network.head.weight)
+    return maskless.TextModel(network, tokenizer, device="cpu")
+
+
+@pytest.mark.parametrize("prompt", ["", "the cat", "The cat ", "The  cat  "])
+@pytest.mark.parametrize("kind", ["WordPiece", "Metaspace"])
+def test_a_text_agrees_with_its_tokens(kind, prompt):
+    """What was generated reads behind the prompt as the tokenizer joins both, and the prompt is the user's own."""
+    model = over(of_subwords(kind))
+    prompt = prompt if kind == "WordPiece" else prompt.lower().replace("  ", " ")
+    read = model.tokenizer.decode(model.tokenizer.encode(prompt.rstrip()))
+    for made in model.generate(6, prompt=prompt, length=10, steps=4):
+        whole = model.tokenizer.decode(made.tokens)
+        assert whole.startswith(read) and made.text == prompt + whole[len(read):].removeprefix(" " * prompt.endswith(" "))
+        assert not prompt.endswith(" ") or whole[len(read):][:1] == " "
+
+
+@pytest.mark.parametrize("text", ["The ___{2} sat", "the___{2}sat___{1}.", "___{1} mat ___{2}"])
+@pytest.mark.parametrize("kind", ["WordPiece", "Metaspace"])
+def test_a_filled_text_agrees_with_its_tokens(kind, text):
+    model = over(of_subwords(kind))
+    text = text if kind == "WordPiece" else text.lower()
+    for seed in range(6):
+        filled = model.infill(text, steps=3, seed=seed)
+        assert filled.text.lower().split() == model.tokenizer.decode(filled.tokens).split()
+        assert filled.text.replace(" ", "") == between([part.replace(" ", "") for part in Template.parse(text).pieces],
+                                                       [gap.replace(" ", "") for gap in filled.gaps])
+
+
+def test_symbols_keep_their_separator():
+    model = over(symbol_tokenizer([str(n) for n in range(60, 80)], separator=" "))
+    for prompt in ("67 62", "67 62 "):
+        made = model.generate(1, prompt=prompt, length=9, steps=3, sampler=None)[0]
+        assert made.text == model.tokenizer.decode(made.tokens) and made.text.startswith("67 62 ")
+    for text in ("67 ___{2} 62", "67___{2}62", "___{1} 62 ___{1}"):
+        filled = model.infill(text, steps=2)
+        assert filled.text == model.tokenizer.decode(filled.tokens)
+    assert model.infill("67 ___{2} 62", steps=2).gaps[0].split(" ") == model.infill("67___{2}62", steps=2).gaps[0].split(" ")[1:]
+    pictures, painter = [], Painter(model.tokenizer)
+    made = model.generate(1, length=6, steps=2, watch=lambda canvas, record: pictures.append(painter.picture(canvas, record).plain))[0]
+    assert pictures[-1].split("\n")[1] == made.text and " " in pictures[0].split("\n")[1]
+
+
+def test_a_span_behind_a_space_is_one_word():
+    """Also where the tokenizer begins every text with a space of its own."""
+    for kind, score in (("WordPiece", ("cat", " sat")), ("Metaspace", ("cat", " sat"))):
+        model = over(of_subwords(kind))
+        found = model.logprob(score[0], given=f"the ___{score[1]}", samples=4)
+        assert found.tokens == 1 and found.nats == model.logprob(score[0], given=f"the___{score[1]}", samples=4).nats
+
+
+def test_what_a_vocabulary_forbids_is_never_drawn():
+    """By a model that forbids nothing itself, in any way of sampling."""
+    model = over(load_tokenizer("bytes"), "causal_partition")
+    with torch.no_grad():
+        model.model.head.bias[256:] = 12.0                          # BOS, EOS, padding
+    heated = Choices(Choice(), lambda step: 2.0)
+    samplers = SamplerOptions(steps=4), Sampler(Scheduled(4)), Sampler(Scheduled(4), choice=heated), Speculative(2)
+    for how in ({"steps": 4}, *({"sampler": sampler} for sampler in samplers)):
+        made = model.generate(2, length=24, **how)
+        assert all({256, 258} & {*text.tokens[1:]} == set() and 257 in text.tokens for text in made)
+        assert not {256, 257, 258} & {*model.infill("a ___{20} b", **how).tokens[1:]}
+
+
+def test_a_sampler_of_options():
+    model, how = opened("partition"), {"order": "confidence", "steps": 4}
+    assert model.generate(2, length=16, sampler=SamplerOptions(**how)) == model.generate(2, length=16, **how)
+    assert model.infill("a___{4}b", sampler=SamplerOptions(**how)) == model.infill("a___{4}b", **how)
+
+
+def test_several_ways_to_fill_a_text():
+    model = opened("partition")
+    for lengths in (3, "search"):
+        first, *others = several = model.infill("a ___ b", n=3, lengths=lengths, steps=2, seed=5)
+        assert len(several) == 3 and first == model.infill("a ___ b", lengths=lengths, steps=2, seed=5)
+        assert all(each.text.startswith("a ") and each.text.endswith(" b") for each in several)
+        assert first.tokens not in [each.tokens for each in others]
+        own = model.infill("a ___ b", n=2, lengths=lengths, steps=2, seed=[8, 5])
+        assert own[1].tokens == first.tokens
+    with pytest.raises(ValueError, match="1 seeds were given for 2"):
+        model.infill("a ___{2} b", n=2, seed=[3])
+
+
+def test_several_fillings_are_printed(tmp_path, capsys, monkeypatch):
+    from maskless.cli.main import main
+
+    model = opened("masked")
+    model.save_pretrained(tmp_path / "model")
+    words = f"maskless infill {tmp_path / 'model'} --text a___{{4}}b -n 2 --steps 2 --device cpu"
+    monkeypatch.setattr(sys, "argv", words.split())
+    with pytest.raises(SystemExit):
+        main()
+    first, second = model.infill("a___{4}b", n=2, lengths="search", steps=2)
+    assert capsys.readouterr().out == f"--- 1 of 2 ---\n{first}\n--- 2 of 2 ---\n{second}\n"
+
+
+def test_scores_are_printed(tmp_path, capsys, monkeypatch):
+    from maskless.cli.main import main
+
+    for name, form in (("partition", "{0.nats:.3f} +- {0.standard_error:.3f} nats (bound), 2 tokens, {0.nats_per_token:.3f} each\n"),
+                       ("autoregressive", "{0.nats:.3f} nats (exact), 2 tokens, {0.nats_per_token:.3f} each\n")):
+        model = opened(name)
+        model.save_pretrained(tmp_path / name)
+        words = f"maskless score {tmp_path / name} --text at --given c --samples 8 --device cpu"
+        monkeypatch.setattr(sys, "argv", words.split())
+        with pytest.raises(SystemExit):
+            main()
+        assert capsys.readouterr().out == form.format(model.logprob("at", given="c", samples=8))
+
+
+def test_scores_of_stated_gaps_and_of_underscores():
+    model = opened("masked")
+    assert model.logprob("cat", given="The ___{3} sat.", samples=4).nats == model.logprob("cat", given="The ___ sat.", samples=4).nats
+    assert model.logprob("a", given="snake_", samples=4).tokens == 1
+    assert model.logprob("c___t", given="The ___ sat.", samples=4).tokens == 5
 
 
 def test_bytes_lend_nothing():
@@ -256,6 +407,15 @@ def test_tokens_are_painted_in_the_order_in_which_they_appear():
     (lambda m: m.logprob("a", samples=0), "samples is 0"),
     (lambda m: m.logprob("a", samples=1), "samples is 1"),
     (lambda m: m.generate(guidance=math.nan), "guidance nan"),
+    (lambda m: m.generate(sampler=Sampler(Scheduled(4)), temperature=0.0, foo=3), "sampler was given and so was temperature, foo; put it into the"),
+    (lambda m: m.infill("a ___{2} b", sampler=SamplerOptions(), steps=3), "so was steps; put it into the sampler, or leave sampler out"),
+    (lambda m: m.infill("a ___{2} b", n=0), "n is 0; give 1 or more texts"),
+    (lambda m: m.infill("a ____ b", lengths=2), "has '____', which is no gap; write ___ or "),
+    (lambda m: m.infill("a _____{2} b"), "has '_____', which is no gap"),
+    (lambda m: m.infill("a ___{ 5} b", lengths=2), "has '___{ 5}', which is no gap"),
+    (lambda m: m.infill("a ___{-1} b", lengths=2), "has '___{-1}', which is no gap"),
+    (lambda m: m.logprob("cat", given="The ___{7} sat."), "the gap of 'cat' states 7 tokens, and the span has 3; write ___, or "),
+    (lambda m: m.generate(refresh=-5), "refresh is -5"),
 ])
 def test_bad_input_is_one_sentence(call, word):
     with pytest.raises(ValueError, match=word) as caught:

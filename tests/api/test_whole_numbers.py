@@ -24,6 +24,7 @@ for call in %r:
         found[call] = f"{type(error).__name__}: {error}"
 print(json.dumps(found))
 """
+NO_SAMPLER = "sampler is 'confidence'; give a Sampler or SamplerOptions, or leave it out and name options, such as order=\"confidence\""
 SENTENCES = {
     "text.generate(2.5)": "n is 2.5; give a whole number of texts",
     "text.generate('3')": "n is '3'; give a whole number of texts",
@@ -38,7 +39,26 @@ SENTENCES = {
     "text.infill('a___b', lengths=2.5)": "the lengths of the gaps are [2.5]; each needs at least 1 token: write ___{8} or pass lengths=8",
     "text.infill('a___b', lengths=2, seed=0.5)": "seed is 0.5; give a whole number",
     "text.logprob('a', seed=0.5)": "seed is 0.5; give a whole number",
-    "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number (a bound with its error needs two)",
+    "text.logprob('a', samples=2.5)": "samples is 2.5; give a whole number of draws (a bound with its error needs two)",
+    "text.generate(seed=None)": "seed is None; give a whole number",
+    "text.generate(prompt=None)": "prompt is None; give one text, a str",
+    "text.generate(prompt=['a'])": "prompt is ['a']; give one text, a str",
+    "text.generate(prompt=b'abc')": "prompt is b'abc'; give one text, a str",
+    "text.infill(None)": "text is None; give one text, a str",
+    "text.infill(['a ___ b'])": "text is ['a ___ b']; give one text, a str",
+    "text.infill('a___b', lengths=2, n=2.5)": "n is 2.5; give a whole number of texts",
+    "text.logprob(of=None)": "of is None; give one text, a str",
+    "text.logprob(of=['a', 3], given='___ ___')": "of is 3; give one text, a str",
+    "text.logprob(of='a', given=None)": "given is None; give one text, a str",
+    "text.generate(sampler='confidence')": NO_SAMPLER,
+    "text.infill('a___b', lengths=2, sampler='confidence')": NO_SAMPLER,
+    "image.generate(sampler='confidence')": NO_SAMPLER,
+    "maskless.load(None)": "source is None; give a folder, a file of weights, tiny, or organisation/name on the Hugging Face Hub",
+    "maskless.load('tiny', dtype=torch.int8)": "dtype is torch.int8; give auto, float32, bfloat16, float16, float64",
+    "maskless.load('tiny', dtype='float8')": "dtype is 'float8'; give auto, float32, bfloat16, float16, float64",
+    "maskless.build(maskless.MaskedConfig(vocab_size=0))": "vocab_size is 0; give a whole number of at least 1",
+    "maskless.build(maskless.MaskedConfig(vocab_size=9, length=0))": "length is 0; give a whole number of at least 1",
+    "maskless.build(maskless.PartitionConfig(vocab_size=2.5))": "vocab_size is 2.5; give a whole number of at least 1",
     "maskless.SubTokenCode.given(torch.zeros(3, 2))": "torch.float32 of shape (3, 2) was given; give whole numbers in 2 dimensions",
     "maskless.SubTokenCode.given(torch.zeros(3).long())": "torch.int64 of shape (3,) was given; give whole numbers in 2 dimensions",
     "maskless.SubTokenCode.permuted(3, 2, torch.zeros(3))": "torch.float32 of shape (3,) was given; give whole numbers in 1 dimension",
@@ -49,7 +69,8 @@ SENTENCES = {
     "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",
 }
 RIGHT = ("text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)",
-         "image.generate(1, labels=numpy.int64(1), steps=2)")
+         "image.generate(1, labels=numpy.int64(1), steps=2)", "maskless.load('tiny', dtype='float64').generate(length=6, steps=1)",
+         "text.infill('a___b', lengths=2, n=numpy.int64(2), seed=numpy.arange(2), steps=1)", "text.logprob(('a', 'b'), given='___ ___')")
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,7 @@ def test_word_piece_keeps_its_mask_out_of_predictions():
     assert ids == [5, 6, 7, 8, 9]  # a tokenizer.json's own truncation to 3 is not for us
     assert tokenizer.decode([2, *ids, 3, 0]) == "the cats sat."
     assert [piece.strip() for piece in tokenizer.pieces(ids)] == [b"the", b"cat", b"s", b"sat", b"."]
+    assert b"".join(tokenizer.pieces([2, 5, 0, *ids, 3])).decode() == tokenizer.decode([2, 5, 0, *ids, 3]) == "the the cats sat."
 
 
 def test_special_tokens_named_beside_the_file(tmp_path, bpe):
@@ -183,6 +184,7 @@ def test_words_with_a_separator():
     assert tokenizer.symbols[:4] == ("C4", "E4", "G4", "rest")
     assert tokenizer.encode("rest C4 C4") == [3, 0, 0]
     assert tokenizer.decode([4, 3, 0, 5]) == "rest C4"
+    assert tokenizer.pieces([4, 3, 5, 0, 0]) == [b"", b"rest", b"", b" C4", b" C4"]
     with pytest.raises(ValueError, match="C5"):
         tokenizer.encode("C5")
 

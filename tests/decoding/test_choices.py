@@ -57,6 +57,22 @@ def test_a_choice_is_the_same_at_every_step():
     assert Choices(Choice(temperature=0), inverse_linear(1, 2)).at(Step(0, 2)).temperature == 0
 
 
+@pytest.mark.parametrize("options, word", [
+    ({"candidates": 3}, "candidates is 3, and order random scores no sites"), ({"candidates": 3, "order": "halton"}, "order halton scores no sites"),
+    ({"order": "entropy-bound", "plan": "root"}, "plan is root, and order entropy-bound"),
+    ({"guidance_schedule": "linear"}, "guidance_schedule is linear and guidance 0"),
+    ({"stop": True, "corrector": 1.0, "plan": "ancestral"}, "corrector 1.0 may forget the EOS"),
+])
+def test_options_that_nothing_reads_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        SamplerOptions(**options)
+
+
+@pytest.mark.parametrize("order", ["confidence", "margin", "entropy-bound"])
+def test_scored_orders_have_candidates(order):
+    assert SamplerOptions(candidates=3, order=order).sampler(12).order.candidates == 3
+
+
 def test_schedules_by_name():
     options = SamplerOptions(steps=4, temperature=1.0, temperature_last=0.5, temperature_warmup=1, top_k=8, top_k_last=2)
     choice = options.sampler(12).choice

@@ -51,6 +51,9 @@ def test_infill(painter, call, tmp_path):
     ("sample {model} --prompt x", "--prompt is not for models of images"),
     ("sample {model} --label coat", "hat, shoe"),
     ("sample {model} --label 7", "not in 0..1"),
+    ("sample {model} --guidance 2", "--guidance 2 is by label, and there is no --label"),
+    ("infill {model} --image {tmp}/image.png --guidance 2", "--guidance 2 is by label"),
+    ("sample {model} --label 1 --refresh=-1", "refresh is -1; give 0 or more"),
     ("sample {model} --out a.jpg", "ends in .jpg"),
     ("sample {model} --animate a.png", ".gif"),
     ("sample {model} --out {tmp}/nowhere/a.png", "there is no folder"),
@@ -67,6 +70,7 @@ def test_infill(painter, call, tmp_path):
     ("infill {model} --image {tmp}/image.png --at 1,1", "do not fit"),
     ("infill {model} --image {tmp}/image.png --at x", "--at x"),
     ("infill {text}", "--text is missing"),
+    ("score {model} --text a", "makes images, and texts are scored"),
     ("bench images {model}", "--classifier"),
     ("bench images {model} {model} --classifier {tmp} --real {tmp}/none.npz", "one name in the table"),
 ])

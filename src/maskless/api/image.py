@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from numbers import Integral, Number
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.api.image_files import GeneratedImages
-from maskless.api.model import LoadedModel, check_count, check_whole, seeds_of
+from maskless.api.model import Dtype, GivenSampler, LoadedModel, check_count, check_whole, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.data.pictures import to_bytes, to_pixels
-from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
+from maskless.decoding import Canvas, DigitCanvas, Noise
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
 from maskless.models.prime import WrittenInDigits
@@ -35,7 +35,7 @@ class _How(NamedTuple):
     """How a canvas is filled, as `generate` is told."""
 
     seed: int | Sequence[int]
-    sampler: Sampler | Speculative | None
+    sampler: GivenSampler
     watch: Callback | None
     refresh: int
     batch: int
@@ -62,8 +62,7 @@ class ImageModel(LoadedModel):
         (2, 4, 4, 1)
     """
 
-    def __init__(self, model: Denoiser, codes: ImageCodes, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
-                 compile: str = "auto"):
+    def __init__(self, model: Denoiser, codes: ImageCodes, *, device: str = "auto", dtype: Dtype = "auto", compile: str = "auto"):
         from maskless.checkpoints.native import check_vocabulary
 
         config: Any = model.config
@@ -81,7 +80,7 @@ class ImageModel(LoadedModel):
         self.codec.to(self.device)
 
     def generate(self, n: int = 1, *, labels: Labels = None, seed: int | Sequence[int] = 0,
-                 sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
+                 sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
                  **options: Any) -> GeneratedImages:
         """Images, in parallel and in any order.
 
@@ -89,21 +88,21 @@ class ImageModel(LoadedModel):
             n: how many.
             labels: class of all, or of each: its number, its name, or None for no class.
             seed: one number (image b of any call with this seed draws the same noise), or one per image.
-            sampler: full control; without it one is made from `options`, the fields of `SamplerOptions`; images start from order="halton",
-                plan="arccos", steps=32, those of a Prime model from plan="ancestral", alpha_power=3, steps=64.
+            sampler: full control, a `Sampler` or all `SamplerOptions`; without it one is made from `options`, the fields of `SamplerOptions`;
+                images start from order="halton", plan="arccos", steps=32, those of a Prime model from plan="ancestral", alpha_power=3, steps=64.
             watch: called with (canvas, record) after every step; see `Film`.
             refresh: see `TextModel.generate`.
             batch: images at once.
 
         Raises:
-            ValueError: a label that is not there, or an option out of range.
+            ValueError: a label that is not there, an option out of range, or options beside a sampler.
         """
-        check_count("n", n, of=" of images")
+        check_count("n", n, of="images")
         codes, known = torch.zeros(n, *self.grid, dtype=torch.int64), torch.zeros(n, *self.grid, dtype=torch.bool)
         return self._made(codes, known, labels, _How(seed, sampler, watch, refresh, batch, options))
 
     def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Labels = None,
-               n: int = 1, seed: int | Sequence[int] = 0, sampler: Sampler | Speculative | None = None, watch: Callback | None = None,
+               n: int = 1, seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None,
                refresh: int = 0, batch: int = 64, **options: Any) -> GeneratedImages:
         """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
 
@@ -119,7 +118,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: image and mask of different sizes, an image that does not fit, nothing to paint.
         """
-        check_count("n", n, of=" of images")
+        check_count("n", n, of="images")
         pixels, wanted = self._placed(image, mask, at)
         open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor)).repeat(self.codec.planes, 1)
         with torch.inference_mode():
@@ -130,7 +129,7 @@ class ImageModel(LoadedModel):
         return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
     def impute(self, image: np.ndarray, digits: int | Sequence[int], *, labels: Labels = None, n: int = 1, seed: int | Sequence[int] = 0,
-               sampler: Sampler | Speculative | None = None, watch: Callback | None = None, batch: int = 64, **options: Any) -> GeneratedImages:
+               sampler: GivenSampler = None, watch: Callback | None = None, batch: int = 64, **options: Any) -> GeneratedImages:
         """Keep some digits of every code of an image and draw the others: the fine for a coarse image, or the other way round.
 
         Args:
@@ -141,7 +140,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: a model whose codes have one digit, digits that it does not have, none or all of them, an image of another size.
         """
-        check_count("n", n, of=" of images")
+        check_count("n", n, of="images")
         count = self.model.per_site
         if not isinstance(self.model, WrittenInDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
@@ -198,6 +197,8 @@ class ImageModel(LoadedModel):
         """What stands in for options that were not given."""
         if not isinstance(self.model, WrittenInDigits):
             usual = {**USUAL, "steps": min(32, open_sites)}
+            if options.get("order") == "entropy-bound":             # which is a plan of its own
+                return {"steps": usual["steps"]}
             if options.get("corrector"):                            # draws at random, along the ancestral plan
                 return {"plan": "ancestral", "steps": usual["steps"]}
             return {"order": usual["order"]} if options.get("draft") else usual
@@ -211,11 +212,12 @@ class ImageModel(LoadedModel):
 
     def _made(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."], labels: Any, how: _How) -> GeneratedImages:
         """The images of canvases on which some codes are known, or some digits of each (n, h, w, l)."""
-        check_count("batch", how.batch, of=" of images at once")
+        check_count("batch", how.batch, of="images at once")
         n, sites = len(codes), int((~known[0].reshape(codes[0].numel(), -1).all(1)).sum())
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
-        sampler = how.sampler or self._sampler(self._within({**self._usual(how.options, sites), **how.options}, sites), sites, grid=self.grid)
+        sampler = (self._own(how.sampler, how.options, sites, grid=self.grid)
+                   or self._sampler(self._within({**self._usual(how.options, sites), **how.options}, sites), sites, grid=self.grid))
         seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
         found, nfe = [], 0
         for rows in torch.arange(n).split(how.batch):

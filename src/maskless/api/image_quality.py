@@ -173,7 +173,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
     colours = ("#1b6ca8", "#d1603d", "#4f9d69", "#8a5fa8")
     for colour, name in zip(colours, dict.fromkeys(row.model for row in rows)):
@@ -188,7 +188,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
                 note = f"{row.way.steps}" if not row.way.guidance else f"{row.way.steps}, w {row.way.guidance:g}"
                 axes.annotate(note, (row.images_per_second, row.distance.value), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set(xscale="log", xlabel="images per second", ylabel=rows[0].distance.label, title="Distance against speed (numbers: steps, guidance)")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.2)
     figure.savefig(path, dpi=120)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from maskless.api.image import ImageModel
+from maskless.api.model import Dtype
 from maskless.api.text import TextModel
 
 
-def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
+def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: str = "auto", dtype: Dtype = "auto",
          compile: str = "auto", tokenizer: str | Path | None = None, codec: str | Path | None = None,
          overrides: Mapping[str, Any] | None = None) -> TextModel | ImageModel:
     """A trained model with its tokenizer, or with its codec if it makes images.
@@ -43,6 +42,8 @@ def load(source: str | Path, *, weights: Literal["ema", "raw"] = "ema", device: 
     from maskless.checkpoints.source import find
     from maskless.data.tokenizer import load_tokenizer
 
+    if not isinstance(source, str | Path):
+        raise ValueError(f"source is {source!r}; give a folder, a file of weights, tiny, or organisation/name on the Hugging Face Hub")
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights is {weights!r}; choose ema (the moving average where there is one) or raw")
     place = find(source)

@@ -11,6 +11,7 @@ from typing import Any
 from maskless.data.tokenizer import Tokenizer
 
 GAP = re.compile(r"___(?:\{(\d+)\})?")
+NO_GAP = re.compile(r"_{4,}|___\{(?!\d+\})[^}]{0,12}\}?")           # what looks like one
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,11 @@ class Template:
         """Split at `___` and `___{n}`.
 
         Raises:
-            ValueError: if there is no gap or a gap of no tokens.
+            ValueError: if there is no gap, a gap of no tokens, or what only looks like a gap.
         """
+        check_text("text", text)
+        if odd := NO_GAP.search(text):
+            raise ValueError(f"the text {_short(text)} has {odd[0]!r}, which is no gap; write ___ or ___{{12}}")
         gaps = list(GAP.finditer(text))
         if not gaps:
             raise ValueError(f"the text {_short(text)} has no gap; write ___ or ___{{12}} where tokens are missing")
@@ -66,9 +70,61 @@ class Template:
         """
         return [tokenizer.encode(piece[:-1] if space else piece) for piece, space in zip_longest(self.pieces, lent)]
 
-    def filled(self, gaps: Sequence[str]) -> str:
-        """The text with its gaps filled; the pieces come back as they were given."""
-        return "".join(piece + gap for piece, gap in zip(self.pieces, [*gaps, ""]))
+
+class Script:
+    """A text that grows part by part together with its tokens: what a user wrote as it was written, what was drawn as it reads behind that.
+
+    Tokens that are not byte-level have something between them (a separator, the space between two words); so have the parts.
+
+    Args:
+        tokenizer: of the tokens.
+        ids: tokens in front of the text (BOS).
+
+    Example:
+        >>> from maskless.data.tokenizer import symbol_tokenizer
+        >>> script = Script(symbol_tokenizer(["do", "re", "mi"], separator=" "))
+        >>> script.write("do", [0]), script.read([1, 2]), script.text
+        (None, ' re mi', 'do re mi')
+    """
+
+    def __init__(self, tokenizer: Tokenizer, ids: Sequence[int] = ()):
+        self.tokenizer, self.ids, self.text = tokenizer, [*ids], ""
+        self.separator: str | None = getattr(tokenizer, "separator", "") or None                # None: white space
+        self.space = self.separator or " "
+
+    def write(self, part: str, ids: Sequence[int]) -> None:
+        """Append what a user wrote, with a space in front of it if its tokens have one that neither side of the seam has."""
+        read = self._behind(ids)
+        if self.text and part and read.startswith(self.space) and not self._open(self.text) and part == part.lstrip(self.separator):
+            self.text += self.space
+        self.text += part
+
+    def read(self, ids: Sequence[int]) -> str:
+        """Append what was drawn, and return it; a space that ends the text already, and not its tokens, is left out."""
+        spaced = self._open(self.text) > self._open(self.tokenizer.decode(self.ids))
+        read = self._behind(ids)
+        part = read.removeprefix(self.space) if spaced else read
+        self.text += part
+        return part
+
+    def _open(self, text: str) -> int:
+        """Characters of white space, or of separators, at the end."""
+        return len(text) - len(text.rstrip(self.separator))
+
+    def _behind(self, ids: Sequence[int]) -> str:
+        """How more tokens read behind those that are there."""
+        before = self.tokenizer.decode_bytes(self.ids)
+        self.ids += ids
+        both = self.tokenizer.decode_bytes(self.ids)
+        # A character of several tokens reads otherwise while it is not finished.
+        read = both.removeprefix(before) if both.startswith(before) else self.tokenizer.decode_bytes(ids)
+        return read.decode("utf-8", errors="replace")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises ValueError if an argument called `name` is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}; give one text, a str")
 
 
 def _short(text: str) -> str:

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from maskless.api.model import LoadedModel, check_count, check_whole, seeds_of
-from maskless.api.template import Template
+from maskless.api.model import Dtype, GivenSampler, LoadedModel, check_count, check_whole, seeds_of
+from maskless.api.template import Script, Template, check_text
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
 from maskless.decoding import Canvas, Noise, Sampler, Speculative
@@ -56,8 +57,7 @@ class TextModel(LoadedModel):
         model: the network as trained.
         tokenizer: of the data it was trained on.
         device: "auto" takes CUDA, then MPS, then the CPU.
-        dtype: of the weights when sampling; "auto" is bfloat16 on CUDA and float32 elsewhere. Scores always use float32.
-        compile: see `LoadedModel`.
+        dtype, compile: see `LoadedModel`.
 
     Raises:
         ValueError: if tokenizer and model do not fit each other, or this machine has no such device.
@@ -70,8 +70,7 @@ class TextModel(LoadedModel):
         2
     """
 
-    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: torch.dtype | Literal["auto"] = "auto",
-                 compile: str = "auto"):
+    def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: Dtype = "auto", compile: str = "auto"):
         from maskless.checkpoints.native import check_vocabulary
 
         check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
@@ -79,21 +78,21 @@ class TextModel(LoadedModel):
         self.tokenizer = tokenizer
 
     def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int | Sequence[int] = 0,
-                 sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0,
-                 **options: Any) -> list[Completion]:
-        """Texts, in parallel and in any order.
+                 sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
+        """Texts, in parallel and in any order. BOS and what the vocabulary forbids (padding) are never drawn.
 
         Args:
             n: how many.
             prompt: the beginning of each; kept as it is.
             length: sites of a row, BOS and prompt included; the model's length if None.
             seed: one number (row b of any call with this seed draws the same noise), or one per text.
-            sampler: full control; without it one is made from `options`, the fields of `SamplerOptions` (steps, order, top_p, guidance, ...).
+            sampler: full control, a `Sampler` or all `SamplerOptions`; without it one is made from `options`, the fields of `SamplerOptions`
+                (steps, order, top_p, guidance, ...).
             watch: called with (canvas, record) after every step.
             refresh: order-causal models: encode everything known afresh, as one bidirectional commit, every so many steps; 0 keeps the cache.
 
         Raises:
-            ValueError: if the prompt does not fit, or an option is out of range.
+            ValueError: if the prompt does not fit, an option is out of range, or options were given beside a sampler.
 
         Example:
             >>> import maskless
@@ -102,7 +101,8 @@ class TextModel(LoadedModel):
             >>> model.generate(prompt="To be", length=16, steps=3)[0].text[:5]
             'To be'
         """
-        check_count("n", n, of=" of texts")
+        check_count("n", n, of="texts")
+        check_text("prompt", prompt)
         sites: int = self.model.config.length if length is None else length
         lent = prompt.endswith(" ") and self._spaces is not None
         row = [*self._opening, *self.tokenizer.encode(prompt[:-1] if lent else prompt)]
@@ -112,23 +112,38 @@ class TextModel(LoadedModel):
         tokens = torch.full((n, sites), self.tokenizer.vocabulary.filler)
         tokens[:, :len(row)] = torch.tensor(row, dtype=torch.int64)
         known = (torch.arange(sites) < len(row)).expand(n, -1)
-        sampler = sampler or self._sampler(options, sites - len(row), **self._fixed(self._opening))
+        chosen = self._chosen(sampler, options, sites - len(row), self._opening)
         canvas = self._canvas(tokens, known)
         if lent:
             self._begin_with_space(canvas, (torch.arange(sites) == len(row)).expand(n, -1))
-        nfe = self._fill(canvas, Noise(seeds_of(seed, n), self.device), sampler, watch, refresh)
-        rows = self._rows(canvas)
-        return [Completion(prompt + self._text(ids[len(row):], lent), (), tuple(ids), nfe) for ids in rows]
+        nfe = self._fill(canvas, Noise(seeds_of(seed, n), self.device), chosen, watch, refresh)
+        return [Completion(self._continued(prompt, row, ids[len(row):]), (), tuple(ids), nfe) for ids in self._rows(canvas)]
 
-    def infill(self, text: str, *, lengths: int | Sequence[int] | Literal["search"] | None = None, seed: int = 0,
-               sampler: Sampler | Speculative | None = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> Completion:
-        """Fill the gaps of a text; what is known comes back unchanged, byte for byte.
+    @overload
+    def infill(self, text: str, *, n: Literal[1] = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
+               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               **options: Any) -> Completion: ...
+
+    @overload
+    def infill(self, text: str, *, n: int, lengths: int | Sequence[int] | Literal["search"] | None = None,
+               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               **options: Any) -> Completion | list[Completion]: ...
+
+    def infill(self, text: str, *, n: int = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
+               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               **options: Any) -> Completion | list[Completion]:
+        """Fill the gaps of a text; what is known comes back unchanged, byte for byte. BOS, EOS and padding fill no gap, whatever the sampler.
 
         Args:
             text: with `___` where tokens are missing, or `___{12}` for a gap of 12 tokens.
+            n: how many ways to fill them, in one batch.
             lengths: tokens of the gaps that do not say: one number, one per gap, or "search": lengths 1 to 16, all gaps alike, decoded in
                 one batch and compared by the bound per token of what was filled in.
-            seed, sampler, watch, refresh, options: as for `generate`.
+            seed: one number, or one for each of the n.
+            sampler, watch, refresh, options: as for `generate`.
+
+        Returns:
+            one `Completion`; a list of them if n is above 1.
 
         Raises:
             ValueError: if there is no gap, a gap has no length, the text does not fit, or the model only goes left to right.
@@ -140,33 +155,31 @@ class TextModel(LoadedModel):
             >>> model.infill("The ___ sat.", lengths=3).text.endswith(" sat.")
             True
         """
+        check_count("n", n, of="texts")
         template = Template.parse(text)
-        if lengths == "search":
-            wanted = self._searched(template)
-        else:
-            wanted = [template.lengths(lengths)]
+        wanted = self._searched(template) if isinstance(lengths, str) and lengths == "search" else [template.lengths(lengths)]
         lent = self._lent(template)
         pieces = template.ids(self.tokenizer, lent)
         layouts = [self._layout(pieces, each) for each in wanted]
-        named = self._sampler(options, max(map(sum, wanted)), **self._fixed(self._specials))
-        canvas = self._infill_canvas(layouts)
+        chosen = self._chosen(sampler, options, max(map(sum, wanted)), self._specials)
+        canvas = self._infill_canvas(layouts * n)
         spans = [_gap_spans(pieces, each, len(self._opening)) for each in wanted]
         if any(lent):
             begins = torch.zeros_like(canvas.by_site().known, device="cpu")
-            for row, each in enumerate(spans):
+            for row, each in enumerate(spans * n):
                 begins[row, [start for (start, _), space in zip(each, lent) if space]] = True
             self._begin_with_space(canvas, begins)
-        nfe = self._fill(canvas, Noise(seeds_of(seed, canvas.rows), self.device), sampler or named, watch, refresh)
-        best = 0 if len(layouts) == 1 else self._likeliest(canvas, layouts)
-        ids = self._rows(canvas)[best]
-        gaps = tuple(self._text(ids[start:stop], space) for (start, stop), space in zip(spans[best], lent))
-        return Completion(template.filled(gaps), gaps, tuple(ids), nfe)
+        nfe = self._fill(canvas, Noise(seeds_of(seed, n, len(layouts)), self.device), chosen, watch, refresh)
+        best = [0] * n if len(layouts) == 1 else self._likeliest(canvas, layouts * n, n)
+        rows = self._rows(canvas)
+        found = [self._filled(template.pieces, pieces, spans[each], rows[one * len(layouts) + each], nfe) for one, each in enumerate(best)]
+        return found[0] if n == 1 else found
 
     def logprob(self, of: str | Sequence[str], given: str = "___", *, samples: int = 128, seed: int = 0) -> LogProb:
         """log p(of | given), in nats, of the gaps of `given` filled with `of`.
 
         Args:
-            of: the span, or one per gap.
+            of: the span, or one per gap; taken as it is, `___` too.
             given: a text with a gap for each span; without any gap, a prompt that `of` continues.
             samples: Monte-Carlo draws of the bound, at least 2.
             seed: of these draws.
@@ -175,18 +188,25 @@ class TextModel(LoadedModel):
             a `LogProb` that says whether it is a bound or exact, with its standard error.
 
         Raises:
-            ValueError: if spans and gaps do not match, a span is empty, or the text does not fit.
+            ValueError: if spans and gaps do not match, a span is empty or not of the length that its gap states, or the text does not fit.
         """
-        check_count("samples", samples, 2, of=" (a bound with its error needs two)")
+        check_count("samples", samples, 2, of="draws (a bound with its error needs two)")
         check_whole("seed", seed)
-        spans = [of] if isinstance(of, str) else list(of)
-        template = Template.parse(given if "___" in given else f"{given}___")
+        check_text("given", given)
+        said: Any = of
+        spans: list[str] = [of] if isinstance(of, str) else list(said) if isinstance(said, Sequence) else [said]
+        for span in spans:
+            check_text("of", span)
+        template = Template.parse(given) if "___" in given else Template((given, ""), (None,))
         if len(spans) != len(template.sizes):
             raise ValueError(f"{len(spans)} spans were given for {len(template.sizes)} gaps; give one span per gap")
         lent = self._lent(template)
-        filled = [self.tokenizer.encode(f" {span}" if space else span) for span, space in zip(spans, lent)]
+        filled = [self._behind_space(span) if space else self.tokenizer.encode(span) for span, space in zip(spans, lent)]
         if empty := [number for number, (span, ids) in enumerate(zip(spans, filled)) if not span or not ids]:
             raise ValueError(f"span {empty[0]} is empty; there is nothing to score")
+        for span, ids, size in zip(spans, filled, template.sizes):
+            if size not in (None, len(ids)):
+                raise ValueError(f"the gap of {span!r} states {size} tokens, and the span has {len(ids)}; write ___, or ___{{{len(ids)}}}")
         tokens, known = self._layout(template.ids(self.tokenizer, lent), [len(ids) for ids in filled])
         target = ~known
         tokens[target] = torch.tensor([id for ids in filled for id in ids])
@@ -255,7 +275,13 @@ class TextModel(LoadedModel):
 
     def _fixed(self, forbid: Sequence[int]) -> dict[str, Any]:
         """What the vocabulary decides about a sampler."""
-        return {"eos": self.tokenizer.vocabulary.eos, "forbid": tuple(forbid)}
+        vocabulary = self.tokenizer.vocabulary
+        return {"eos": vocabulary.eos, "forbid": tuple(sorted({*forbid, *vocabulary.forbidden}))}
+
+    def _chosen(self, sampler: GivenSampler, options: dict[str, Any], sites: int, forbid: Sequence[int]) -> Sampler | Speculative:
+        """The sampler that was given, or that of named options, for canvases with so many open sites."""
+        fixed = self._fixed(forbid)
+        return self._own(sampler, options, sites, **fixed) or self._sampler(options, sites, **fixed)
 
     @property
     def _specials(self) -> list[int]:
@@ -268,8 +294,10 @@ class TextModel(LoadedModel):
 
     @cached_property
     def _spaces(self) -> Tensor | None:
-        """(V,) the tokens that begin with a space; None where no token is a space with more behind it."""
-        pieces = [self.tokenizer.decode_bytes([id]) for id in range(self.tokenizer.vocabulary.size)]
+        """(V,) the tokens that begin with a space behind another; None where no token is a space with more behind it."""
+        read, ids = self.tokenizer.decode_bytes, range(self.tokenizer.vocabulary.size)
+        left = next((id for id in ids if read([id]).strip()), 0)
+        pieces = [read([left, id]).removeprefix(read([left])) for id in ids]
         if not any(piece.startswith(b" ") and piece.strip() for piece in pieces):
             return None
         found = torch.zeros(self.model.vocab_size, dtype=torch.bool)
@@ -284,9 +312,27 @@ class TextModel(LoadedModel):
         """Which gaps begin with the space that stands before them."""
         return tuple(space and self._spaces is not None for space in template.spaced)
 
-    def _text(self, ids: Sequence[int], lent: bool) -> str:
-        """What was generated, without a space that is the prompt's."""
-        return self.tokenizer.decode(ids)[int(lent):]
+    def _behind_space(self, span: str) -> list[int]:
+        """The ids of a span with the space before it; some tokenizers begin every text with one."""
+        ids = self.tokenizer.encode(span)
+        begun = bool(ids) and not span.startswith(" ") and self._spaces is not None and bool(self._spaces[ids[0]])
+        return ids if begun else self.tokenizer.encode(f" {span}")
+
+    def _continued(self, prompt: str, row: Sequence[int], ids: Sequence[int]) -> str:
+        """A prompt, whose row begins with BOS, and what was generated behind it."""
+        script = Script(self.tokenizer, self._opening)
+        script.write(prompt, row[len(self._opening):])
+        script.read(ids)
+        return script.text
+
+    def _filled(self, texts: Sequence[str], pieces: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], row: Sequence[int],
+                nfe: int) -> Completion:
+        """A template's texts, with their ids, and the gaps of a row between them."""
+        script, gaps = Script(self.tokenizer, self._opening), []
+        for text, ids, span in zip_longest(texts, pieces, spans):
+            script.write(text, ids)
+            gaps += [] if span is None else [script.read(row[slice(*span)])]
+        return Completion(script.text, tuple(gaps), tuple(row), nfe)
 
     def _rows(self, canvas: Canvas) -> list[list[int]]:
         tokens, _, present = (x.cpu() for x in canvas.by_site())
@@ -319,13 +365,13 @@ class TextModel(LoadedModel):
             raise ValueError(f"the text with its gaps takes at least {least} of {self.model.config.length} sites; shorten it")
         return [template.lengths(length) for length in room]
 
-    def _likeliest(self, canvas: Canvas, layouts: Sequence[tuple[Tensor, Tensor]]) -> int:
-        """The row whose filled gaps have the best bound per token."""
+    def _likeliest(self, canvas: Canvas, layouts: Sequence[tuple[Tensor, Tensor]], n: int) -> list[int]:
+        """Of each n-th part of the rows, the one whose filled gaps have the best bound per token."""
         known = torch.nn.utils.rnn.pad_sequence([seen for _, seen in layouts], batch_first=True)
         tokens, _, present = (x.cpu() for x in canvas.by_site())
         batch = Batch(tokens, present, known & present)
         bounds = conditional_bounds(self.model, batch, samples=32).mean(1) / batch.targets.sum(1)
-        return int(bounds.argmax())
+        return bounds.view(n, -1).argmax(1).tolist()
 
 
 def _gap_spans(pieces: Sequence[Sequence[int]], lengths: Sequence[int], start: int) -> list[tuple[int, int]]:

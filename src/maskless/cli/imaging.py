@@ -40,6 +40,12 @@ def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | list[
     return [names[i % len(names)] for i in range(n)]
 
 
+def check_guided(guidance: float, given: str | None, model: ImageModel) -> None:
+    """Raise ValueError for guidance by labels where none is given."""
+    if guidance and given is None and model.model.null_label is not None:
+        raise ValueError(f"--guidance {guidance:g} is by label, and there is no --label; give one, or leave --guidance out")
+
+
 def paint(model: ImageModel, make: Make, out: Path | None, animate: Path | None) -> None:
     """Make images and write them."""
     from maskless.api.image_files import Film, check_ending, check_folder

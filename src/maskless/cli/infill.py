@@ -20,7 +20,7 @@ def infill(
     mask: Annotated[Path | None, typer.Option(help="An image of the same size, bright where to paint anew.")] = None,
     digits: Annotated[str | None, typer.Option(help="Prime: keep these digits of all pixels of the image (0, or 0,2), draw the others.")] = None,
     at: Annotated[str, typer.Option(help="Row and column where the image lies on the model's canvas.")] = "0,0",
-    n: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1,
+    n: Annotated[int, typer.Option("-n", "--number", help="How many.")] = 1,
     label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
     steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
     alpha_power: s.AlphaPower = None, time_power: s.TimePower = None, corrector: s.Corrector = None, corrector_power: s.CorrectorPower = None,
@@ -43,6 +43,7 @@ def infill(
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
+        imaging.check_guided(chosen["guidance"], label, opened)
         more = {"n": n, "labels": imaging.labels_of(label, n, opened), "seed": seed, "refresh": refresh, **chosen}
         if kept is not None:
             imaging.refuse("images where --digits is given", mask=mask, refresh=more.pop("refresh"), at=corner != (0, 0))
@@ -54,7 +55,8 @@ def infill(
         if text is None:
             raise ValueError("--text is missing; give a text with ___ where tokens are missing")
         with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
-            typer.echo(opened.infill(text, lengths=wanted, seed=seed, watch=painter, refresh=refresh, **chosen))
+            found = opened.infill(text, n=n, lengths=wanted, seed=seed, watch=painter, refresh=refresh, **chosen)
+        s.say_texts([found] if n == 1 else found)
 
 
 def _pixels(model: Any, image: Path | None, mask: Path | None) -> tuple[Any, Any]:

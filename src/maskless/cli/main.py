@@ -19,6 +19,7 @@ from maskless.cli.infill import infill
 from maskless.cli.inspect import inspect
 from maskless.cli.report import report
 from maskless.cli.sample import sample
+from maskless.cli.score import score
 from maskless.cli.train import train
 from maskless.cli.verify import verify
 
@@ -27,7 +28,7 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
-for verb in (demo, train, distill, encode_images, sample, infill, evaluate, report, convert, inspect, verify, doctor):
+for verb in (demo, train, distill, encode_images, sample, infill, score, evaluate, report, convert, inspect, verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

@@ -41,6 +41,7 @@ def sample(
     s.say_held(opened, guidance)
     if imaging.makes_images(opened):
         imaging.refuse("images", prompt=prompt, length=length, watch=watch)
+        imaging.check_guided(chosen["guidance"], label, opened)
         labels = imaging.labels_of(label, n, opened)
         imaging.paint(opened, lambda m, film: m.generate(n, labels=labels, seed=seed, watch=film, refresh=refresh, **chosen), out, animate)
     else:
@@ -51,10 +52,7 @@ def sample(
 def _write(opened: Any, n: int, watch: bool, **how: Any) -> None:
     with s.Painter(opened.tokenizer) if watch else nullcontext() as painter:
         texts = opened.generate(n, watch=painter, **how)
-    for number, text in enumerate(texts):
-        if n > 1:
-            typer.secho(f"--- {number + 1} of {n} ---", dim=True)
-        typer.echo(text)
+    s.say_texts(texts)
 
 
 def _read_prompt(path: Path, prompt: str) -> str:

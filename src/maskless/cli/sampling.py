@@ -1,6 +1,7 @@
 """What `sample` and `infill` share: the options of a sampler, and painting tokens as they appear."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +70,7 @@ def options(more: list[str] | None = None, **given: Any) -> dict[str, Any]:
     from maskless.config import override
 
     said = {name: one_of(value, name, CHOICES[name]) if name in CHOICES else value for name, value in given.items() if value is not None}
-    return {**said, **override({}, more or [])}
+    return {**said, **override({}, more or [], example="temperature_warmup=1")}
 
 
 def open_model(source: str, weights: str, device: str, compile: str = "auto") -> Any:
@@ -85,6 +86,14 @@ def say_held(opened: Any, guidance: float) -> None:
     if guidance and opened.guidance is not None:
         held = opened.guidance["weight"]
         typer.echo(f"this model was distilled from a teacher with guidance {held:g} and holds it; --guidance {guidance:g} comes on top", err=True)
+
+
+def say_texts(texts: Sequence[Any]) -> None:
+    """Print texts, with a line above each where there are several."""
+    for number, text in enumerate(texts):
+        if len(texts) > 1:
+            typer.secho(f"--- {number + 1} of {len(texts)} ---", dim=True)
+        typer.echo(text)
 
 
 class Painter:
@@ -115,9 +124,10 @@ class Painter:
         tokens, known, present = (x[0].tolist() for x in canvas.by_site())
         fresh = set((record.sites.index[0][record.kept[0]] // canvas.per_site).tolist())
         picture = Text(f"step {record.step.index + 1}/{record.step.total}\n", style="dim")
-        for site, piece in enumerate(self.tokenizer.pieces(tokens)):
-            if not known[site]:
+        pieces = iter(self.tokenizer.pieces([token for token, there in zip(tokens, known) if there]))
+        for site, there in enumerate(known):
+            if not there:
                 picture.append("·" if present[site] else "", style="dim")
             else:
-                picture.append(piece.decode("utf-8", errors="replace"), style="bold green" if site in fresh else "")
+                picture.append(next(pieces).decode("utf-8", errors="replace"), style="bold green" if site in fresh else "")
         return picture

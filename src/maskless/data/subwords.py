@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -97,11 +96,12 @@ class SubwordTokenizer:
         ids = [int(id) for id in ids]
         if self._byte_level:
             return [self._piece(id) for id in ids]
-        # What a subword looks like depends on its left neighbour (spaces between words): decode in pairs.
-        alone = [self._plain([id]) for id in ids]
-        pairs = [self._plain([left, right]) for left, right in pairwise(ids)]
-        rest = [pair.removeprefix(left) for pair, left in zip(pairs, alone)]
-        return [piece.encode() for piece in [*alone[:1], *rest]]
+        # What a subword looks like depends on its left neighbour (spaces between words), special tokens left out: decode in pairs.
+        pieces, left = [], list[int]()
+        for id in ids:
+            pieces.append(self._plain([*left, id]).removeprefix(self._plain(left)))
+            left = [id] if pieces[-1] else left
+        return [piece.encode() for piece in pieces]
 
     def decode_bytes(self, ids: Iterable[SupportsInt]) -> bytes:
         ids = [int(id) for id in ids]

@@ -164,7 +164,9 @@ class SymbolTokenizer:
             yield np.fromiter(self._ids_of(text), np.int32)
 
     def pieces(self, ids: Iterable[SupportsInt]) -> list[bytes]:
-        return [symbol.encode() for symbol in self._texts(ids)]
+        texts = self._texts(ids)
+        first = next((place for place, text in enumerate(texts) if text), 0)
+        return [(self.separator * (place > first and text != "") + text).encode() for place, text in enumerate(texts)]
 
     def decode_bytes(self, ids: Iterable[SupportsInt]) -> bytes:
         return self.decode(ids).encode()

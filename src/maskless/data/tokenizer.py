@@ -70,7 +70,7 @@ class Tokenizer(Coding, Protocol):
         ...
 
     def pieces(self, ids: Iterable[SupportsInt]) -> list[bytes]:
-        """The bytes of each id by itself (separators left out): for painting tokens one by one."""
+        """The bytes of each id, with what stands between it and the text on its left: together they are the text."""
         ...
 
 

@@ -23,6 +23,7 @@ OrderName = Literal["random", "left-to-right", "raster", "spaced", "halton", "co
 PlanName = Literal["even", "root", "square", "cosine", "arccos", "arccos-maskgit", "arccos-pgm", "ancestral"]
 GuidanceName = Literal["constant", "linear"]
 
+SCORED: tuple[OrderName, ...] = ("confidence", "margin", "entropy-bound")
 ENDS: dict[PlanName, Ends] = {"even": even, "root": root, "square": square, "cosine": cosine, "arccos": arccos, "arccos-maskgit": arccos_maskgit,
                               "arccos-pgm": arccos_pgm}
 
@@ -36,7 +37,7 @@ class SamplerOptions:
         order: which sites; None for random (left-to-right for an autoregressive model). Raster is left-to-right, cell after cell of an image.
             Of a Prime model, coarse-first: all first digits before all second ones; token-by-token: a token's digits one after the other.
         roll: Halton order: every row begins at a place of its own.
-        plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps.
+        plan: how many sites when. An entropy-bound order decides that itself, in at most `steps` steps, and takes no other.
         alpha_power: of an ancestral plan: a site is known at time t with probability (1 - t)^alpha_power (MDM-Prime's pixels: 3).
         time_power: of an ancestral plan: before that, times are bent, 1 - t to 1 - t^time_power; 1 leaves them as they are.
         corrector: of an ancestral plan in random order: before every step, sites are forgotten again, in proportion to
@@ -58,7 +59,7 @@ class SamplerOptions:
         factorised_digits: of a Prime model: every digit from its own marginal, instead of one token for all digits of a site.
         filter_observed: of a Prime model: only tokens that agree with the digits already known are drawn.
         draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
-        stop: finish a row at the first EOS it generates.
+        stop: finish a row at the first EOS it generates. Not with a corrector, which may forget that EOS.
 
     Raises:
         ValueError: for values out of range.
@@ -115,6 +116,16 @@ class SamplerOptions:
             raise ValueError(f"roll is of the Halton order, and the order is {self.order or 'random'}; choose order halton, or leave roll out")
         if not math.isfinite(self.confidence_noise):
             raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number; 0 is none, 4.5 and 5 are usual")
+        if self.candidates and self.order not in SCORED:
+            raise ValueError(f"candidates is {self.candidates}, and order {self.order or 'random'} scores no sites; "
+                             f"choose order {', '.join(SCORED[:-1])} or {SCORED[-1]}, or leave candidates out")
+        if self.order == "entropy-bound" and self.plan != "even":
+            raise ValueError(f"plan is {self.plan}, and order entropy-bound decides itself how many sites a step reveals; leave the plan out (even)")
+        if self.guidance_schedule != "constant" and not self.guidance:
+            raise ValueError(f"guidance_schedule is {self.guidance_schedule} and guidance 0, so there is nothing to schedule; "
+                             "give guidance, or leave the schedule out")
+        if self.stop and self.corrector:
+            raise ValueError(f"corrector {self.corrector} may forget the EOS at which stop ends a text; leave one of the two out")
         self._check_ancestral()
         constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
         self._choice(())

@@ -1,5 +1,8 @@
 """The models, one file each: masked (MDLM), maskgit, partition (PGM), causal_partition (PGM with an exact cache), autoregressive,
 prime and prime_llama (digits of tokens), prime_partition, unet (Prime's images)."""
+from numbers import Integral
+from typing import Any
+
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
 from maskless.models.base import Denoiser
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
@@ -37,12 +40,16 @@ def build(config: ModelConfig) -> Denoiser:
     """The model of a configuration, freshly initialised.
 
     Raises:
-        ValueError: if the sizes do not fit each other.
+        ValueError: if the sizes do not fit each other, or one is below 1.
 
     Example:
         >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
         11
     """
+    for name in ("vocab_size", "length", "width"):
+        size: Any = getattr(config, name)
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}; give a whole number of at least 1")
     if isinstance(config, UNetConfig):
         return UNet(config)
     even = config.width % config.heads == 0 and (config.width // config.heads) % 2 == 0
