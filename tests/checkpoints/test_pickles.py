@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copyreg
+import datetime
 import pickle
 import time
 import zipfile
@@ -167,3 +168,10 @@ def test_records_are_inert():
     config = content["hyper_parameters"]["config"]
     assert isinstance(config, Inert) and config.name == "omegaconf.dictconfig.DictConfig"
     assert not {"omegaconf", "transformers"} & set(sys.modules)
+
+
+def test_dates_and_ranges_beside_the_weights_do_no_harm(tmp_path):
+    loops = {"begun": datetime.datetime(2025, 5, 24), "seen": range(3), "part": slice(1, 2)}
+    torch.save({"state_dict": {"a": torch.ones(2)}, "loops": loops}, tmp_path / "x.ckpt")
+    content = read_torch(tmp_path / "x.ckpt").content
+    assert {type(value) for value in content["loops"].values()} == {Inert} and list(content["state_dict"]) == ["a"]

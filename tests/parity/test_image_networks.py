@@ -149,8 +149,10 @@ def test_a_checkpoint_is_read_in_any_wrapper(wrapper, place, tmp_path):
     assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_heads_of_a_published_width_are_known():
-    config = import_images(exported(maskgit(width=384, heads=6, layers=1))).config
+@pytest.mark.parametrize("width", [384, 512])
+def test_heads_of_a_published_width_are_known(width):
+    """Tiny and small, whose attention has 384 and 510 numbers."""
+    config = import_images(exported(maskgit(width=width, heads=6, layers=1))).config
     assert (config.heads, config.grid, config.registers, config.classes, config.mask_id) == (6, (4, 4), 1, 4, 7)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import maskless
@@ -15,6 +16,7 @@ from maskless.checkpoints.native import load_model
 from maskless.checkpoints.reference.foreign import open_foreign
 from maskless.checkpoints.reference.prime import import_prime
 from maskless.data.batch import Batch
+from maskless.evaluation.golden import verify
 from maskless.objectives import SubNelbo
 from maskless.subtokens import SubTokenCode
 
@@ -87,17 +89,57 @@ def test_the_network_derived_anew_in_float64(name, timed):
     torch.testing.assert_close(found.bound, total, rtol=1e-5, atol=1e-6)
 
 
-def lightning(folder: Path, state: dict[str, Tensor], prime: dict | None, average: bool = True, prefix: str = "backbone.") -> Path:
+@pytest.mark.parametrize("last", [0.35, 1e-5])
+def test_a_time_conditioned_step_and_its_last_fill(last, tmp_path):
+    """A golden file written from the specification alone; the last fill may be told the time after the step, or the end of the grid."""
+    source = GOLDEN / "prime_text_l2_co.safetensors"
+    tensors, weights = load_file(source), weights_of("prime_text_l2_co")
+    yt, table, base = tensors["in/yt"], tensors["code/table"], 8
+    race = lambda p, u: (p / (1e-10 - (u + 1e-10).log())).argmax(-1)
+
+    def law(digits: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        logits = derived(weights, digits, -torch.log1p(-(1 - 1e-3) * t), 2).float()
+        seen = digits.unflatten(1, (-1, 2))[..., None, :]
+        return logits, logits.masked_fill(~((seen == base) | (seen == table)).all(-1), -torch.inf).log_softmax(-1)
+
+    found = {name: value for name, value in tensors.items() if not name.startswith(("ref/", "valid/", "grad_"))}
+    found["in/sigma_net"] = found["in/sigma_schedule"].clone()
+    found["out/logits"], found["out/log_p"] = law(yt, tensors["in/t"])
+    found["step/p_x0"] = law(yt, tensors["step/t"])[1].exp()
+    found["step/x0_hat"] = race(found["step/p_x0"], tensors["step/u_x0"])
+    reveal = torch.full((*yt.shape, base + 1), 0.0).scatter_(2, table[found["step/x0_hat"]].flatten(1)[..., None], 0.25)
+    reveal[..., base] = 0.35                                        # t = 0.6, dt = 0.25
+    states = torch.where(yt == base, race(reveal, tensors["step/u_reveal"]), yt)
+    found["step/ys"], found["final/p_x0"] = states, law(states, torch.full((len(yt),), last))[1].exp()
+    found["final/x0_hat"] = race(found["final/p_x0"], tensors["final/u_x0"])
+    found["final/y"] = torch.where(states == base, table[found["final/x0_hat"]].flatten(1), states)
+    found["final/x"] = (found["final/y"].unflatten(1, (-1, 2)) * torch.tensor([base, 1])).sum(-1)
+    path = tmp_path / "prime_text_l2_co_tcond.safetensors"
+    with safe_open(source, "pt") as file:
+        save_file({name: value.contiguous() for name, value in found.items()}, path, file.metadata())
+    report = verify(path)
+    assert report.passed and not report.unchecked, [each.name for each in report.found if not each.passed]
+
+
+def lightning(
+    folder: Path, state: dict[str, Tensor], prime: dict | None, average: bool = True, prefix: str = "backbone.", timed: bool = False,
+) -> Path:
     """A file as the released trainer writes it; the average is the weights and one."""
     path = folder / "checkpoint.ckpt"
     order = [key for key in state if key != "rotary_emb.inv_freq" and not key.startswith("wrapped_encoder.")]
-    config = {"model": {"hidden_size": 32, "cond_dim": 16, "length": 16, "n_blocks": 2, "n_heads": 2, "dropout": 0.1}, "time_conditioning": False}
+    config = {"model": {"hidden_size": 32, "cond_dim": 16, "length": 16, "n_blocks": 2, "n_heads": 2, "dropout": 0.1}, "time_conditioning": timed}
     if prime is not None:
         config["prime"] = prime
     named = {key if key.startswith("wrapped_encoder.") else f"{prefix}{key}": value for key, value in state.items()}
     ema = {"decay": 0.9999, "num_updates": 5, "shadow_params": [state[key] + 1 for key in order]}
     torch.save({"state_dict": named, "global_step": 7, "hyper_parameters": {"config": config}, **({"ema": ema} if average else {})}, path)
     return path
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_whether_it_is_told_the_time_stands_beside_the_model(timed, tmp_path):
+    path = lightning(tmp_path, weights_of("prime_text_l2"), {"target_length": 2, "vocab_size": 50}, timed=timed)
+    assert open_foreign(path).model().config.time_conditioned is timed
 
 
 def test_a_released_file_is_looked_at_converted_and_sampled(tmp_path):

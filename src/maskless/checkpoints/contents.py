@@ -188,6 +188,8 @@ def model_settings(tree: Any) -> dict[str, Any]:
     for part in ("algo", "prime", "data"):
         if isinstance(tree.get(part), dict):
             named[part] = tree[part]
-    if isinstance(tree.get("algo"), dict) and "time_conditioning" in tree["algo"]:
-        named["time_conditioning"] = tree["algo"]["time_conditioning"]
+    algorithm = tree["algo"] if isinstance(tree.get("algo"), dict) else {}
+    for part in (tree, algorithm):
+        if "time_conditioning" in part:
+            named["time_conditioning"] = part["time_conditioning"]
     return named

@@ -31,7 +31,8 @@ from maskless.data.vq import VQCodec, filled
 from maskless.models import UNetConfig
 
 OURS = re.compile(r"config\.json|(model|ema|codec)\.safetensors|codec\.json|images\.json|tokenizer\.json|special_tokens_map\.json")
-TOKENIZERS = ("gpt2", "bert-base-uncased")  # of the released text models; a file cannot make this library fetch another
+TOKENIZERS = {**dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), "gpt2"), "bert-base-uncased": "bert-base-uncased", "text8": "text8"}
+"""What the settings of released text models call their tokenizer, and which it is; a file cannot make this library fetch another."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,8 @@ def named_tokenizer(file: Foreign, place: Place, given: str | Path | None, notes
     if beside.is_file():
         notes.append(f"tokenizer: {beside.name} beside the file")
         return load_tokenizer(beside)
-    said = file.contents.settings.get("data", {}).get("tokenizer_name_or_path")
-    name = said if said in TOKENIZERS else file.facts.published.get("tokenizer")
+    said = str(file.contents.settings.get("data", {}).get("tokenizer_name_or_path"))
+    name = TOKENIZERS.get(said) or file.facts.published.get("tokenizer")
     if name is None:
         notes.append("tokenizer: none known; give one with --tokenizer, or copy its tokenizer.json into the folder")
         return None
@@ -181,5 +182,5 @@ def named_tokenizer(file: Foreign, place: Place, given: str | Path | None, notes
     except ValueError:
         notes.append(f"tokenizer: {name} could not be fetched; give its tokenizer.json with --tokenizer, or copy it into the folder")
         return None
-    notes.append(f"tokenizer: {name}, {'from the settings of the file' if said == name else 'published for a file of this name'}")
+    notes.append(f"tokenizer: {name}, {'from the settings of the file' if said in TOKENIZERS else 'published for a file of this name'}")
     return found

@@ -223,5 +223,7 @@ ALLOWED: dict[str, Builder | StorageType | torch.dtype] = {
     "torch.UntypedStorage": StorageType(torch.uint8),
     **{f"torch.{name}": getattr(torch, name) for name in DTYPES},
 }
-INERT = {"argparse.Namespace", "torch.device", "torch.Size", "torch.Tensor", "torch.nn.parameter.Parameter"}
-INERT_PACKAGES = ("omegaconf", "transformers", "tokenizers", "typing", "lightning", "pytorch_lightning", "lightning_fabric", "pathlib")
+INERT = {"argparse.Namespace", "torch.device", "torch.Size", "torch.Tensor", "torch.nn.parameter.Parameter",
+         *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("slice", "range", "xrange"))}
+INERT_PACKAGES = ("omegaconf", "transformers", "tokenizers", "typing", "lightning", "pytorch_lightning", "lightning_fabric", "pathlib", "datetime",
+                  "torchmetrics", "dataloader")                     # the last is the released text code's own

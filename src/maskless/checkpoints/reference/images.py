@@ -19,7 +19,7 @@ from maskless.checkpoints.reference.importer import check_fit, heads_of, layers_
 from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name, renamed
 from maskless.models import Denoiser, MaskGITConfig, ModelConfig, PartitionConfig, build
 
-HEADS = {384: 6, 512: 12, 768: 12, 1024: 16, 1152: 16}  # of MaskGIT by width: tiny, small, base, large, xlarge
+HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}  # of MaskGIT by width: tiny, small, base, large, xlarge
 Settings = Mapping[str, Any]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskless.checkpoints.reference.images import import_images, is_images
 from maskless.checkpoints.reference.importer import import_state, reference_names
-from maskless.models import Denoiser
+from maskless.models import Denoiser, PartitionTransformer
 
 M = TypeVar("M", bound=Denoiser)
 
@@ -138,8 +138,8 @@ class Case:
             self.found.append(compare(f"metadata {name}", torch.tensor(got), want, TOLERANCES[self.dtype]))
 
     def unchecked(self) -> list[str]:
-        """Tensors that were neither read nor compared."""
-        return sorted(self.tensors.keys() - self.used)
+        """Tensors that hold something and were neither read nor compared."""
+        return sorted(name for name in self.tensors.keys() - self.used if self.tensors[name].numel())
 
     # -- what the metadata says, or what it would say ------------------------------------------------------------------
 
@@ -180,9 +180,17 @@ class Case:
 
     @cached_property
     def leaky(self) -> bool:
-        """Whether the mask counts in the normaliser of masked sites (post_process_mode=efficient of MDLM)."""
+        """Whether the mask counts in the normaliser of masked sites: of MDLM with post_process_mode=efficient; PGM has no mask to leak to."""
+        if isinstance(self.model, PartitionTransformer):
+            return False
         mode = self.meta.get("algo", {}).get("post_process_mode")
         return str(mode).startswith("efficient") if mode else "efficient" in self.path.stem
+
+    @property
+    def of_branch(self) -> bool:
+        """Whether a file of distillation is of the branch, where the mask counts in the normaliser, or of the stand-alone repository."""
+        said = str(self.meta.get("subs", "branch"))
+        return said.startswith("branch") and "origsubs" not in self.path.stem
 
     @cached_property
     def model(self) -> Denoiser:

@@ -32,18 +32,13 @@ def check_distillation(case: Case) -> None:
     if case.has("group_idxs"):
         case.expect("group_idxs", (xt == case.mask_id).long())
     races = [case.input(f"rng/uniform_step{i}") for i in range(len(case.names("rng/uniform_step")))]
-    choice = LeakyChoice(mask_id=case.mask_id) if leaks(case) else Choice()
+    choice = LeakyChoice(mask_id=case.mask_id) if case.of_branch else Choice()
     with torch.no_grad():
         targets = walk(case, teacher, xt, races, choice)
         logits = {"student_logprobs": student(xt, xt != case.mask_id), "teacher_logprobs_xt": teacher(xt, xt != case.mask_id)}
         for name, made in logits.items():
             expect_laws(case, name, made, xt, choice)
     check_divergences(case, student, targets, xt)
-
-
-def leaks(case: Case) -> bool:
-    """Whether the file is of the branch, where the mask counts in the normaliser, or of the stand-alone repository."""
-    return str(case.meta.get("subs", "branch")).startswith("branch") and "origsubs" not in case.path.stem
 
 
 class Traced:
@@ -104,7 +99,7 @@ def expect_laws(case: Case, name: str, logits: Float[Tensor, "B L V"], xt: Int[T
     allowed = torch.arange(logits.shape[-1], device=logits.device) != case.mask_id
     laws = choice.law(logits.flatten(0, 1), allowed).view(logits.shape)
     own = F.one_hot(xt, logits.shape[-1]).bool()
-    observed = torch.full_like(laws, -1e7 if leaks(case) else -1e6).masked_fill(own, 0.0)
+    observed = torch.full_like(laws, -1e7 if case.of_branch else -1e6).masked_fill(own, 0.0)
     laws = torch.where((xt == case.mask_id)[..., None], laws, observed)
     case.expect(name, laws, where=beside_mask(case, laws))
 
@@ -112,10 +107,10 @@ def expect_laws(case: Case, name: str, logits: Float[Tensor, "B L V"], xt: Int[T
 def check_divergences(case: Case, student: Denoiser, targets: Targets, xt: Int[Tensor, "B L"]) -> None:
     """The means over masked sites, and the gradient of kl-bwd."""
     wanted = xt == case.mask_id
-    model: Any = LeakyHead(student, case.mask_id) if leaks(case) else student
+    model: Any = LeakyHead(student, case.mask_id) if case.of_branch else student
     states = student.hidden(xt, ~wanted)
     for name, divergence in {**DIVERGENCES, "tvd": log_distance}.items():
-        released: Divergence = leaving_out(case.mask_id, divergence) if leaks(case) else divergence
+        released: Divergence = leaving_out(case.mask_id, divergence) if case.of_branch else divergence
         loss = distance(model, states, targets, torch.ones_like(wanted, dtype=states.dtype), released, wanted=wanted)[0] / wanted.sum()
         case.expect(f"loss/{name}", loss)
         if name == "kl-bwd":

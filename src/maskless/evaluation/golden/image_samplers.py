@@ -115,7 +115,7 @@ class Run:
         settings = config.get("sampler") if isinstance(config, dict) else None
         if not isinstance(settings, dict) or "step" not in settings or "w" not in settings:
             raise ValueError(f"{case.path} does not say how it was sampled; its metadata needs config.sampler with step and w")
-        if settings.get("randomize", "linear") not in ("linear", False, True):
+        if not case.has("in/rolls") and settings.get("randomize", "linear") not in ("linear", False, True):
             raise ValueError(f"{case.path}: randomize {settings['randomize']!r} cannot be replayed; only linear noise can")
         return Run(case, settings)
 

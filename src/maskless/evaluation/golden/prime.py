@@ -22,6 +22,7 @@ from maskless.objectives.prime import filtered
 from maskless.schedules import LogLinear
 
 REFERENCE = LogLinear(eps=1e-3)
+GRID_END = 1e-5                                                     # the last time of the released sampler
 GRADIENTS = {"output_layer.linear.bias": "head.bias", "vocab_embed.embedding": "embedding.weight"}
 
 
@@ -98,7 +99,8 @@ def check_step(case: Case, model: PrimeTransformer, observed: bool) -> None:
     digits, seen = (x.unflatten(1, (-1, model.per_site)).cpu() for x in (yt, known))
     canvas = DigitCanvas.of_digits(digits, seen, code=model.code.to("cpu"), filter_observed=observed).to(case.device)
     t, dt = float(case.input("step/t")[0]), float(case.input("step/dt")[0])
-    steps = [Step(0, 2, t, t - dt, most=canvas.length), Step(1, 2, t - dt, 0.0, most=canvas.length, rest=True)]
+    last = final_time(case, model, t - dt, observed)
+    steps = [Step(0, 2, t, t - dt, most=canvas.length), Step(1, 2, last, 0.0, most=canvas.length, rest=True)]
     noise = ReplayNoise({0: case.input("step/u_x0"), 1: case.input("final/u_x0")}, len(yt))
     laws = [_law(model, canvas, t, observed)]
     records = decode(model.predictor(), canvas, steps, order=DigitRace(case.input("step/u_reveal"), model.base), choice=Choice(), noise=noise)
@@ -108,9 +110,20 @@ def check_step(case: Case, model: PrimeTransformer, observed: bool) -> None:
         next(records, None)
         states = torch.where(canvas.known, canvas.tokens, model.base)
         case.expect("step/ys" if number == 0 else "final/y", states)
-        laws.append(_law(model, canvas, t - dt, observed))
+        laws.append(_law(model, canvas, last, observed))
     case.expect("final/x", model.code.number_of(canvas.tokens.unflatten(1, (-1, model.per_site))))
     check(canvas)
+
+
+def final_time(case: Case, model: PrimeTransformer, after: float, observed: bool) -> float:
+    """What the last fill told a time-conditioned model: the time after the step, or the end of the sampler's grid; the one nearer to the file."""
+    if not model.config.time_conditioned or not case.has("final/p_x0"):
+        return after
+    states = case.tensors["step/ys"]
+    digits, seen = (x.unflatten(1, (-1, model.per_site)) for x in (states, states != model.base))
+    canvas = DigitCanvas.of_digits(digits, seen, code=model.code.to("cpu"), filter_observed=observed).to(case.device)
+    wanted = case.tensors["final/p_x0"].to(case.device)
+    return min((after, GRID_END), key=lambda time: float((_law(model, canvas, time, observed) - wanted).abs().max()))
 
 
 def _law(model: PrimeTransformer, canvas: DigitCanvas, t: float, observed: bool) -> Tensor:

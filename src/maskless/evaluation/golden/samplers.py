@@ -114,8 +114,7 @@ def check_sdtt(case: Case) -> None:
     canvas = blank(rows, length, mask_id=case.mask_id, bos=bos_of(case)).to(case.device)
     reveal = dict(enumerate(chances(grid(len(races)))))
     noise = ReplayNoise(dict(enumerate(races)), rows, reveal=reveal, mask_id=case.mask_id)
-    leaky = case.meta.get("subs", "branch") != "original"
-    choice = LeakyChoice(mask_id=case.mask_id) if leaky else Choice()
+    choice = LeakyChoice(mask_id=case.mask_id) if case.of_branch else Choice()
     plan = open_steps(len(races) + 1, length)
     order = Unmasking(case.mask_id)
     case.expect("out", run(case.model.predictor(), canvas, plan, order=order, noise=noise, choice=choice))
