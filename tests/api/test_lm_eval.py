@@ -131,6 +131,8 @@ def test_local_files_become_tasks(tmp_path):
     assert names == ["local_choice", "local_cloze", "local_schema", "local_social"]
     config = json.loads((tmp_path / "tasks" / "local_cloze.yaml").read_text())
     assert config["task"] == "local_cloze" and config["output_type"] == "loglikelihood"
+    answers = json.loads((tmp_path / "tasks" / "local_choice.yaml").read_text())
+    assert [each["metric"] for each in answers["metric_list"]] == ["acc", "acc_bytes"]      # the second is our accuracy_per_byte
     lines = (tmp_path / "tasks" / "local_cloze.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"contexts": [CLOZE["context"]], "continuations": [CLOZE["continuation"]], "gold": None}]
 
@@ -172,6 +174,6 @@ def test_lm_eval_from_end_to_end_says_what_the_suite_says(kind, tmp_path, monkey
         theirs = found[f"local_{task.name}"]
         assert theirs["acc,none"] == pytest.approx(ours["accuracy"])
         if "accuracy_per_byte" in ours:
-            assert theirs["acc_norm,none"] == pytest.approx(ours["accuracy_per_byte"])
+            assert theirs["acc_bytes,none"] == pytest.approx(ours["accuracy_per_byte"])
         if task.form == "cloze":
             assert theirs["perplexity,none"] == pytest.approx(2.718281828459045 ** ours["target_nats"], rel=1e-3)

@@ -111,6 +111,20 @@ def test_decoding_to_pixels_stands_apart():
     assert [column.protocol for column in tables(found)[0].columns] == [(), ("with decoding to pixels",)]
 
 
+def test_texts_of_other_lengths_and_numbers_stand_apart_where_that_matters():
+    for result, change, protocol in (
+        (QUALITY, {"sampler": {**SAMPLER, "length": 64}}, ("texts of 64",)), (ENTROPY, {"sampler": {**SAMPLER, "length": 64}}, ("texts of 64",)),
+        (replace(ENTROPY, metric="distinct_2", samples=4), {"samples": 8}, ("8 texts",)),
+        (replace(ENTROPY, metric="self_bleu_4", samples=4), {"samples": 8}, ("8 texts",)),
+        (replace(ENTROPY, metric="mauve"), {"details": {"real_rows": 64}}, ("real rows: 64", "8 texts")),
+        (replace(BOUND, metric="weighted_bound", details={"orders": 2}), {"details": {"orders": 16}}, ("16 orders",)),
+    ):
+        found = entries(result, other(result, 2.0, **change))
+        assert tables(found)[0].columns[1].protocol == protocol and [split.why for split in splits(found)] == ["protocols"]
+    refuse_splits(entries(QUALITY, other(QUALITY, 2.0, samples=99)))                        # means over texts
+    refuse_splits(entries(replace(BOUND, details={"orders": 2}), other(BOUND, 2.0, details={"orders": 16})))       # and over orders
+
+
 def test_nothing_is_refused_where_all_can_be_compared():
     refuse_splits(entries(BOUND, other(BOUND, 2.0), replace(BOUND, name="pgm-n", data=DataRecord("other", "valid", "00", 3))))
 

@@ -11,6 +11,7 @@ import pytest
 
 from maskless.config import tree_of
 from maskless.evaluation.results import (
+    DataRecord,
     Kind,
     ModelRecord,
     Precision,
@@ -53,12 +54,28 @@ def test_a_file_may_hold_several(tmp_path: Path):
 def test_a_result_of_another_model_is_not_written_over(tmp_path: Path):
     path, other = write(RESULT, tmp_path), replace(RESULT, value=9.0, model=replace(MODEL, hash="11"))
     written = path.read_bytes()
-    with pytest.raises(ValueError, match=r"another model \(runs/pgm, ema weights, hash 00; this one has 11\); .*--name.*--out"):
+    with pytest.raises(ValueError, match=r"another model \(runs/pgm, ema weights, hash 00; this one has ema weights, hash 11\); .*--name.*--out"):
         write(other, tmp_path)
     assert path.read_bytes() == written and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match=r"another model \(runs/pgm, ema weights, hash 00; this one has raw weights, hash 00\)"):
+        write(replace(RESULT, model=replace(MODEL, weights="raw")), tmp_path)               # one file may hold both
     assert read(write(replace(RESULT, value=2.0), tmp_path)).value == 2.0                   # the same model's is replaced
     path.write_text(path.read_text()[:-40])
     assert read(write(other, tmp_path)).value == 9.0                                        # and a file that is not whole
+
+
+def test_a_result_of_another_question_is_not_written_over(tmp_path: Path):
+    asked, data = {"length": None, "rows": 4}, DataRecord("prose", "valid", "aa", 2)
+    made = replace(RESULT, asked=asked, data=data)
+    path = write(made, tmp_path)
+    for change, sentence in (({"length": 8}, "length null and 8 is asked for"), ({"rows": 3}, "rows 4 and 3 is asked for")):
+        with pytest.raises(ValueError, match=f"{path.name} was measured with {sentence}; .*--name.*--out"):
+            write(replace(made, asked={**asked, **change}), tmp_path)
+    with pytest.raises(ValueError, match=r"was measured on other data \(prose, hash aa; these are prose, hash bb\); .*--name"):
+        write(replace(made, data=replace(data, hash="bb")), tmp_path)
+    more = replace(made, asked={"length": None, "rows": None, "new": 1}, data=replace(data, hash="bb"))
+    assert read(write(more, tmp_path)) == more                      # of more rows, and of a library that asks for more
+    assert read(write(RESULT, tmp_path)) == RESULT                  # nothing is known of what was asked
 
 
 def test_only_times_may_differ():
@@ -122,5 +139,5 @@ def test_every_field_is_in_the_published_schema():
     rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
     for key, value in {"schema": None, **tree_of(RESULT)}.items():
         assert f"`{key}`" in rows
-        assert not isinstance(value, dict) or key in ("sampler", "details", "hardware") or f"`{{{', '.join(value)}}}`" in rows
+        assert not isinstance(value, dict) or key in ("sampler", "details", "hardware", "asked") or f"`{{{', '.join(value)}}}`" in rows
     assert all(f"`{kind}`" in page for kind in get_args(Kind))

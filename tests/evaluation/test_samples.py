@@ -137,6 +137,10 @@ def test_samples_of_another_drawing_are_refused(tmp_path):
         album(tmp_path, seed=1)
     with pytest.raises(ValueError, match="micro_batch"):
         Album(tmp_path, "x", ABOUT, 4)
+    for damaged, sentence in (("[]", r"samples-x\.json does not say how its samples were drawn"), ("{", r"samples-x\.json is not valid JSON")):
+        (tmp_path / "samples-x.json").write_text(damaged)
+        with pytest.raises(ValueError, match=sentence):
+            album(tmp_path)
     (tmp_path / "samples-x.json").unlink()
     with pytest.raises(ValueError, match="which says how it was drawn"):
         album(tmp_path)

@@ -184,6 +184,22 @@ def test_the_suite_writes_results_of_every_form(kind, tmp_path):
     assert all(same_but_times(json.loads(text_of(one)), json.loads(text_of(other))) for one, other in zip(found, again))
 
 
+def test_files_of_one_name_are_one_task_and_other_questions_are_refused(tmp_path, monkeypatch):
+    from maskless.evaluation.settings import Tasks
+    from maskless.suites.run import evaluate
+
+    places = [str(written(tmp_path / folder, name, records)) for folder, name, records in (
+        ("one", "cloze", FORMS["cloze"]), ("one", "choice", FORMS["choice"]), ("two", "cloze", [CLOZE]))]
+    for place in places[:2]:                                        # one after the other, into one folder
+        evaluate(subject(), [Tasks(files=(place,), budget=4)], out=tmp_path / "out")
+    monkeypatch.setattr("maskless.suites.tasks.score_task", lambda *words: pytest.fail("nothing is scored"))
+    for settings, sentence in ((Tasks(files=(places[2],), budget=4), "was measured on other data"),
+                               (Tasks(files=(places[0],), budget=2), "measured with budget 4 and 2 is asked for"),
+                               (Tasks(files=(places[0],), budget=4, score="mean_joint"), 'score "conditional" and "mean_joint" is asked for')):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(subject(), [settings], out=tmp_path / "out")
+
+
 def test_the_suite_takes_the_released_score_and_a_limit(tmp_path):
     from maskless.evaluation.settings import Tasks
 

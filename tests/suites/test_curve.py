@@ -74,7 +74,8 @@ def pictures(tmp_path_factory):
     arrays = np.load(folder / "shades.npz")
     np.savez(folder / "both.npz", **arrays, x_test=arrays["x_train"], y_test=arrays["y_train"])
     sizes = {"channels": 1, "size": 8, "classes": 3, "width": 4, "features": 4}
-    train_classifier({"classifier": sizes, "data": {"name": "shades", "path": str(folder / "both.npz"), "size": 8},
+    source = {"type": "arrays", "train": str(folder / "both.npz")}
+    train_classifier({"classifier": sizes, "data": {"name": "shades", "source": source, "size": 8, "channels": 1},
                       "training": {"epochs": 1, "batch_size": 32}}, out=folder / "classifier")
     return folder
 

@@ -56,7 +56,7 @@ def test_results_of_another_model_are_kept_and_said_before_anything_is_measured(
     longer = ["evaluate", models / "ar", "likelihood", *how, "--name", "pgm-more"]
     assert call("evaluate", models / "pgm", "likelihood", *how, "--name", "pgm").code == 0 and call(*longer).code == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    assert call("evaluate", models / "pgm", "likelihood", *how, "likelihood.seed=1").code == 0      # the same model's are replaced
+    assert call("evaluate", models / "pgm", "likelihood", *how, "--rows", 3).code == 0      # the same question's are replaced
     assert {path for path, content in before.items() if path.read_bytes() != content} == {tmp_path / "out" / "likelihood-pgm-words-nelbo.json"}
     monkeypatch.setattr("maskless.suites.likelihood.open_held", lambda *words, **named: pytest.fail("nothing is opened"))
     ended = call("evaluate", models / "ar", "likelihood", *how, "--name", "pgm")

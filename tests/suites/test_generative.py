@@ -92,7 +92,7 @@ def test_a_sample_depends_on_its_index_and_seed_alone(models, tmp_path):
 
     five, three = texts("five"), texts("three", samples=3)
     assert five[:3] == three and texts("other", seed=1) != five
-    with pytest.raises(ValueError, match="drawn with seed 0 and 1 is asked for"):
+    with pytest.raises(ValueError, match="measured with seed 0 and 1 is asked for"):
         texts("five", seed=1)
     assert texts("five", samples=6)[:5] == five                     # more of the same are drawn beside those that are there
 
@@ -157,11 +157,30 @@ def test_samples_from_a_file(models, tmp_path):
     cut = evaluate(opened(models), [generative(models, file=str(path))], out=tmp_path / "out", say=said.append)
     assert all((result.samples, result.details["samples_in_file"]) == (5, 7) for result in cut)
     assert "holds 7 samples and the first 5 are judged; generative.samples=7 judges all" in said[0]
+    assert all(result.precision.draws is None for result in cut)    # nothing was drawn
     for content, sentence in (("", "holds no samples"), ('{"tokens": [1, 400]}\n', "0..258"), ("{}\n", "neither `text` nor `tokens`"),
                               ('{"text": ""}\n', "leave the scorer nothing to predict")):
         path.write_text(content)
         with pytest.raises(ValueError, match=sentence):
             evaluate(opened(models), [generative(models, file=str(path))], out=tmp_path / "out")
+
+
+def test_one_name_is_of_one_way_to_draw_and_to_judge(models, tmp_path, monkeypatch):
+    """A scorer may come later, and more samples; a file, another sampler or another scorer takes another name, before anything is measured."""
+    (tmp_path / "mine.jsonl").write_text('{"text": "some words"}\n' * 5)
+    unscored = evaluate(opened(models), [generative(models, None)], out=tmp_path / "out")
+    scored = by_metric(evaluate(opened(models), [generative(models)], out=tmp_path / "out"))
+    assert all(scored[result.metric].value == result.value for result in unscored) and "scorer" not in scored["unigram_entropy"].asked
+    evaluate(opened(models), [generative(models, None, samples=6)], out=tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr("maskless.suites.generative.drawn", lambda *words: pytest.fail("nothing is drawn"))
+    shorter = opened(models, "ar").opened.save_pretrained(tmp_path / "other")
+    for change, sentence in (({"file": str(tmp_path / "mine.jsonl")}, "file null and .*mine.jsonl"), ({"samples": 5}, "samples 6 and 5"),
+                             ({"sampler": SamplerOptions(steps=2)}, "sampler {.*} and {.*}"), ({"length": 12}, "length null and 12"),
+                             ({"scorer": str(shorter)}, "scorer .*ar.* and .*other"), ({"window": 8}, "window null and 8")):
+        with pytest.raises(ValueError, match=f"was measured with {sentence}.* is asked for; .*--name"):
+            evaluate(opened(models), [generative(models, **{"samples": 6, **change})], out=tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_scorers_that_cannot_be_used(models, tmp_path, monkeypatch):

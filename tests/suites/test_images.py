@@ -22,10 +22,12 @@ from maskless.evaluation.image_metrics import frechet_distance, kernel_distance
 from maskless.evaluation.image_transform import PROTOCOLS
 from maskless.evaluation.inception import Inception
 from maskless.evaluation.settings import ImageQuality, Likelihood
+from maskless.suites.drawing import completed
 from maskless.suites.images import _features
+from maskless.suites.likelihood import open_held
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
-from maskless.suites.subject import open_subject
+from maskless.suites.subject import open_subject, subject_of
 from tests.suites.conftest import randomised
 
 SIDE, REAL = 8, 20
@@ -194,10 +196,80 @@ def test_the_likelihood_of_images(world, models, text, tmp_path):
     (found,) = evaluate(painter(world), [Likelihood(data=data, rows=3)], out=tmp_path)
     assert found.metric == "nelbo" and found.details["tokens"] == 3 * SIDE * SIDE and "bits_per_byte" not in found.details
     assert found.data.documents == REAL and found.tokenizer.name == "PixelCodec"
+    assert found.data.name == "arrays-real"
+    for length, sentence in ((SIDE * SIDE - 1, "takes 64 sites; leave likelihood.length out"), (SIDE * SIDE + 1, "the model has 64 sites")):
+        with pytest.raises(ValueError, match=sentence):
+            evaluate(painter(world), [Likelihood(data=data, length=length)], out=tmp_path / "length")
     other = Images(source=ImageArrays(train=str(world / "real.npz")), codec=maskless.PixelCodec(levels=5), size=SIDE)
     with pytest.raises(ValueError, match="another codec or grid"):
-        evaluate(painter(world), [Likelihood(data=other)], out=tmp_path)
+        evaluate(painter(world), [Likelihood(data=other)], out=tmp_path / "other")
     with pytest.raises(ValueError, match="is a model of images and the data are texts"):
-        evaluate(painter(world), [Likelihood(data=Files(train=str(text)))], out=tmp_path)
+        evaluate(painter(world), [Likelihood(data=Files(train=str(text)))], out=tmp_path / "other")
     with pytest.raises(ValueError, match="is a model of texts and the data are images"):
         evaluate(open_subject(models / "pgm", device="cpu"), [Likelihood(data=data)], out=tmp_path)
+
+
+GRID = {"width": 16, "heads": 2, "dropout": 0.0}
+CODES = maskless.ImageCodes(maskless.PixelCodec(levels=4), (SIDE, SIDE), ("hat", "shoe"))
+
+
+def codes_of(world) -> Images:
+    return Images(source=ImageArrays(train=str(world / "real.npz")), codec=maskless.PixelCodec(levels=4), size=SIDE)
+
+
+@pytest.mark.parametrize("kind", ("pgm", "causal", "masked", "ar"))
+def test_the_likelihood_of_images_behind_a_bos(world, tmp_path, kind):
+    """As imported models have it: the BOS is seen and not scored, and every code is scored."""
+    sizes = {"vocab_size": 6, "length": SIDE * SIDE + 1, **GRID}
+    halves = {"encoder_layers": 1, "decoder_layers": 1, "classes": 2, "registers": 2, "grid": (SIDE, SIDE), "forbidden": (4, 5)}
+    config = {"pgm": lambda: maskless.PartitionConfig(**sizes, **halves), "causal": lambda: maskless.CausalPartitionConfig(**sizes, **halves),
+              "masked": lambda: maskless.MaskedConfig(**sizes, layers=1, classes=2, forbidden=(4, 5)),
+              "ar": lambda: maskless.AutoregressiveConfig(**sizes, layers=1, forbidden=(4, 5))}[kind]()
+    subject = subject_of(randomised(config), CODES, kind, device="cpu")
+    found = by_metric(evaluate(subject, [Likelihood(data=codes_of(world), rows=3)], out=tmp_path))
+    result = found["nll" if kind == "ar" else "nelbo"]
+    assert result.details["tokens"] == 3 * SIDE * SIDE and result.details["length"] == SIDE * SIDE + 1 and result.samples == 3
+    held = open_held(subject, codes_of(world), "valid", SIDE * SIDE + 1)
+    batch = held.rows.read(torch.arange(2))
+    assert batch.tokens[:, 0].tolist() == [5, 5] and batch.given.sum(1).tolist() == [1, 1] and batch.given[:, 0].all()
+    with np.load(world / "real.npz") as arrays:
+        assert batch.labels.tolist() == arrays["y_test"][:2].tolist()
+    if kind == "ar":
+        with torch.no_grad():
+            laws = subject.opened.model(batch.tokens, torch.ones_like(batch.given))
+        laws[..., 4:] = -torch.inf
+        nll = -laws.log_softmax(-1).gather(-1, batch.tokens[..., None])[:, 1:, 0]
+        (two,) = evaluate(subject, [Likelihood(data=codes_of(world), rows=2)], out=tmp_path / "two")
+        assert two.value == pytest.approx(float(nll.mean()), rel=1e-5)
+    with pytest.raises(ValueError, match=r"length is 64 and an image of .* takes 65 sites; leave likelihood\.length out"):
+        evaluate(subject, [Likelihood(data=codes_of(world), length=SIDE * SIDE)], out=tmp_path / "length")
+
+
+def test_an_autoregressive_model_scores_no_first_code_without_a_bos(world, tmp_path):
+    config = maskless.AutoregressiveConfig(vocab_size=4, length=SIDE * SIDE, layers=1, **GRID)
+    subject = subject_of(randomised(config), CODES, "ar", device="cpu")
+    with pytest.raises(ValueError, match="without a BOS, which cannot score the first code; measure its images"):
+        evaluate(subject, [Likelihood(data=codes_of(world))], out=tmp_path)
+
+
+def test_a_sampler_that_is_not_said_is_the_models_own(world, tmp_path):
+    """What `generate` takes by itself, every option of it recorded; and what is said of it changes that."""
+    prime = maskless.PrimeConfig(vocab_size=4, length=SIDE * SIDE, layers=1, digits=2, classes=2, positions="axial", grid=(SIDE, SIDE), **GRID)
+    subject = subject_of(randomised(prime), CODES, "prime", device="cpu")
+    (found,) = evaluate(subject, [settings(world, sampler=None, metrics=("distance",))], out=tmp_path / "prime")
+    assert (found.sampler["plan"], found.sampler["alpha_power"], found.sampler["steps"], found.sampler["order"]) == ("ancestral", 3.0, 64, "random")
+    drawn = [json.loads(line)["tokens"] for line in (tmp_path / "prime" / "samples-prime.jsonl").read_text().splitlines()]
+    made = subject.opened.generate(2, labels=[0, 1], seed=[0, 1]).codes
+    assert drawn[:2] == made.flatten(1).tolist()
+    (painted,) = evaluate(painter(world), [settings(world, sampler=None, metrics=("distance",))], out=tmp_path / "painter")
+    assert (painted.sampler["plan"], painted.sampler["steps"], painted.sampler["order"]) == ("arccos", 32, "halton")
+    assert completed(subject.opened, {"steps": 8}) == {"plan": "ancestral", "alpha_power": 3.0, "steps": 8}
+
+
+def test_samples_of_another_codec_are_others(world, tmp_path):
+    evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path)
+    about = json.loads((tmp_path / "samples-painter.json").read_text())
+    assert about["device"] == "cpu" and about["tokenizer"] == painter(world).tokenizer.hash
+    (tmp_path / "samples-painter.json").write_text(json.dumps({**about, "device": "cuda"}))
+    with pytest.raises(ValueError, match="were drawn with device 'cuda' and 'cpu' is asked for"):
+        evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path)

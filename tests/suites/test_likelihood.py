@@ -4,6 +4,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,17 @@ from maskless.data.sources import Files, Puzzles
 from maskless.evaluation.likelihood import any_order_bound, bound
 from maskless.evaluation.results import read_folders, same_but_times
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import Complementary, Dial, FiniteSteps, JointCE, Masked, Partition, PrimePartition, SubNelbo
+from maskless.objectives import (
+    AnyOrder,
+    Complementary,
+    Dial,
+    FiniteSteps,
+    JointCE,
+    Masked,
+    Partition,
+    PrimePartition,
+    SubNelbo,
+)
 from maskless.suites.likelihood import named
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
@@ -88,7 +99,7 @@ def test_two_runs_write_the_same_bytes_whatever_the_batch_size(models, text, tmp
     results = read_folders([tmp_path / "1"])
     assert {result.metric: result.kind for result in results} == metrics
     for result in results:
-        assert result.data.documents == 1 and result.data.name == "files" and len(result.data.hash) == 64 and result.sampler is None
+        assert result.data.documents == 1 and result.data.name == "files-words" and len(result.data.hash) == 64 and result.sampler is None
         assert result.model.kind in ("partition", "autoregressive", "causal_partition") and result.model.weights == "raw"
         assert result.details["perplexity"] == pytest.approx(math.exp(result.value)) and result.details["length"] == LENGTH
         assert result.uncertainty.kind == "standard error" and result.seed == 4
@@ -135,18 +146,24 @@ def test_every_bound_of_digits_has_its_own_name_and_says_whose_it_is(text, tmp_p
     subject, data = subject_of(network, maskless.load_tokenizer("bytes"), "prime", device="cpu"), Files(train=str(text), valid=str(text))
     plain, tokens, steps = SubNelbo(filter_observed=False), SubNelbo(chunk_point=0), FiniteSteps(steps=4)
     found = {}
-    for objective in (None, plain, tokens, Masked(), steps, FiniteSteps(steps=4, filter_observed=False)):
+    for objective in (None, plain, tokens, steps, FiniteSteps(steps=4, filter_observed=False)):
         for result in evaluate(subject, [Likelihood(data=data, objective=objective, rows=4)], out=tmp_path):
-            assert result.kind == "bound" and (result.metric not in found or result.value == found[result.metric].value)
+            assert result.kind == "bound" and result.metric not in found
             found[result.metric] = result
+    with pytest.raises(ValueError, match=r"bound_of_tokens\.json was measured with objective .*sub_nelbo.* and .*masked.* is asked for; .*--name"):
+        evaluate(subject, [Likelihood(data=data, objective=Masked(), rows=4)], out=tmp_path)
+    (masked,) = evaluate(subject, [Likelihood(data=data, objective=Masked(), rows=4)], out=tmp_path / "masked")
+    assert masked.metric == "bound_of_tokens" and masked.value == found["bound_of_tokens"].value
+    (tmp_path / "masked" / masked.file).unlink()
+    (tmp_path / "masked").rmdir()
     assert {path.name for path in tmp_path.iterdir()} == {f"likelihood-prime-{metric}.json" for metric in found}
     assert set(found) == {"nelbo", "nelbo_unfiltered", "bound_of_tokens", "bound_of_4_steps", "bound_of_4_steps_unfiltered"}
     assert len({result.value for result in found.values()}) == 5
     said = {metric: result.details["objective"] for metric, result in found.items()}
     assert said["nelbo"] == {"type": "sub_nelbo", "schedule": {"type": "linear", "eps": 0.0}, "chunk_point": 1.0, "filter_observed": True,
                              "low": 1e-3}
-    assert not said["nelbo_unfiltered"]["filter_observed"] and said["bound_of_tokens"]["type"] == "masked" and said["bound_of_4_steps"]["steps"] == 4
-    ends = evaluate(subject, [Likelihood(data=data, objective=JointCE(chunk_point=0.5, filter_observed=False), rows=4)], out=tmp_path)
+    assert not said["nelbo_unfiltered"]["filter_observed"] and said["bound_of_tokens"]["chunk_point"] == 0 and said["bound_of_4_steps"]["steps"] == 4
+    ends = evaluate(subject, [Likelihood(data=data, objective=JointCE(chunk_point=0.5, filter_observed=False), rows=4)], out=tmp_path / "ends")
     assert {each.metric: each.value for each in ends} == {metric: found[metric].value for metric in ("nelbo_unfiltered", "bound_of_tokens")}
 
 
@@ -174,6 +191,43 @@ def test_what_cannot_be_measured(models, text, tmp_path):
     with pytest.raises(ValueError, match="nelbo of broken is nan: the network gave numbers that are not finite"):
         evaluate(broken, [Likelihood(data=data)], out=tmp_path)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_orders_are_anchored_and_counted_as_asked(models, text, tmp_path):
+    subject, data = open_subject(models / "causal", device="cpu"), Files(train=str(text), valid=str(text))
+    settings = Likelihood(data=data, rows=4, budget=2)
+    usual, free = ({each.metric: each for each in evaluate(subject, [replace(settings, objective=objective)], out=tmp_path / name)}
+                   for name, objective in (("usual", None), ("free", AnyOrder(anchor=False))))
+    assert usual["nelbo"].details["objective"]["anchor"] and not free["nelbo"].details["objective"]["anchor"]
+    assert usual["nelbo"].value != free["nelbo"].value and free["weighted_bound"].details["orders"] == 2
+    with pytest.raises(ValueError, match="budget is 1, and the error of a mean over orders needs at least 2 of them; give budget 2 or more"):
+        evaluate(subject, [replace(settings, budget=1)], out=tmp_path / "one")
+
+
+def test_what_a_name_stands_for_is_replaced_by_the_same_only(models, text, tmp_path, monkeypatch):
+    subject, data = open_subject(models / "pgm", device="cpu"), Files(train=str(text), valid=str(text))
+    usual = Likelihood(data=data, rows=4, budget=2)
+    (first,) = evaluate(subject, [usual], out=tmp_path)
+    (same,), (more,) = (evaluate(subject, [replace(usual, **change)], out=tmp_path) for change in ({}, {"rows": None, "budget": 3}))
+    assert first.value == same.value and more.samples > 4 and read_folders([tmp_path])[0].value == more.value
+    assert more.asked["rows"] is None and more.asked["data"]["train"] == str(text) and "name" not in more.asked
+    monkeypatch.setattr("maskless.suites.likelihood.open_held", lambda *words, **named: pytest.fail("nothing is opened"))
+    for change, sentence in (({"rows": 4}, "rows null and 4 is asked for"), ({"rows": None, "length": 12}, "length null and 12 is asked for"),
+                             ({"rows": None, "budget": 3, "seed": 1}, "seed 0 and 1 is asked for"),
+                             ({"rows": None, "split": "train"}, 'split "valid" and "train" is asked for')):
+        with pytest.raises(ValueError, match=f"likelihood-pgm-nelbo.json was measured with {sentence}.*--name.*--out"):
+            evaluate(subject, [replace(usual, **{"budget": 3, **change})], out=tmp_path)
+
+
+def test_data_that_have_changed_are_other_data(models, tmp_path, monkeypatch):
+    path = tmp_path / "words.txt"
+    path.write_text("one two three " * 20)
+    subject, settings = open_subject(models / "pgm", device="cpu"), Likelihood(data=Files(train=str(path), valid=str(path)), rows=2)
+    evaluate(subject, [settings], out=tmp_path / "out")
+    path.write_text("four five six " * 20)
+    monkeypatch.setattr("maskless.suites.likelihood.bound", lambda *words, **named: pytest.fail("nothing is measured"))
+    with pytest.raises(ValueError, match=r"was measured on other data \(files-words, hash .*; these are files-words, hash"):
+        evaluate(subject, [settings], out=tmp_path / "out")
 
 
 def test_processes_that_only_draw_leave_likelihoods_alone(models, text, tmp_path):

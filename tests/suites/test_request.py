@@ -35,9 +35,13 @@ def test_words():
 
 
 def test_the_sampler_of_images_keeps_what_is_not_said():
-    (images,) = requested(["images"], {**NOTHING, "sampler": {"steps": 8}})
-    assert isinstance(images, ImageQuality) and images.sampler.steps == 8
-    assert images.sampler.order == "halton" and images.sampler.plan == "arccos"
+    usual = lambda given: {"order": "halton", "plan": "arccos", "steps": 32, **given}
+    for words, shared in ((["images"], {"sampler": {"steps": 8}}), (["images", "images.sampler.steps=8"], {"sampler": None}),
+                          (["images", "images.sampler.steps=8"], {"sampler": {"steps": 5}})):
+        (images,) = requested(words, {**NOTHING, **shared}, completed=usual)
+        assert isinstance(images, ImageQuality) and images.sampler.steps == 8
+        assert images.sampler.order == "halton" and images.sampler.plan == "arccos"
+    assert requested(["images"], NOTHING, completed=usual)[0].sampler is None
 
 
 def test_recipes(tmp_path):
@@ -55,10 +59,23 @@ def test_data(tmp_path):
     (found,) = requested(["likelihood"], {**NOTHING, "data": data_of(place)}, called=named_by(place))
     assert found.data == Files(train=place, valid=place) and found.name == "wikitext"
     (found,) = requested(["likelihood"], {**NOTHING, "data": data_of("{type: hub, name: ptb}")}, called=named_by("{type: hub, name: ptb}"))
-    assert found.data == Hub(name="ptb") and found.name == ""
+    assert found.data == Hub(name="ptb") and found.name == "ptb" == named_by({"type": "hub", "name": "ptb"}) and named_by(None) == ""
+    assert named_by("lambada:corpora/test.jsonl") == "lambada-test" and named_by("ptb:corpora/test.txt") == "ptb-test"
+    assert named_by({"type": "files", "train": "a/b.txt"}) == "files-b" and named_by("{type: prose}") == "prose"
     assert data_of("tiny/pgm")["type"] == "prose"
     (found,) = requested(["likelihood"], {**NOTHING, "data": data_of(f"lambada:{place}")}, called=named_by(f"lambada:{place}"))
     assert found.data == ZeroShot(name="lambada", place=place)
+
+
+def test_data_of_the_command_line_name_the_suites_of_a_recipe(tmp_path):
+    """A suite that is named by its data gets the other data's name, one that is named otherwise keeps its own; the same twice is once."""
+    other = {"type": "hub", "name": "wikitext2"}
+    suites = [{"type": "likelihood"}, {"type": "likelihood", "name": "wikitext2", "data": other}, {"type": "likelihood", "name": "b4", "budget": 4},
+              {"type": "speed"}]
+    write(tmp_path / "e.yaml", {"evaluation": {"suites": suites}})
+    found = requested([str(tmp_path / "e.yaml")], {**NOTHING, "data": {"type": "hub", "name": "ptb"}}, called="ptb")
+    assert [each.name for each in found] == ["ptb", "b4-ptb", ""]
+    assert all(each.data == Hub(name="ptb") for each in found[:2]) and isinstance(found[2], Speed)
 
 
 @pytest.mark.parametrize("words, shared, sentence", [
@@ -144,6 +161,10 @@ def test_parity(models, call, tmp_path):
     ended = call("evaluate", models / "pgm", "parity", f"parity.files=[{tmp_path / 'text_schedule_wrong.safetensors'}]", "--device", "cpu",
                  "--out", tmp_path / "wrong")
     assert ended.code == 1 and read_folders([tmp_path / "wrong"])[0].details["beyond_tolerance"] == 1
+    (tmp_path / "text schedule.safetensors").write_bytes(files[1].read_bytes())
+    ended = call("evaluate", models / "pgm", "parity", "--files", files[0], "--files", tmp_path / "text schedule.safetensors", "--device", "cpu",
+                 "--out", tmp_path / "none")
+    assert ended.code == 2 and "cannot give a result its name; rename it" in ended.err and not (tmp_path / "none").exists()
     ended = call("evaluate", models / "pgm", "parity", "--device", "cpu", "--out", tmp_path / "none")
     assert ended.code == 2 and "no golden file was found" in ended.err
 
@@ -158,6 +179,9 @@ def test_tasks(models, call, tmp_path):
     results = read_folders([tmp_path / "out"])
     assert {result.metric for result in results} == {"quiz_accuracy", "quiz_accuracy_per_byte", "words_accuracy", "words_target_nats"}
     assert {result.samples for result in results} == {2}
+    (tmp_path / "two words.jsonl").write_text('{"context": "a b c", "continuation": "d"}\n')
+    ended = call(*how, "--files", tmp_path / "two words.jsonl", "--out", tmp_path / "none")
+    assert ended.code == 2 and "cannot give a result its name; rename it to letters" in ended.err and not (tmp_path / "none").exists()
     (tmp_path / "words.jsonl").write_text("[]")
     for extra, sentence in (([], "no known form"), (["tasks.score=best"], "score has 'best'"), (["--budget", 1], "budget is 1")):
         ended = call(*how, *extra, "--out", tmp_path / "none")

@@ -62,7 +62,33 @@ def test_the_model_is_left_as_it_is(models, tmp_path):
     assert not subject.opened.model.training and all(parameter.grad is None for parameter in subject.opened.model.parameters())
 
 
+@pytest.mark.parametrize("kind", ("MaskedConfig", "PartitionConfig", "PrimeConfig"))
+def test_models_that_are_told_the_time_are_trained(tmp_path, kind):
+    depth = {"encoder_layers": 1, "decoder_layers": 1} if kind == "PartitionConfig" else {"layers": 1}
+    digits = {"digits": 2} if kind == "PrimeConfig" else {}
+    config = getattr(maskless, kind)(vocab_size=259, length=8, width=16, heads=2, dropout=0.0, cond_dim=8, time_conditioned=True, **depth, **digits)
+    subject = subject_of(randomised(config), maskless.load_tokenizer("bytes"), "timed", device="cpu")
+    (found,) = evaluate(subject, [Speed(**QUICK, protocols=("training",))], out=tmp_path)
+    assert found.metric == "training_step" and found.value > 0
+
+
+def test_the_length_of_images_is_theirs(world, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match=r"length is 16 and .*painter makes whole images; leave speed\.length out"):
+        evaluate(open_subject(world / "painter", device="cpu"), [Speed(**QUICK, length=16)], out=tmp_path)
+
+
+def test_protocols_of_one_name_may_be_asked_one_after_the_other(models, tmp_path):
+    subject = open_subject(models / "pgm", device="cpu")
+    for protocol in ("latency", "training", "latency"):
+        evaluate(subject, [Speed(**QUICK, protocols=(protocol,), length=8)], out=tmp_path)
+    with pytest.raises(ValueError, match="was measured with length 8 and 12 is asked for"):
+        evaluate(subject, [Speed(**QUICK, protocols=("throughput",), length=12)], out=tmp_path)
+
+
 def test_refusals(models, tmp_path):
+    for protocol in ("latency", "training"):
+        with pytest.raises(ValueError, match="length is 1 and the model has 24 sites; give at most those, and at least 2"):
+            evaluate(open_subject(models / "pgm", device="cpu"), [Speed(length=1, protocols=(protocol,))], out=tmp_path)
     with pytest.raises(ValueError, match="length is 99"):
         evaluate(open_subject(models / "pgm", device="cpu"), [Speed(length=99)], out=tmp_path)
     with pytest.raises(ValueError, match="cannot be sampled in order Margin"):

@@ -171,7 +171,7 @@ def write_tasks(places: Sequence[str], folder: str | Path, *, rows: int | None =
 
 
 def _record(question: Question) -> dict[str, Any]:
-    """The space before an answer is lm-eval's delimiter, which does not count in `acc_norm` (and which it leaves out of a cloze)."""
+    """The space before an answer is lm-eval's delimiter, which does not count in `acc_bytes` (and which it leaves out of a cloze)."""
     return {"contexts": question.contexts, "continuations": [each.removeprefix(" ") for each in question.continuations], "gold": question.gold}
 
 
@@ -182,7 +182,7 @@ def _measured(*names: str) -> list[dict[str, Any]]:
 
 LAYOUTS: dict[Form, dict[str, Any]] = {
     "answers": {"output_type": "multiple_choice", "doc_to_text": "{{contexts[0]}}", "doc_to_choice": "{{continuations}}", "doc_to_target": "gold",
-               "metric_list": _measured("acc", "acc_norm")},
+               "metric_list": _measured("acc", "acc_bytes")},
     "schema": {"output_type": "multiple_choice", "doc_to_text": "gold", "doc_to_choice": "{{contexts}}", "doc_to_target": "{{continuations[0]}}",
                "metric_list": _measured("acc")},
     "cloze": {"output_type": "loglikelihood", "doc_to_text": "{{contexts[0]}}", "doc_to_target": "{{' ' + continuations[0]}}",

@@ -23,6 +23,7 @@ from maskless.config import build, tree_of
 SCHEMA = "maskless-result/1"
 TIMES = ("wall_seconds", "date")                                    # what two runs of one command may differ in
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
+GROWING = ("samples", "rows", "budget", "repeats")                  # of what was asked: a later run may ask for more
 PIECE = 1 << 20                                                     # bytes of a file that are hashed at once
 
 Kind = Literal["bound", "exact", "estimate", "joint_ce", "measurement", "check"]
@@ -132,6 +133,7 @@ class Result:
         code, hardware: where it was made.
         wall_seconds, date: how long it took, when it was made (ISO 8601, UTC).
         details: further numbers of this metric, all of them JSON; nothing that decides the value is only here.
+        asked: the settings of the suite that this result depends on; empty where no suite made it.
 
     Raises:
         ValueError: a value that is not finite, a name that cannot be part of a file name, fewer than one sample.
@@ -166,6 +168,7 @@ class Result:
     wall_seconds: float = 0.0
     date: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in (self.suite, self.name):
@@ -191,10 +194,10 @@ def text_of(result: Result) -> str:
 def write(result: Result, folder: str | Path) -> Path:
     """Write `<suite>-<name>.json` into a folder, made if need be; whatever interrupts this, the file is complete or as it was.
 
-    A result of the same model, by its hash, is replaced.
+    A result of the same question is replaced: see `refuse_another`.
 
     Raises:
-        ValueError: a detail that is not JSON or not finite; a result of another model lies there.
+        ValueError: a detail that is not JSON or not finite; a result of another model, question or data lies there.
         OSError: a full disk, a folder that cannot be written.
     """
     from maskless.checkpoints.native import replace_text
@@ -204,39 +207,60 @@ def write(result: Result, folder: str | Path) -> Path:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{result.file} cannot be written: {error}; details must be finite numbers, texts, lists and mappings") from None
     path = Path(folder) / result.file
-    refuse_other_model(path, result.model)
+    refuse_another(path, result.model, result.asked, result.data)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
     return path
 
 
-def refuse_other_model(path: Path, model: ModelRecord) -> None:
-    """Raise ValueError if a file holds a result of another model than this one; a file that is no result is not looked at."""
-    there = _about_model(path)
-    if there.get("hash", model.hash) != model.hash:
-        raise ValueError(f"{path} is of another model ({there.get('path')}, {there.get('weights')} weights, hash {str(there['hash'])[:8]}; "
-                         f"this one has {model.hash[:8]}); give this evaluation another name (--name) or folder (--out)")
+def refuse_another(path: Path, model: ModelRecord, asked: Mapping[str, Any], data: DataRecord | None = None) -> None:
+    """Raise ValueError if a file holds a result of another question than this one; a file that is no result is not looked at.
+
+    A question is a model, its weights, and what was asked, as far as both say it. Of `GROWING` more may be asked later, and not less; where
+    as much was asked, `data` must be the same.
+    """
+    tree = _tree_or_none(path)
+    there, before, read = (_mapping(tree.get(key)) for key in ("model", "asked", "data"))
+    elsewhere = "give this evaluation another name (--name) or folder (--out)"
+    if there and (there.get("hash"), there.get("weights")) != (model.hash, model.weights):
+        raise ValueError(f"{path} is of another model ({there.get('path')}, {there.get('weights')} weights, hash {str(there.get('hash'))[:8]}; "
+                         f"this one has {model.weights} weights, hash {model.hash[:8]}); {elsewhere}")
+    both = [key for key in before if key in asked]
+    for key in both:
+        if _amount(key, asked[key]) < _amount(key, before[key]) if key in GROWING else asked[key] != before[key]:
+            raise ValueError(f"{path} was measured with {key} {_said(before[key])} and {_said(asked[key])} is asked for; {elsewhere}")
+    as_much = all(asked[key] == before[key] for key in both)
+    if both and as_much and data is not None and read.get("hash", data.hash) != data.hash:
+        raise ValueError(f"{path} was measured on other data ({read.get('name')}, hash {str(read['hash'])[:8]}; "
+                         f"these are {data.name}, hash {data.hash[:8]}); {elsewhere}")
 
 
-def refuse_other_models(folder: Path, suite: str, title: str, model: ModelRecord) -> None:
-    """Raise ValueError if a folder holds a result of a suite, under a name of `title` and its metric, of another model than this one."""
+def refuse_others(folder: Path, suite: str, title: str, model: ModelRecord, asked: Mapping[str, Any]) -> None:
+    """`refuse_another` for every result that a folder holds of a suite under a name of `title` and its metric."""
     for path in sorted(folder.glob(f"{suite}-{title}-*.json")):
         if path.name == f"{suite}-{title}-{_tree_or_none(path).get('metric')}.json":
-            refuse_other_model(path, model)
+            refuse_another(path, model, asked)
 
 
-def _about_model(path: Path) -> dict[str, Any]:
-    found = _tree_or_none(path).get("model")
-    return found if isinstance(found, dict) else {}
+def _amount(key: str, value: int | None) -> float:
+    """How much was asked for: no number is all rows, and the least of anything else."""
+    return value if value is not None else math.inf if key == "rows" else 0
+
+
+def _said(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _tree_or_none(path: Path) -> dict[str, Any]:
     """What a file says; nothing if it is not there or not whole, and may be replaced."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        return _mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
-    return tree if isinstance(tree, dict) else {}
 
 
 def read(path: str | Path) -> Result:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from maskless.checkpoints.native import flush_one
+from maskless.data.definition import read_json
 
 SCHEMA = "maskless-samples/1"
 POLL = 0.5                                                          # seconds between two looks at what other processes have drawn
@@ -41,7 +42,7 @@ class Album:
         micro: M.
 
     Raises:
-        ValueError: the folder holds samples of this name that were drawn in another way.
+        ValueError: the folder holds samples of this name that were drawn in another way, or a damaged file says how.
     """
 
     folder: Path
@@ -57,7 +58,7 @@ class Album:
                 raise ValueError(f"{self.path} lies there without {path.name}, which says how it was drawn; remove it, or choose another name")
             self.folder.mkdir(parents=True, exist_ok=True)
             put_text(path, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = _said(path)
         if changed := [key for key in {**said, **found} if said.get(key) != found.get(key)]:
             key = changed[0]
             raise ValueError(f"the samples of {path} were drawn with {key} {found.get(key)!r} and {said.get(key)!r} is asked for; "
@@ -129,6 +130,14 @@ class Album:
             for path in self.files()[1:]:
                 path.unlink(missing_ok=True)
         return [there[index] for index in range(count)]
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """How samples were drawn. Raises ValueError if the file does not say it."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} does not say how its samples were drawn: it must hold a mapping; remove it and the samples, or copy it again")
+    return found
 
 
 def line_of(sample: Sample) -> bytes:

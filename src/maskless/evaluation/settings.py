@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from maskless.config import Tagged
-from maskless.data.sources import SOURCES
+from maskless.data.sources import ORIGINS
 from maskless.decoding.options import SamplerOptions
 from maskless.objectives import OBJECTIVES
 
-AnySource = Annotated[Any, Tagged(SOURCES)]
+AnySource = Annotated[Any, Tagged(ORIGINS)]
 AnyObjective = Annotated[Any, Tagged(OBJECTIVES)]
 NAME = re.compile(r"[A-Za-z0-9._+=-]*")
 IMAGE_METRICS = ("distance", "inception_score", "kernel_distance", "precision_recall")
@@ -51,9 +51,10 @@ class Likelihood(Suite):
     Args:
         data: where the rows come from, written in the model's own tokenizer; null: the data the model was trained on.
         split: which part.
-        length: sites of a row; null: those of the model.
+        length: sites of a row of text; null: those of the model.
         rows: at most so many (the first ones); null: all.
-        budget: Monte-Carlo draws per row: times, or orders of an order-causal model (K of its importance-weighted bound); null: 1, and 8 orders.
+        budget: Monte-Carlo draws per row: times, or orders of an order-causal model (K of its importance-weighted bound, at least 2); null: 1,
+            and 8 orders.
         objective: whose bounds are measured, such as `{type: dial}`; null: the one of the model's kind.
     """
 
@@ -111,7 +112,7 @@ class ImageQuality(Suite):
 
     Args:
         samples: how many images; classes go round.
-        sampler: how they are drawn.
+        sampler: how they are drawn; null: as the model's `generate` draws them.
         refresh: as in `Generative`.
         features: a protocol of Inception (pgm-val, halton-train, adm), its weights behind a colon where they are not in torch's hub cache
             (pgm-val:/path/to/weights.pth); or the folder of a trained classifier.
@@ -125,7 +126,7 @@ class ImageQuality(Suite):
     """
 
     samples: int = 50_000
-    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(steps=32, order="halton", plan="arccos"))
+    sampler: SamplerOptions | None = None
     refresh: int = 0
     features: str = "pgm-val"
     data: AnySource | None = None
@@ -179,7 +180,7 @@ class Speed(Suite):
     Args:
         protocols: latency (one row), throughput (`batch` rows), training (forward and backward of `batch` rows).
         batch: rows.
-        length: sites; null: those of the model.
+        length: sites of a text, at least 2; null: those of the model.
         sampler: how rows are drawn; an autoregressive model draws one site a call.
         refresh: as in `Generative`.
         decode: whether latency and throughput hold the codec's work, from codes to pixels on the model's device; of images.

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from maskless.data.files import find_files, read_records
 from maskless.evaluation.harness import Harness, Progress, Request, Score
+from maskless.evaluation.results import NAME
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 ASKED = ("Question:", "Passage:")                                   # a query that begins so is followed by "Answer:"
@@ -85,12 +86,14 @@ def find_tasks(places: Sequence[str]) -> list[Path]:
     """The task files at some places, files or folders, in order.
 
     Raises:
-        ValueError: none was named, one is not there or of another kind, or two have one name.
+        ValueError: none was named, one is not there, of another kind or of a name that a result cannot have, or two have one name.
     """
     if not places:
         raise ValueError("no task files were named; give files (.jsonl, .jsonl.gz) or folders of them")
     found = [path for place in places for path in find_files(place, SUFFIXES)]
     names = [name_of(path) for path in found]
+    if strange := [path for path, name in zip(found, names) if NAME.fullmatch(name) is None]:
+        raise ValueError(f"the task file {strange[0]} cannot give a result its name; rename it to letters, digits and . _ + = -")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two task files are called {twice[0]}; give each a name of its own")
     return found

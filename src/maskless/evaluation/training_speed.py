@@ -146,7 +146,7 @@ def training_contenders(setting: TrainingSetting, names: Sequence[str], device: 
         "ar": lambda: TrainingContender("ar", network("ar"), lambda model, tokens, known: model.hidden(tokens, known)),
         "pgm": lambda: grouped("pgm", fastest(setting, device)),
         "any-order": lambda: TrainingContender("any-order", network("any-order"), _in_random_order),
-        **{f"pgm-{way}": (lambda way=way: grouped(f"pgm-{way}", way)) for way in available(device, setting.dtype)},
+        **{f"pgm-{way}": (lambda way=way: grouped(f"pgm-{way}", way)) for way in available(device, setting.dtype, setting.width // setting.heads)},
     }
     if unknown := [name for name in names if name not in table]:
         raise ValueError(f"there is no contender {unknown[0]} here; choose from {', '.join(table)}")
@@ -159,8 +159,14 @@ def contender_of(name: str, model: Denoiser, setting: TrainingSetting, device: t
         return TrainingContender(name, model, _in_random_order)
     if type(model) is PartitionTransformer:                         # models that build on it choose how they attend themselves
         way = fastest(setting, device)
-        return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known, grouping=GROUPINGS[way]), way)
-    return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known))
+        told = lambda model, tokens, known: model.hidden(tokens, known, t=_times(known), grouping=GROUPINGS[way])
+        return TrainingContender(name, model, told, way)
+    return TrainingContender(name, model, lambda model, tokens, known: model.hidden(tokens, known, t=_times(known)))
+
+
+def _times(known: Tensor) -> Tensor:
+    """(B,) the share of a row that is not known: the time of a model that is told it, and nothing to the others."""
+    return 1 - known.float().mean(1)
 
 
 def _in_random_order(model: Any, tokens: Tensor, known: Tensor) -> Tensor:
@@ -171,7 +177,7 @@ def fastest(setting: TrainingSetting, device: torch.device) -> str:
     """The way of attending among groups that training would choose."""
     half = setting.layers // 2
     shape = Shape(setting.batch, setting.heads, setting.length, setting.width // setting.heads, half, half + 1)
-    seconds = measure(available(device, setting.dtype), shape, device, setting.dtype)
+    seconds = measure(available(device, setting.dtype, shape.width), shape, device, setting.dtype)
     return min(seconds, key=seconds.__getitem__)
 
 

@@ -118,7 +118,7 @@ def curve(subjects: Sequence[Subject], asked: Curve, out: str | Path, *, say: Sa
         found.append(result)
 
     for subject in subjects:
-        for result in costs(Session(subject, Speed(seed=asked.seed), folder)):
+        for result in costs(Session(subject, Speed(name="cost", seed=asked.seed), folder)):
             keep(result)
     for steps in _possible(subjects, asked, say):
         for subject in subjects:
@@ -185,7 +185,7 @@ def costs(session: Session) -> Iterator[Result]:
         if cost is not None and cost[metric] is not None:
             unit = "calls" if metric == "teacher_calls" else "token passes"
             made = session.result(metric, float(cost[metric]), None, 1, kind="measurement", unit=unit, tokenizer=None, details=dict(cost))
-            yield replace(made, suite="distillation")
+            yield replace(made, suite="distillation", name=f"{session.subject.record.name}-{metric}", asked={})
 
 
 # ------------------------------------------------------------------------------------------------------------ picture

@@ -1,7 +1,7 @@
 """Samples of a model for a suite: an `Album` of them, filled by this process and its neighbours."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,10 +16,16 @@ from maskless.suites.session import Session
 SEEDS = 20                                                          # bits of a sample's index within a seed
 
 
-def options_of(session: Session, options: SamplerOptions) -> dict[str, Any]:
-    """The sampler's options, with the order and plan that this kind of model takes where the options leave them open."""
-    given = asdict(options)
-    if session.subject.opened.model.left_to_right and options.order is None:
+def completed(opened: TextModel | ImageModel, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Some options of a sampler, and what the model's `generate` takes in place of the others where that is not the default."""
+    usual = opened._usual(dict(given), opened.codes.length) if isinstance(opened, ImageModel) else {}
+    return {**usual, **given}
+
+
+def options_of(session: Session, options: SamplerOptions | None) -> dict[str, Any]:
+    """The sampler's options, with the order that this kind of model takes where they leave it open; None: those of the model's `generate`."""
+    given = asdict(SamplerOptions(**completed(session.subject.opened, {})) if options is None else options)
+    if session.subject.opened.model.left_to_right and given["order"] is None:
         given["order"] = "left-to-right"
     return {**given, "order": given["order"] or "random"}
 
@@ -36,7 +42,7 @@ def drawn(session: Session, settings: Generative | ImageQuality) -> list[Sample]
     if settings.seed >> SEEDS or settings.samples >> SEEDS:
         raise ValueError(f"seed {settings.seed} and samples {settings.samples} must both be below {1 << SEEDS}")
     about = {"model": record.hash, "weights": record.weights, "length": sites, "sampler": options, "refresh": settings.refresh, "seed": settings.seed,
-             "dtype": session.sampling.weights}
+             "dtype": session.sampling.weights, "device": opened.device.type, "tokenizer": session.subject.tokenizer.hash}
     micro, shard = micro_rows(sites), session.shard
     album = Album(session.out, session.title, about, micro)
     make = _texts(opened, settings, sites, options) if isinstance(opened, TextModel) else _images(opened, settings, options)

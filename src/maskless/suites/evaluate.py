@@ -7,6 +7,7 @@ from typing import Any
 
 from maskless.evaluation.results import Result
 from maskless.evaluation.settings import Suite
+from maskless.suites.drawing import completed
 from maskless.suites.request import data_of, named_by, requested
 from maskless.suites.run import evaluate as run
 from maskless.suites.session import Progress, shard_of
@@ -48,8 +49,8 @@ def evaluate(model: str | Path, *suites: str | Suite, out: str | Path | None = N
         raise ValueError(f"{', '.join(unknown)} is nothing that evaluate takes; beside its own arguments there are {', '.join((*FIELDS, *OPENING))}")
     share, data = shard_of(shard), more.get("data")
     subject = open_subject(model, weights=weights, name=name, **{key: more[key] for key in OPENING if key in more})
-    spoken = data if isinstance(data, str) else None
-    shared = {**{field: more.get(field) for field in FIELDS}, "data": data if spoken is None else data_of(spoken), "files": more.get("files") or None}
-    asked = requested(suites, shared, recipe=subject.recipe, called=named_by(spoken))
+    shared = {**{field: more.get(field) for field in FIELDS}, "data": data_of(data) if isinstance(data, str) else data,
+              "files": more.get("files") or None}
+    asked = requested(suites, shared, recipe=subject.recipe, called=named_by(data), completed=lambda given: completed(subject.opened, given))
     folder = out or (Path(model) / "results" if (Path(model) / "config.yaml").is_file() else Path("results"))
     return run(subject, asked, out=folder, batch_size=batch_size, shard=share, say=say, progress=progress)

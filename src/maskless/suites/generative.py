@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
             drawn(session, settings)
         return
     scorer = None if settings.scorer is None else open_scorer(settings.scorer, opened.device)
+    for metric in judged(settings):
+        session.refuse_another(metric, _question(session, metric))
     by_text = scorer is not None and _reads_text(scorer, settings, opened)
     given = None if settings.file is None else _given(session, settings.file, settings.samples, opened)
     held = _held(session, settings, settings.samples if given is None else len(given.samples))
@@ -58,6 +60,17 @@ def evaluate_generative(session: Session, settings: Generative) -> Iterator[Resu
     if scorer is not None:
         yield from _judged(session, settings, samples, scorer, by_text, held, about)
     yield from _variety(session, samples, about)
+
+
+def judged(settings: Generative) -> list[str]:
+    """The metrics that the scorer gives."""
+    perplexities = [] if settings.scorer is None else ["generative_perplexity", "generative_perplexity_first_chunk"]
+    return [*perplexities, *([] if settings.real is None else ["mauve"])]
+
+
+def _question(session: Session, metric: str) -> dict[str, Any]:
+    """What a number depends on that the scorer says of the samples."""
+    return session.question("scorer", "retokenise", "window", *(["real"] if metric == "mauve" else []))
 
 
 @dataclass(frozen=True)
@@ -111,10 +124,10 @@ def _completed(sample: Sample, opened: TextModel, place: str) -> Sample:
 def _about(session: Session, settings: Generative, samples: Sequence[Sample], given: Given | None) -> dict[str, Any]:
     """What every result says of the drawing, or of the file."""
     if settings.file is not None and given is not None:
-        return {"details": {"file": Path(settings.file).name, "samples_in_file": given.lines}}
+        return {"precision": replace(session.sampling, draws=None), "details": {"file": Path(settings.file).name, "samples_in_file": given.lines}}
     options, nfe = options_of(session, settings.sampler), max(sample["nfe"] for sample in samples)
-    return {"sampler": {**options, "refresh": settings.refresh, "length": settings.length or session.subject.length}, "plan": options["plan"],
-            "nfe": nfe, "details": {}}
+    return {"precision": session.sampling, "plan": options["plan"], "nfe": nfe, "details": {},
+            "sampler": {**options, "refresh": settings.refresh, "length": settings.length or session.subject.length}}
 
 
 # -------------------------------------------------------------------------------------------------------- perplexity
@@ -149,11 +162,11 @@ def _judged(session: Session, settings: Generative, samples: Sequence[Sample], s
         counted["generative_perplexity_first_chunk"] = later & first_chunk(tokens, scorer.eos)
     shared = {**about["details"], "tokens_beyond_window": sum(max(0, len(text) - window) for text in texts), "window": window,
               "retokenised": by_text}
-    made = {**about, "precision": session.sampling, "scorer": scorer.named}
+    made = {**about, "scorer": scorer.named}
     for metric, use in counted.items():
         value, error, nats = corpus(nll, use)
         details = {**shared, "tokens": int(use.sum()), "nats_per_token": nats}
-        yield session.result(metric, value, error, len(texts), kind="estimate", **{**made, "details": details})
+        yield session.result(metric, value, error, len(texts), kind="estimate", asked=_question(session, metric), **{**made, "details": details})
     if held is not None:
         yield _mauve(session, held, read, scorer, spell, {**made, "details": shared})
 
@@ -163,8 +176,9 @@ def _mauve(session: Session, held: Held, read: Read, scorer: Scorer, spell: Call
     rows = [spell(row[here].tolist()) for batch in held.batches(session.batch_size) for row, here in zip(batch.tokens, batch.valid)]
     real = in_micro_batches(scorer.features, table(rows, made["details"]["window"]), scorer.named.name)
     found = mauve(real, in_micro_batches(scorer.features, read, scorer.named.name))
+    details = {**made["details"], "error_from": found.error_from, "real_rows": held.count}
     return session.result("mauve", found.value, found.standard_error, found.count, kind="estimate", better="higher", data=held.record,
-                          **{**made, "details": {**made["details"], "error_from": found.error_from, "real_rows": held.count}})
+                          asked=_question(session, "mauve"), **{**made, "details": details})
 
 
 def corpus(nll: Float[Tensor, "N W"], use: Bool[Tensor, "N W"]) -> tuple[float, float, float]:
@@ -214,4 +228,4 @@ def _variety(session: Session, samples: Sequence[Sample], about: dict[str, Any])
     for metric, found in measured.items():
         details = {**about["details"], "error_from": found.error_from, "too_short": len(samples) - len(rows)}
         yield session.result(metric, found.value, found.standard_error, found.count, kind="estimate", better=found.better,
-                             unit="nats" if metric == "unigram_entropy" else "", precision=session.sampling, **{**about, "details": details})
+                             unit="nats" if metric == "unigram_entropy" else "", **{**about, "details": details})

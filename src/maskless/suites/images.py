@@ -47,6 +47,7 @@ from maskless.evaluation.image_transform import PROTOCOLS
 from maskless.evaluation.results import DataRecord, Named, Result, digest_of, hash_of
 from maskless.evaluation.settings import ImageQuality
 from maskless.suites.drawing import drawn, options_of
+from maskless.suites.names import name_of
 from maskless.suites.session import Session
 
 TOGETHER = 64                                                       # images at once, whatever the batch size
@@ -181,7 +182,7 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
         raise ValueError(f"the data have no images of {settings.split}; name another split or other data")
     passing = Passing(chain([first], pictures))
     sample = extract(features, session.counted("real images", passing, settings.rows or 0, len), split=settings.split)
-    record = DataRecord(settings.name or type(source.source).__name__, settings.split, passing.digest.hexdigest(), passing.count)
+    record = DataRecord(name_of(source, settings.split), settings.split, passing.digest.hexdigest(), passing.count)
     return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record)
 
 

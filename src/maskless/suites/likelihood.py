@@ -15,23 +15,27 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
+from maskless.api.image import ImageModel
 from maskless.api.text import TextModel
 from maskless.config import tree_of
 from maskless.data.batch import Batch
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Rows
 from maskless.data.source import Source
-from maskless.data.sources import ORIGINS, open_data, tokenizer_of
+from maskless.data.sources import open_data, tokenizer_of
 from maskless.evaluation.likelihood import Bound, any_order_bound, bound
 from maskless.evaluation.micro import micro_rows
 from maskless.evaluation.results import DataRecord, Kind, Result
 from maskless.evaluation.settings import Likelihood
 from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Complementary, Masked, Objective, PrimePartition, own
+from maskless.suites.names import name_of
 from maskless.suites.session import Session
 from maskless.suites.subject import Subject
 
@@ -65,21 +69,38 @@ def evaluate_likelihood(session: Session, settings: Likelihood) -> Iterator[Resu
     Raises:
         ValueError: no data, data that the model cannot read, or numbers that are not finite.
     """
-    subject = session.subject
-    held = open_held(subject, settings.data, settings.split, settings.length or subject.length, limit=settings.rows, name=settings.name)
-    model, size = subject.opened.model, micro_rows(held.rows.length)
+    subject, model = session.subject, session.subject.opened.model
+    length = settings.length or subject.length
     objective = _objective(subject, settings)
-    if isinstance(objective, AnyOrder) and objective.commit == 1 and not objective.left_to_right:
-        budget, anchor = settings.budget or ORDERS, _anchored(subject)
-        found = any_order_bound(model, _read(session, held), orders=max(budget, 2), seed=settings.seed, anchor=anchor, micro=size)
-        about = {"objective": tree(AnyOrder(anchor=anchor)), "orders": found.orders, "error_over_orders": found.order_error}
-        yield _result(session, "nelbo", found.average, "bound", held, size, about)
-        yield _result(session, "weighted_bound", found.weighted, "bound", held, size, about)
-        return
-    for reported, each in objective.reported(held.rows.length).items():
-        found = bound(model, each, _read(session, held), seed=settings.seed, samples=budget_of(model, settings), micro=size)
+    along_orders = isinstance(objective, AnyOrder) and objective.commit == 1 and not objective.left_to_right
+    if along_orders and settings.budget == 1:
+        raise ValueError("budget is 1, and the error of a mean over orders needs at least 2 of them; give budget 2 or more")
+    asked: dict[str, tuple[Objective, Kind]] = {}
+    for reported, each in objective.reported(length).items():
         metric, kind = named(model, each, reported)
-        yield _result(session, metric, found, kind, held, size, {"objective": tree(each), "draws_per_row": found.samples})
+        asked[metric] = each, kind
+    if along_orders:
+        asked["weighted_bound"] = objective, "bound"
+    called = settings.name if settings.data is not None else ""
+    held = open_held(subject, settings.data, settings.split, length, limit=settings.rows, name=called)
+    for metric, (each, _) in asked.items():
+        session.refuse_another(metric, _question(session, each), held.record)
+    size = micro_rows(held.rows.length)
+    if isinstance(objective, AnyOrder) and along_orders:
+        orders, anchor = settings.budget or ORDERS, objective.anchor
+        found = any_order_bound(model, _read(session, held), orders=orders, seed=settings.seed, anchor=anchor, micro=size)
+        about = {"orders": found.orders, "error_over_orders": found.order_error}
+        yield _result(session, "nelbo", found.average, "bound", held, size, objective, about)
+        yield _result(session, "weighted_bound", found.weighted, "bound", held, size, objective, about)
+        return
+    for metric, (each, kind) in asked.items():
+        found = bound(model, each, _read(session, held), seed=settings.seed, samples=budget_of(model, settings), micro=size)
+        yield _result(session, metric, found, kind, held, size, each, {"draws_per_row": found.samples})
+
+
+def _question(session: Session, objective: Objective) -> dict[str, Any]:
+    """What a bound depends on."""
+    return {**session.question(), "objective": tree(objective)}
 
 
 def _read(session: Session, held: Held) -> Iterator[Batch]:
@@ -132,7 +153,8 @@ def _objective(subject: Subject, settings: Likelihood) -> Objective:
     """
     kind = subject.record.kind
     if settings.objective is None:
-        return own(kind)
+        objective = own(kind)
+        return replace(objective, anchor=_anchored(subject)) if isinstance(objective, AnyOrder) else objective
     asked = tag(settings.objective)
     if asked not in FITS[kind]:
         raise ValueError(f"objective {asked} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")
@@ -141,11 +163,11 @@ def _objective(subject: Subject, settings: Likelihood) -> Objective:
 
 def _anchored(subject: Subject) -> bool:
     """Whether site 0 opens every order: the model's rows begin with a BOS."""
-    return getattr(subject.coding.vocabulary, "bos", None) is not None
+    return subject.length > subject.coding.length if isinstance(subject.coding, ImageCodes) else subject.coding.vocabulary.bos is not None
 
 
-def _result(session: Session, metric: str, found: Bound, kind: Kind, held: Held, size: int, about: dict[str, Any]) -> Result:
-    details: dict[str, Any] = {"tokens": found.tokens, "length": held.rows.length, "micro_batch": size, **about,
+def _result(session: Session, metric: str, found: Bound, kind: Kind, held: Held, size: int, objective: Objective, about: dict[str, Any]) -> Result:
+    details: dict[str, Any] = {"tokens": found.tokens, "length": held.rows.length, "micro_batch": size, "objective": tree(objective), **about,
                                "bits_per_token": found.bits_per_token}
     if kind != "joint_ce" and math.isfinite(found.nats_per_token) and found.nats_per_token < 700:
         details["perplexity"] = math.exp(found.nats_per_token)
@@ -153,7 +175,7 @@ def _result(session: Session, metric: str, found: Bound, kind: Kind, held: Held,
     if held.units:
         details["bits_per_byte"] = found.bits_per(held.units)
     return session.result(metric, found.nats_per_token, found.standard_error, found.rows, kind=kind, unit="nats per token", data=held.record,
-                          details=details)
+                          details=details, asked=_question(session, objective))
 
 
 def _finite(value: float) -> float | None:
@@ -163,25 +185,60 @@ def _finite(value: float) -> float | None:
 # ------------------------------------------------------------------------------------------------------------- data
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Rows behind a first site that is given: the BOS of imported models of images."""
+
+    rows: Rows
+    bos: int
+
+    @property
+    def length(self) -> int:
+        return self.rows.length + 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        batch = self.rows.read(rows)
+        columns = zip((batch.tokens, batch.valid, batch.given), (self.bos, True, True))
+        tokens, valid, given = (torch.cat([column.new_full((len(batch), 1), first), column], 1) for column, first in columns)
+        return Batch(tokens, valid, given, batch.labels)
+
+
 def open_held(subject: Subject, data: Source | None, split: str, length: int, *, limit: int | None = None, name: str = "") -> Held:
     """The first `limit` rows of a part, written in the model's own tokenizer or codec.
 
     Args:
+        length: L, with the BOS of models that have one.
         name: what results call the data; empty: by its source.
 
     Raises:
-        ValueError: the model is too short for the rows, or the data cannot be had or read by it.
+        ValueError: the model is too short for the rows, images are not whole, their first code cannot be scored, or the data cannot be had or
+            read by the model.
     """
-    if length > subject.length:
-        raise ValueError(f"length is {length} and the model has {subject.length} sites; give at most those")
+    _check_length(subject, length)
     source = subject.data(data)
     _check_coding(subject, source)
-    rows = open_data(source, length=length, split=split, tokenizer=subject.coding)
+    opening = subject.opened.opening if isinstance(subject.opened, ImageModel) else 0
+    rows: Rows = open_data(source, length=length - opening, split=split, tokenizer=subject.coding)
+    if opening:
+        rows = Opened(rows, subject.opened.model.vocab_size - 1)    # BOS is the last id of imported models
     count = len(rows) if limit is None else min(limit, len(rows))
     digest, units = _described(subject, rows, count)
-    kind = next(name for name, cls in ORIGINS.items() if type(source) is cls)
-    record = DataRecord(name or str(getattr(source, "name", kind)), split, digest, _documents(source, split, rows))
-    return Held(rows, count, record, units)
+    return Held(rows, count, DataRecord(name or name_of(source, split), split, digest, _documents(source, split, rows)), units)
+
+
+def _check_length(subject: Subject, length: int) -> None:
+    """Texts may be shorter than the model, images are whole; an autoregressive model has nothing to predict the first code from but a BOS."""
+    model, path = subject.opened, subject.record.path
+    if length > subject.length:
+        raise ValueError(f"length is {length} and the model has {subject.length} sites; give at most those")
+    if isinstance(model, ImageModel) and length != subject.length:
+        raise ValueError(f"length is {length} and an image of {path} takes {subject.length} sites; leave likelihood.length out")
+    if isinstance(model, ImageModel) and model.model.left_to_right and not model.opening:
+        raise ValueError(f"{path} is an autoregressive model of images without a BOS, which cannot score the first code; measure its images "
+                         "(suite images), or train with a BOS")
 
 
 def _check_coding(subject: Subject, source: Source) -> None:

@@ -25,21 +25,20 @@ def evaluate_parity(session: Session, settings: Parity) -> Iterator[Result]:
     """
     files = golden_files(settings.files)
     for path in session.counted("golden files", files, len(files)):
-        report = verify(path, device=str(session.subject.opened.device), more=MORE)
-        if NAME.fullmatch(path.stem) is None:
-            raise ValueError(f"the golden file {path} cannot give a result its name; rename it to letters, digits and . _ + = -")
-        yield _result(session, report)
+        yield _result(session, verify(path, device=str(session.subject.opened.device), more=MORE))
 
 
 def golden_files(places: tuple[str, ...]) -> list[Path]:
     """The golden files of some places, folders searched for .safetensors.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one has a name that a result cannot have.
     """
     found = [path for place in map(Path, places) for path in (sorted(place.glob("*.safetensors")) if place.is_dir() else [place])]
     if not found:
         raise ValueError(f"no golden file was found in {', '.join(places) or 'nothing'}; set parity.files to files or folders of them")
+    if strange := [path for path in found if NAME.fullmatch(path.stem) is None]:
+        raise ValueError(f"the golden file {strange[0]} cannot give a result its name; rename it to letters, digits and . _ + = -")
     return found
 
 

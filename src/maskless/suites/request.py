@@ -1,7 +1,7 @@
 """Words of a command line as suites: names of suites, recipes with an `evaluation:` section, changes, and what stands for several changes."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,25 @@ from typing import Any
 from maskless.config import build, override, parse, read, tree_of
 from maskless.data.hub import DATASETS
 from maskless.data.zero_shot import CORPORA
-from maskless.evaluation.settings import SUITES, Evaluation, Suite, kind_of_suite
+from maskless.evaluation.settings import SUITES, Evaluation, Likelihood, Suite, kind_of_suite
+from maskless.suites.names import name_of, word_of
 from maskless.training.recipe import Recipe, find, recipe_names
 
 USUAL = ", ".join(SUITES)
+Given = Mapping[str, Any]
 
 
-def requested(words: Sequence[str | Suite], shared: Mapping[str, Any], *, recipe: Recipe | None = None, called: str = "") -> tuple[Suite, ...]:
+def requested(words: Sequence[str | Suite], shared: Given, *, recipe: Recipe | None = None, called: str = "",
+              completed: Callable[[Given], Given] = dict) -> tuple[Suite, ...]:
     """The suites that a command line asks for.
 
     Args:
         words: names of suites, their settings, names or paths of recipes, and changes such as `likelihood.budget=8`.
         shared: fields for every suite that has them (`seed`, `samples`, `sampler`: a mapping); None: not given.
         recipe: of the model's run: its evaluation section counts where the words name nothing.
-        called: the name of suites that are given data and have none.
+        called: the name of the data in `shared`: it takes the place of the name of a suite that has other data, and follows that of one that
+            has none. Suites that are the same with these data are one.
+        completed: of options of a sampler of images, all that the model is sampled with.
 
     Raises:
         ValueError: an unknown word, a field that no suite has, settings that are refused, or nothing to do.
@@ -33,13 +38,15 @@ def requested(words: Sequence[str | Suite], shared: Mapping[str, Any], *, recipe
         trees = tree_of(recipe.evaluation)["suites"]
     if not trees:
         raise ValueError(f"no suite was named and the model's run has no evaluation section; name some of {USUAL}, or a recipe that has one")
+    if shared.get("data") is not None:
+        trees = [_named(tree, called) for tree in trees]
     for field, value in shared.items():
         if value is not None:
-            trees = _everywhere(trees, field, value)
+            trees = _everywhere(trees, field, value, completed)
     if shared.get("data") is not None:
-        trees = [{**tree, "name": tree.get("name") or called} if tree.get("data") is not None else tree for tree in trees]
+        trees = [tree for place, tree in enumerate(trees) if tree not in trees[:place] or "data" not in tree]
     for change in changes:
-        trees = _changed(trees, change)
+        trees = _changed(trees, change, completed)
     return build(Evaluation, {"suites": trees}, where="evaluation").suites
 
 
@@ -59,23 +66,33 @@ def _trees(word: str | Suite) -> list[dict[str, Any]]:
     return tree_of(build(Evaluation, tree, where="evaluation"))["suites"]
 
 
-def _everywhere(trees: list[dict[str, Any]], field: str, value: Any) -> list[dict[str, Any]]:
-    """A field set in every suite that has it; a mapping is merged into what is there."""
+def _named(tree: dict[str, Any], called: str) -> dict[str, Any]:
+    """A suite that will be given data of this name."""
+    if "data" not in tree:
+        return tree
+    return {**tree, "name": called if tree["data"] is not None else "-".join(word for word in (tree["name"], called) if word)}
+
+
+def _everywhere(trees: list[dict[str, Any]], field: str, value: Any, completed: Callable[[Given], Given]) -> list[dict[str, Any]]:
+    """A field set in every suite that has it; options of a sampler are merged into those that are there, or completed where there are none."""
     takes = [field in {each.name for each in fields(SUITES[tree["type"]])} for tree in trees]
     if not any(takes):
         having = ", ".join(name for name, kind in SUITES.items() if field in {each.name for each in fields(kind)})
         raise ValueError(f"{field} is not for {', '.join(tree['type'] for tree in trees)}; it is for {having}")
-    merged = lambda tree: {**(tree.get(field) or {}), **value} if isinstance(value, Mapping) and field == "sampler" else value
+    merged = lambda tree: value if field != "sampler" else completed(value) if tree[field] is None else {**tree[field], **value}
     return [{**tree, field: merged(tree)} if take else tree for tree, take in zip(trees, takes)]
 
 
-def _changed(trees: list[dict[str, Any]], change: str) -> list[dict[str, Any]]:
+def _changed(trees: list[dict[str, Any]], change: str, completed: Callable[[Given], Given]) -> list[dict[str, Any]]:
     """`likelihood.budget=8` in every suite of that kind."""
     kind, dot, rest = change.partition(".")
     if not dot or kind not in SUITES or "=" in kind:
         raise ValueError(f"{change!r} is no change of a suite; write suite.key=value, for example likelihood.budget=8 (suites: {USUAL})")
     if not any(tree["type"] == kind for tree in trees):
         raise ValueError(f"{change!r} changes the suite {kind}, which is not asked for; name it as well")
+    if rest.startswith("sampler.") and kind == "images":
+        given = completed(override({}, [rest])["sampler"])
+        trees = [{**tree, "sampler": given} if tree["type"] == kind and tree["sampler"] is None else tree for tree in trees]
     return [override(tree, [rest]) if tree["type"] == kind else tree for tree in trees]
 
 
@@ -110,9 +127,12 @@ def data_of(text: str | None) -> dict[str, Any] | None:
                      "it may also be CORPUS:FILE (wikitext:wiki.test.txt) or a data section: '{type: files, train: texts/}'")
 
 
-def named_by(text: str | None) -> str:
-    """What results call data that were named on a command line: letters and digits of the last word."""
-    if text is None or text.lstrip().startswith("{"):
+def named_by(data: str | Given | None) -> str:
+    """What results call data that were named on a command line: by the words that stand there, or by the source of a section."""
+    if data is None:
         return ""
-    word = Path(text).name.split(".")[0]
-    return "".join(letter for letter in word if letter.isalnum() or letter in "_-")
+    if not isinstance(data, str) or data.lstrip().startswith("{"):
+        source: Any = build(Likelihood, {"data": data_of(data) if isinstance(data, str) else data}).data
+        return word_of(name_of(source))
+    corpus, colon, place = data.partition(":")
+    return f"{corpus}-{word_of(place)}" if colon and corpus in CORPORA else word_of(data)

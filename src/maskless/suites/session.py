@@ -12,13 +12,24 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from maskless.config import tree_of
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import versions
-from maskless.evaluation.results import Code, Kind, Precision, Result, Uncertainty, refuse_other_models
+from maskless.evaluation.results import (
+    Code,
+    DataRecord,
+    Kind,
+    Precision,
+    Result,
+    Uncertainty,
+    refuse_another,
+    refuse_others,
+)
 from maskless.evaluation.settings import Suite, kind_of_suite
 from maskless.suites.subject import Subject
 
 T = TypeVar("T")
+CHOICES = ("name", "metrics", "protocols", "files", "objective", "scorer", "retokenise", "window", "real")   # settings of some results only
 Progress = Callable[[str, int, int], None]
 """Receives what is being done, how much of it is done, and how much there is (0: not known)."""
 
@@ -75,7 +86,7 @@ class Session:
         progress: receives how far it is.
 
     Raises:
-        ValueError: the folder holds results of this name of another model.
+        ValueError: the folder holds results of this name of another model, or that were measured in another way.
     """
 
     subject: Subject
@@ -88,12 +99,20 @@ class Session:
     begun: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        refuse_other_models(self.out, kind_of_suite(self.suite), self.title, self.subject.record)
+        refuse_others(self.out, kind_of_suite(self.suite), self.title, self.subject.record, self.question())
 
     @property
     def title(self) -> str:
         """What the names of this suite's results begin with."""
         return "-".join(part for part in (self.subject.record.name, self.suite.name) if part)
+
+    def question(self, *choices: str) -> dict[str, Any]:
+        """What every result of this suite depends on: its settings but for `CHOICES`, of which those that are named count as well."""
+        return {key: value for key, value in tree_of(self.suite).items() if key not in CHOICES or key in choices}
+
+    def refuse_another(self, metric: str, asked: dict[str, Any], data: DataRecord | None = None) -> None:
+        """Raise ValueError if the folder holds a result of this name and metric of another question."""
+        refuse_another(self.out / f"{kind_of_suite(self.suite)}-{self.title}-{metric}.json", self.subject.record, asked, data)
 
     def result(self, metric: str, value: float, error: float | None, samples: int, *, kind: Kind, unit: str = "",
                better: Literal["lower", "higher"] | None = "lower", **more: Any) -> Result:
@@ -109,7 +128,7 @@ class Session:
         fields: dict[str, Any] = {
             "uncertainty": Uncertainty("standard error", error) if known else Uncertainty(), "precision": self.scoring, "code": code,
             "tokenizer": self.subject.tokenizer, "hardware": machine, "wall_seconds": round(time.perf_counter() - self.begun, 3),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"), **more}
+            "date": datetime.now(UTC).isoformat(timespec="seconds"), "asked": self.question(), **more}
         return Result(suite=kind_of_suite(self.suite), name=f"{self.title}-{metric}", metric=metric, value=value, samples=samples, unit=unit,
                       better=better, kind=kind, seed=self.suite.seed, model=self.subject.record, **fields)
 

@@ -37,13 +37,17 @@ def evaluate_speed(session: Session, settings: Speed) -> Iterator[Result]:
     """Times of the protocols that are asked for.
 
     Raises:
-        ValueError: more sites than the model has, a sampler that the model does not take, pixels of a model of text.
+        ValueError: more sites than the model has, a single one, or a number of them of a model of images; a sampler that the model does not
+            take; pixels of a model of text.
     """
-    if settings.decode and not isinstance(session.subject.opened, ImageModel):
+    images, most = isinstance(session.subject.opened, ImageModel), session.subject.length
+    if settings.decode and not images:
         raise ValueError(f"{session.subject.record.path} is a model of text and decode is of images; leave speed.decode out")
-    length = settings.length or session.subject.length
-    if length > session.subject.length:
-        raise ValueError(f"length is {length} and the model has {session.subject.length} sites; give at most those")
+    if settings.length is not None and images:
+        raise ValueError(f"length is {settings.length} and {session.subject.record.path} makes whole images; leave speed.length out")
+    length = settings.length or most
+    if not 2 <= length <= most:
+        raise ValueError(f"length is {length} and the model has {most} sites; give at most those, and at least 2, as the first is known")
     for protocol in settings.protocols:
         if protocol == "training":
             yield _training(session, settings, length)

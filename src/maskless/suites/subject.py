@@ -76,7 +76,7 @@ def open_subject(source: str | Path, *, weights: Weights = "ema", name: str | No
     Raises:
         ValueError: as `maskless.load`; also for a name that cannot be part of a file name.
     """
-    called = name or _called(source)
+    called = name or usual_name(source)
     if not NAME.fullmatch(called):
         raise ValueError(f"the name {called!r} cannot be part of a file name; give one of letters, digits and . _ + = - (--name)")
     model = load(source, weights=weights, compile="off", **where)
@@ -94,7 +94,7 @@ def subject_of(network: Any, coding: Coding, name: str, *, recipe: Recipe | None
     return Subject(opened(network, coding, **where), record, recipe)
 
 
-def _called(source: str | Path) -> str:
+def usual_name(source: str | Path) -> str:
     """The last word of a path; of a step or a round of a run, the run's as well."""
     path = Path(source)
     if path.parent.name in INSIDE:

@@ -27,9 +27,13 @@ def evaluate_tasks(session: Session, settings: Tasks) -> Iterator[Result]:
         raise ValueError(f"{session.subject.record.path} is a model of images, which reads no questions; measure it with the suite images")
     scoring = Scoring(settings.score, settings.budget, settings.seed, settings.overlong, decoding=settings.decoding)
     harness = Harness(opened.model, opened.tokenizer, scoring)
-    for task in [read_task(path, settings.rows) for path in find_tasks(settings.files)]:
+    part = "all" if settings.rows is None else f"first {settings.rows}"
+    tasks = [read_task(path, settings.rows) for path in find_tasks(settings.files)]
+    read = [DataRecord(task.name, part, task.hash, len(task.questions)) for task in tasks]
+    for data in read:
+        session.refuse_another(f"{data.name}_accuracy", session.question(), data)
+    for task, data in zip(tasks, read):
         scores = score_task(harness, task, lambda done, total, name=task.name: session.progress(name, done, total))
-        data = DataRecord(task.name, "all" if settings.rows is None else f"first {settings.rows}", task.hash, len(task.questions))
         for found in figures(task, scores):
             details = {**found.details, "score": settings.score, "overlong": settings.overlong, "decoding": settings.decoding,
                        "draws_per_answer": 1 if opened.model.left_to_right else settings.budget}

@@ -16,8 +16,10 @@ from maskless.evaluation.report.gather import Entry, acting, described
 SURE = 2.0                                                          # standard errors of a difference that make it one
 SUITES = ("likelihood", "generative", "images", "tasks", "speed", "parity")
 TIMED = "speed"
+OVER_ALL = ("distinct_", "self_bleu_", "mauve")                     # how metrics begin that depend on how many texts there are
 PROTOCOL = {"length": "rows of", "batch": "batch", "window": "scorer reads", "retokenised": "retokenised", "transform": "transform",
-            "real_images": "real images:", "decoded": "with decoding to pixels", "score": "score", "overlong": "overlong", "decoding": "decoding"}
+            "real_images": "real images:", "real_rows": "real rows:", "decoded": "with decoding to pixels", "score": "score", "overlong": "overlong",
+            "decoding": "decoding"}
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,15 @@ def column_of(entry: Entry) -> Column:
 
 def protocol_of(entry: Entry) -> tuple[str, ...]:
     """What changes the number beside model and data, in words."""
-    details = entry.result.details
+    result, details = entry.result, entry.result.details
     said = [(what if details[key] is True else f"{what} {details[key]}") for key, what in PROTOCOL.items() if details.get(key) not in (None, False)]
-    return (*said, f"{entry.result.samples:,} images") if entry.result.suite == "images" else tuple(said)
+    if result.metric == "weighted_bound" and "orders" in details:
+        said.append(f"{details['orders']} orders")
+    if result.suite == "generative" and result.sampler is not None and "length" in result.sampler:
+        said.append(f"texts of {result.sampler['length']}")
+    if result.suite == "generative" and result.metric.startswith(OVER_ALL):
+        said.append(f"{result.samples:,} texts")
+    return (*said, f"{result.samples:,} images") if result.suite == "images" else tuple(said)
 
 
 def terms_of(entry: Entry) -> tuple[tuple[str, str], ...]:
