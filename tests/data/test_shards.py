@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from maskless.data.codec import PixelCodec
-from maskless.data.image_sources import ImageFolder
+from maskless.data.image_sources import ImageArrays, ImageFolder
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.data.shards import LOCK, Encoded, Encoding, Shards, encode_images
@@ -163,6 +163,75 @@ def test_a_damaged_image_stops_the_work_and_harms_nothing(photos, tmp_path):
     with pytest.raises(ValueError, match=r"06\.png is truncated or damaged"):
         encode_images(work(photos), tmp_path / "codes")
     assert sorted(path.name for path in (tmp_path / "codes").glob("shard-*")) == ["shard-00000"]
+
+
+def test_an_error_leaves_nothing_on_stdout(photos, tmp_path, call):  # noqa: F811
+    (photos / "b" / "06.png").write_bytes(b"")
+    ended = call("encode-images", photos, tmp_path / "codes", "--codec", "pixels:256", "--size", 4)
+    assert ended.code == 2 and ended.out == "" and "06.png" in ended.err
+
+
+@pytest.mark.parametrize("how", ["repaired", "removed", "one added"])
+def test_after_a_damaged_image_the_work_goes_on(photos, tmp_path, how):
+    """As long as the images of the shards that are there are what they were."""
+    bad, codes, opened = photos / "b" / "06.png", tmp_path / "codes", []
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:50])
+    with pytest.raises(ValueError, match=r"06\.png is truncated or damaged"):
+        encode_images(work(photos), codes)
+    shades = [10 * number for number in range(11)]
+    if how == "removed":
+        bad.unlink()
+        shades.remove(60)
+    else:
+        bad.write_bytes(whole)
+    if how == "one added":
+        (photos / "c" / "11.png").write_bytes(content(Image.new("L", (6, 8), 110)))
+        shades.append(110)
+    shards = encode_images(work(photos), codes, opened.append)
+    assert opened[0] == 4 and shards.read(torch.arange(len(shades))).tokens[:, 0].tolist() == shades
+    assert len(encode_images(work(photos), codes)) == len(shades)  # nothing is left to do
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_an_image_of_a_shard_that_changed_ends_the_work(photos, tmp_path, number):
+    bad, changed = photos / "b" / "06.png", photos / "a" / f"{number:02d}.png"
+    bad.write_bytes(bad.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"06\.png is truncated or damaged"):
+        encode_images(work(photos), tmp_path / "codes")
+    changed.unlink()
+    with pytest.raises(ValueError, match=r"was encoded from something else \(source differ\): choose a new folder"):
+        encode_images(work(photos), tmp_path / "codes")
+
+
+def test_images_added_after_the_last_shard_end_the_work(photos, tmp_path):
+    """The last shard is short: what comes after it has no place."""
+    codes = tmp_path / "codes"
+    encode_images(work(photos), codes)
+    (codes / "manifest.json").rename(codes / "plan.json")  # as if killed in between
+    (photos / "c" / "11.png").write_bytes((photos / "c" / "10.png").read_bytes())
+    with pytest.raises(ValueError, match=r"source differ"):
+        encode_images(work(photos), codes)
+    (photos / "c" / "11.png").unlink()
+    assert len(encode_images(work(photos), codes)) == 11
+
+
+def test_any_source_may_change_before_the_first_shard(photos, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 4, 4), np.uint8))
+    images = ImageArrays(train=str(tmp_path / "a.npz"))
+    arrays = lambda: Encoding(images, ImageCodes(PixelCodec(256), GRID), 4, shard=4, batch=3)
+    with pytest.raises(KeyboardInterrupt):
+        encode_images(arrays(), tmp_path / "codes", interrupted)
+    np.savez(tmp_path / "a.npz", x=np.ones((6, 4, 4), np.uint8))
+    assert len(encode_images(arrays(), tmp_path / "codes")) == 6
+    (tmp_path / "codes" / "manifest.json").rename(tmp_path / "codes" / "plan.json")
+    np.savez(tmp_path / "a.npz", x=np.ones((7, 4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"source differ"):
+        encode_images(arrays(), tmp_path / "codes")
+
+
+def interrupted(done: int) -> None:
+    raise KeyboardInterrupt
 
 
 def test_what_cannot_be_encoded(photos, tmp_path):

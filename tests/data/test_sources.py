@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,14 +160,22 @@ def test_sequences_of_many_kinds(tmp_path):
     assert batch.targets.all() and batch.tokens[1].tolist() == [
         tokenizer.vocabulary.bos, *tokenizer.encode("ClCBr"), *[tokenizer.vocabulary.eos] * 8,
     ]
-    with pytest.raises(ValueError, match="sequence 3 needs 9 sites"):
-        open_data(spec, length=8, split="train", cache=tmp_path)
+    with pytest.raises(ValueError, match=r"sequence 3 needs 9 sites with BOS and EOS: length 6 is too short, set model\.length=9 for the longest"):
+        open_data(spec, length=6, split="train", cache=tmp_path)
 
     chords = write(tmp_path / "chords.txt", "C4 E4 G4\nC4 rest\n")
     words = Sequences(train=chords, separator=" ", packing="pad", holdout=0.0)
     batch = open_data(words, length=6, split="train", cache=tmp_path).read(torch.arange(2))
     assert batch.valid.sum(1).tolist() == [5, 4]
     assert tokenizer_of(words, cache=tmp_path).decode(batch.tokens[1]) == "C4 rest"
+
+
+def test_sequences_of_fasta_and_records(tmp_path):
+    proteins = write(tmp_path / "a.fasta", ">one | of two\nMKV\nLAG\n\n>two\nMK\n>none\n")
+    assert documents_of(Sequences(train=proteins, holdout=0.0), "train") == ["MKVLAG", "MK"]
+    write(tmp_path / "both" / "a.fa.gz", ">x\r\nAC\r\nGT\r\n")
+    write(tmp_path / "both" / "b.jsonl", '{"smiles": "CCO"}')
+    assert documents_of(Sequences(train=str(tmp_path / "both"), text_field="smiles", holdout=0.0), "train") == ["ACGT", "CCO"]
 
 
 def puzzle_file(tmp_path, rows, header=("puzzle", "solution", "rating")):
@@ -230,8 +239,74 @@ def test_bad_settings(tmp_path):
         Sequences(train=path, holdout=1.5)
     with pytest.raises(ValueError, match="split is 'test'"):
         open_data(Files(train=path), length=4, split="test", cache=tmp_path)
-    with pytest.raises(ValueError, match=r"the valid part of the files data: .* a larger holdout"):
-        open_data(Files(train=path, holdout=0.0), length=4, split="valid", cache=tmp_path)
+
+
+@pytest.mark.parametrize(("split", "holdout", "message"), [
+    ("valid", 0.05, "so nothing is held out; set data.document=paragraph (or line), give data.valid, or set validation.rows=0"),
+    ("valid", 0.0, "so nothing is held out; set data.document=paragraph (or line), give data.valid, or set validation.rows=0"),
+    ("train", 0.9, "so everything is held out; set data.document=paragraph (or line), give data.valid, "
+                   "or set data.holdout=0 and validation.rows=0"),
+])
+def test_one_document_cannot_be_divided(tmp_path, split, holdout, message):
+    path = write(tmp_path / "book.txt", "\n\n".join(TEXTS))
+    spec = Files(train=path, holdout=holdout, seed=4)
+    with pytest.raises(ValueError) as caught:
+        open_data(spec, length=32, split=split, cache=tmp_path)
+    assert str(caught.value) == f"the {split} part of the files data: all of the data is one document, {message}"
+    for remedy in (replace(spec, document="paragraph", holdout=0.3), replace(spec, document="line", holdout=0.3), replace(spec, valid=path)):
+        assert len(open_data(remedy, length=32, split=split, cache=tmp_path))
+
+
+def test_a_document_that_nothing_makes_finer(tmp_path):
+    line = write(tmp_path / "line.txt", "a line")
+    record = write(tmp_path / "a.jsonl", json.dumps({"text": "\n\n".join(TEXTS)}))
+    for spec in (Files(train=record, holdout=0.0), Sequences(train=line, holdout=0.0)):
+        with pytest.raises(ValueError, match=r"is one document, so nothing is held out; use more data, give data\.valid, or set validation"):
+            open_data(spec, length=32, split="valid", cache=tmp_path)
+    with pytest.raises(ValueError, match=r"nothing is held out; set data\.document=line, give data\.valid"):
+        open_data(Files(train=line, document="paragraph", holdout=0.0), length=32, split="valid", cache=tmp_path)
+
+
+def test_too_little_for_a_row_says_what_helps(tmp_path):
+    path = write(tmp_path / "a.txt", "\n".join(TEXTS))
+    cases = [
+        (Files(train=path, document="line", holdout=0.0), "valid", 32, "nothing is held out; set a larger data.holdout (now 0), give data.valid"),
+        (Files(train=path, document="line", holdout=0.3), "valid", 9999, "use more data or a shorter length, or a larger data.holdout (now 0.3)"),
+        (Files(train=path, document="line", holdout=0.3), "train", 9999, "use more data or a shorter length, or a smaller data.holdout (now 0.3)"),
+        (Files(train=path, document="line", holdout=0.0), "train", 9999, "use more data or a shorter length"),
+        (Files(train=path, valid=path), "valid", 9999, "use more data or a shorter length"),
+    ]
+    for spec, split, length, message in cases:
+        with pytest.raises(ValueError) as caught:
+            open_data(spec, length=length, split=split, cache=tmp_path)
+        assert message in str(caught.value) and (message.endswith(")") or "data.valid" in message or str(caught.value).endswith(message))
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "characters", "bpe"])
+def test_an_empty_file_is_named(tmp_path, tokenizer):
+    empty, full = write(tmp_path / "empty.txt", ""), write(tmp_path / "full.txt", "\n".join(TEXTS))
+    for changes, split, message in (({"train": empty}, "train", "data.train"), ({"train": full, "valid": empty}, "valid", "data.valid")):
+        spec = Files(**changes, tokenizer=tokenizer)
+        with pytest.raises(ValueError, match=rf"there is no text in .*empty\.txt; correct {message}"):
+            tokenizer_of(spec, cache=tmp_path / "cache")
+            open_data(spec, length=16, split=split, cache=tmp_path / "cache")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    mark = "\ufeff"
+    for name in ("a.txt", "b.txt.gz"):
+        assert documents_of(Files(train=write(tmp_path / name, f"{mark}one\r\ntwo"), document="line", holdout=0.0), "train") == ["one", "two"]
+    assert documents_of(Files(train=write(tmp_path / "c.jsonl", f'{mark}{{"text": "one"}}\n'), holdout=0.0), "train") == ["one"]
+    puzzles = write(tmp_path / "d.csv", f"{mark}puzzle,solution\n10,12\n")
+    assert list(Puzzles(train=puzzles, holdout=0.0).pairs("train")) == [("10", "12")]
+
+
+def test_half_a_surrogate_pair_is_found(tmp_path):
+    lines = [json.dumps({"text": "whole", "more": ["a"]}), '{"text": "half \\ud800", "more": ["\\udc00"]}']
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    for field in ("text", "more*", "text+more*"):
+        with pytest.raises(ValueError, match=r"line 2 of .*a\.jsonl: the text holds half a surrogate pair"):
+            documents_of(Files(train=path, text_field=field), "train")
 
 
 def test_every_source_is_a_plain_frozen_dataclass():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from maskless.training.run import train
+from maskless.data.sources import open_data, tokenizer_of
+from maskless.data.tokenizer import symbol_tokenizer
+from maskless.training.run import Run, train
 from tests.training.runs import losses, recipe, run_process
 
 
@@ -70,14 +74,74 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert "nothing is left" not in first.metrics[0]["note"]
 
 
-def test_fewer_steps_than_were_made_are_said_to_be_made(tmp_path):
+def test_fewer_steps_than_were_made_are_refused(tmp_path):
     out = tmp_path / "run"
-    first = train(recipe(tmp_path), "training.steps=3", "validation.rows=0", out=out)
-    before = tensors(first.checkpoint)
-    again = train(out, "training.steps=1", out=out, resume=True)
-    assert "training.steps is 1 (was 3)" in again.metrics[0]["note"] and "3 of 1 steps are made" in again.metrics[0]["note"]
-    assert len(again.metrics) == 1 and not again.interrupted and again.state.step == 3
-    assert all(torch.equal(tensors(again.checkpoint)[name], before[name]) for name in before)
+    train(recipe(tmp_path), "training.steps=3", "validation.rows=0", out=out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"training\.steps is 1 and 3 steps are made; give more than 3, or leave it out"):
+        train(out, "training.steps=1", "training.lr=0.5", out=out, resume=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_changes_to_a_run_with_nothing_left_to_do_are_not_written(tmp_path):
+    out = tmp_path / "run"
+    train(recipe(tmp_path), "training.steps=2", "validation.rows=0", out=out)
+    config = (out / "config.yaml").read_text()
+    again = train(out, "training.lr=0.5", out=out, resume=True)
+    assert "training.lr is 0.5" in again.metrics[0]["note"] and "nothing is left to do" in again.metrics[0]["note"]
+    assert (out / "config.yaml").read_text() == config
+
+
+# --------------------------------------------------------------------------------------------- other data than before
+
+CHANGED = "the data have changed"
+
+
+def rewritten(folder: Path, tokenizer: str = "bytes", **changes) -> tuple[Run, Path]:
+    """A run of two steps, whose text is another one since, without digits; and the text."""
+    tree, text = recipe(folder), folder / "text.txt"
+    tree["data"] = {**tree["data"], "tokenizer": tokenizer, **changes}
+    run = train(tree, "training.steps=2", out=folder / "run")
+    words = ["line", "of", "a", "small", "text,", "letters", "no", "meaning", "again", "alone"]
+    text.write_text("\n".join(" ".join(random.Random(n).sample(words, 8)) for n in range(500)))
+    return run, text
+
+
+@pytest.mark.parametrize("tokenizer", ["bpe", "characters"])
+def test_a_run_goes_on_in_the_tokenizer_it_learned(tmp_path, tokenizer):
+    run, text = rewritten(tmp_path, tokenizer, bpe_size=300)
+    again = train(run.folder, "training.steps=4", out=run.folder, resume=True)
+    assert again.tokenizer.hash == run.tokenizer.hash != tokenizer_of(again.recipe.data).hash
+    assert CHANGED in again.metrics[0]["note"] and CHANGED not in run.metrics[0]["note"]
+    rows = open_data(again.recipe.data, length=24, split="train", tokenizer=run.tokenizer)
+    assert text.read_text().startswith(run.tokenizer.decode(rows.read(torch.arange(1)).tokens[0])[:9]) and len(losses(run.folder)) == 4
+
+
+def test_changed_text_is_announced_once(tmp_path):
+    run, _ = rewritten(tmp_path)
+    for steps, changed in ((3, True), (4, False)):
+        note = train(run.folder, f"training.steps={steps}", out=run.folder, resume=True).metrics[0]["note"]
+        assert (CHANGED in note) == changed
+
+
+@pytest.mark.parametrize("changes", [("data.bpe_size=310",), ("data.tokenizer=characters",), ("data.tokenizer=bytes",)])
+def test_a_tokenizer_that_is_learned_otherwise_is_another_one(tmp_path, changes):
+    run, _ = rewritten(tmp_path, "bpe", bpe_size=300)
+    config = (run.folder / "config.yaml").read_text()
+    with pytest.raises(ValueError, match="the data now give another tokenizer or codec than the run was trained with; put it back as it was"):
+        train(run.folder, "training.steps=4", *changes, out=run.folder, resume=True)
+    assert (run.folder / "config.yaml").read_text() == config
+
+
+def test_a_tokenizer_file_that_changed_is_another_one(tmp_path):
+    for name, letters in (("mine", "abc"), ("yours", "cba")):
+        (tmp_path / name).mkdir()
+        symbol_tokenizer([*letters, *sorted(set(string.printable) - set("abc"))]).save(tmp_path / name)
+    run, _ = rewritten(tmp_path, str(tmp_path / "mine"))
+    train(run.folder, "training.steps=3", out=run.folder, resume=True)
+    (tmp_path / "mine" / "tokenizer.json").write_text((tmp_path / "yours" / "tokenizer.json").read_text())
+    with pytest.raises(ValueError, match="the data now give another tokenizer"):
+        train(run.folder, "training.steps=4", out=run.folder, resume=True)
 
 
 def test_another_model_is_refused_on_resume(tmp_path):

@@ -72,5 +72,18 @@ def test_weights_that_do_not_fit_are_refused(name, trained, tmp_path):
 def test_another_vocabulary_is_refused(trained, tmp_path):
     tree = causal(trained, {"type": "partition"})
     tree = {**tree, "data": {**tree["data"], "tokenizer": "characters"}}
-    with pytest.raises(ValueError, match="another vocabulary"):
+    with pytest.raises(ValueError, match="another tokenizer or codec than this recipe's data"):
         train(tree, f"training.start={trained / 'first'}", "training.steps=1", out=tmp_path / "run")
+
+
+def test_other_tokens_of_the_same_number_are_refused(trained, tmp_path):
+    """The ids of another alphabet of the same size mean other letters."""
+    tree = recipe(trained)
+    for name, shift in (("first", 0), ("other", 1)):
+        text = tmp_path / f"{name}.txt"
+        text.write_text("\n".join("".join(chr(ord("a") + (n * n + k) % 20 + shift) for k in range(40)) for n in range(99)))
+        tree = {**tree, "data": {**tree["data"], "train": str(text), "tokenizer": "characters"}}
+        if name == "first":
+            train(tree, "training.steps=1", out=tmp_path / "first")
+    with pytest.raises(ValueError, match=r"training\.start .*first was trained with another tokenizer or codec than this recipe's data; use its own"):
+        train(tree, f"training.start={tmp_path / 'first'}", "training.steps=1", out=tmp_path / "run")

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from maskless.cli.train import Progress, describe, train
+from maskless.training.run import train as train_recipe
 from tests.training.runs import REPOSITORY, environment, recipe
 
 app = typer.Typer()
@@ -54,6 +55,20 @@ def test_the_default_folder_is_named_after_the_recipe(tmp_path, monkeypatch):
 def test_mistakes_are_one_sentence(arguments, message):
     result = call(*arguments)
     assert isinstance(result.exception, ValueError) and str(result.exception).startswith(message)
+
+
+def test_a_run_folder_wants_resume(tmp_path):
+    train_recipe(recipe(tmp_path), "training.steps=1", "validation.rows=0", out=tmp_path / "run")
+    result = call(tmp_path / "run")
+    assert str(result.exception) == f"{tmp_path / 'run'} is a run folder, not a recipe; add --resume to go on with it (in Python: resume=True)"
+
+
+def test_an_error_leaves_nothing_on_stdout(tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps(recipe(tmp_path)))
+    result = call(tmp_path / "mine.json", "data.train=nowhere.txt", "--out", tmp_path / "run")
+    assert isinstance(result.exception, ValueError) and result.output == ""
+    result = call(tmp_path / "mine.json", "training.steps=1", "validation.rows=0", "--out", tmp_path / "run")
+    assert result.exit_code == 0 and "" not in result.output.splitlines()
 
 
 def test_ctrl_c_saves_prints_one_line_and_exits_130(tmp_path):

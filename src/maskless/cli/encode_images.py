@@ -79,10 +79,12 @@ class _Progress:
     """A live line with the number of images and the speed."""
 
     def __enter__(self) -> _Progress:
+        from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+        console = Console()
         self.bar = Progress(SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TextColumn("{task.fields[speed]}"),
-                            TimeElapsedColumn(), transient=True)
+                            TimeElapsedColumn(), console=console, transient=True, disable=not console.is_interactive)
         self.bar.start()
         self.task = self.bar.add_task("encoding", total=None, speed="")
         self.begun: int | None = None

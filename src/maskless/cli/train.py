@@ -73,16 +73,20 @@ class Progress:
     """A live line with loss, speed and remaining time; validations, checkpoints and notes scroll above it."""
 
     def __enter__(self) -> Progress:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        console = Console()
         self.bar = Bar(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
+            console=console,
             transient=True,
+            disable=not console.is_interactive,  # else it draws nothing and ends with an empty line
         )
         self.bar.start()
         self.task = self.bar.add_task("training", total=None, numbers="")

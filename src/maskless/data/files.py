@@ -1,4 +1,4 @@
-"""Documents in local files: .txt, .jsonl, .parquet, the first two also compressed (.gz)."""
+"""Documents in local files: .txt, .jsonl, .parquet, of sequences also .fasta; all but .parquet also compressed (.gz)."""
 from __future__ import annotations
 
 import csv
@@ -8,10 +8,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOBase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from maskless.data.definition import utf8
+
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+FASTA = (".fasta", ".fasta.gz", ".fa", ".fa.gz")
 
 
 def find_files(place: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
@@ -35,9 +39,13 @@ def find_files(place: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
 
 def fingerprint(place: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[tuple[str, int, int]]:
     """Name, size and time of change (ns) of every file: what a store compares instead of reading them again."""
-    root = Path(place).expanduser()
-    found = [(path, path.stat()) for path in find_files(place, suffixes)]
-    return [(path.relative_to(root.parent).as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+    return [stamp(path, place) for path in find_files(place, suffixes)]
+
+
+def stamp(path: Path, place: str) -> tuple[str, int, int]:
+    """Name, size and time of change (ns) of a file at or below `place`."""
+    status = path.stat()
+    return path.relative_to(Path(place).expanduser().parent).as_posix(), status.st_size, status.st_mtime_ns
 
 
 def read_documents(path: Path, *, document: str, field: str) -> Iterator[str]:
@@ -46,7 +54,8 @@ def read_documents(path: Path, *, document: str, field: str) -> Iterator[str]:
     Args:
         path: the file.
         document: what one document of a .txt file is: the whole "file", a "paragraph" (up to a blank line), a "line" (blank ones are left
-            out), or a "row" (a line with its end, blank ones as empty documents: how the Hugging Face Hub holds WikiText).
+            out), or a "row" (a line with its end, blank ones as empty documents: how the Hugging Face Hub holds WikiText). Of a .fasta
+            file it is what stands between two lines that begin with ">", without ends of lines.
         field: which field of a .jsonl or .parquet record is the text; a record is a document. Of .jsonl also several, "title+text", joined by
             a space, or "sentences*", a list of texts, joined alike.
 
@@ -59,15 +68,15 @@ def read_documents(path: Path, *, document: str, field: str) -> Iterator[str]:
         yield from _json_lines(path, field)
     else:
         with opened(path) as file:
-            yield from DOCUMENTS[document](file)
+            yield from _fasta(file) if path.name.endswith(FASTA) else DOCUMENTS[document](file)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIOBase]:
-    """The file as text, decompressed if need be. Line ends are kept. Errors while reading name the file."""
+    """The file as text, decompressed if need be. Line ends are kept, a byte order mark is not. Errors while reading name the file."""
     start = gzip.open if path.name.endswith(".gz") else open
     try:
-        with start(path, "rt", encoding="utf-8", newline="") as file:
+        with start(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from None
@@ -100,6 +109,16 @@ def _rows(file: TextIOBase) -> Iterator[str]:
     return (line if line.strip() else "" for line in file)
 
 
+def _fasta(file: TextIOBase) -> Iterator[str]:
+    held = ""
+    for line in chain(file, [">"]):
+        if not line.startswith(">"):
+            held += line.strip()
+        elif held:
+            yield held
+            held = ""
+
+
 DOCUMENTS = {"file": _whole, "paragraph": _paragraphs, "line": _lines, "row": _rows}
 
 
@@ -129,11 +148,20 @@ def _text_of(record: Any, field: str, where: str) -> str:
         return " ".join(_text_of(record, part, where) for part in field.split("+"))
     listed = fields.get(field.removesuffix("*")) if field.endswith("*") else None
     if isinstance(listed, list) and all(isinstance(each, str) for each in listed):
-        return " ".join(listed)
+        return _unicode(" ".join(listed), where)
     text = fields.get(field)
     if not isinstance(text, str):
         found = f"is {type(text).__name__}" if field in fields else f"is not among {', '.join(fields) or 'no fields'}"
         raise ValueError(f"the text field {field!r} of {where} {found}: set text_field to one that holds text")
+    return _unicode(text, where)
+
+
+def _unicode(text: str, where: str) -> str:
+    """`text`, which a \\u escape may have filled with what no encoding can hold. Raises ValueError then."""
+    try:
+        utf8(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     return text
 
 

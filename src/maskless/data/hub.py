@@ -97,6 +97,10 @@ class Hub(TextSource):
         """The line of the table."""
         return DATASETS[self.name]
 
+    @property
+    def divided(self) -> bool:
+        return True
+
     def identity(self) -> Any:
         return asdict(self.entry)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from maskless.data.definition import digest
-from maskless.data.files import find_files, fingerprint
+from maskless.data.files import find_files, fingerprint, stamp
 from maskless.data.hub import fetched
 from maskless.data.npz import names_in, read_npz
 from maskless.data.pictures import SUFFIXES, from_array, read_picture
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class Picture(NamedTuple):
-    """An image, its class (None where there are none), and what to call it in a message."""
+    """An image, its class (None where there are none), what to call it in a message, and the `stamp` of its file if it has one."""
 
     image: Image
     label: int | None
     name: str
+    stamp: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class ImageFolder:
             label = numbers.get(path.relative_to(root).parts[0]) if numbers else None
             if numbers and label is None:
                 raise ValueError(f"{path} is of no class of {self.train}: the classes are {', '.join(numbers)[:200]}")
-            yield Picture(read_picture(path, str(path)), label, str(path))
+            yield Picture(read_picture(path, str(path)), label, str(path), stamp(path, place))
 
 
 def _root(place: str) -> Path:

@@ -139,6 +139,10 @@ class Pictures(Source):
     def learned(self) -> str:
         return ""
 
+    @property
+    def divided(self) -> bool:
+        return self.source.divided
+
     def identity(self) -> Any:
         return [next(name for name, cls in IMAGE_SOURCES.items() if type(self.source) is cls), self.source.identity()]
 
@@ -149,14 +153,14 @@ class Pictures(Source):
     def pictures(self, split: Split, channels: int) -> Iterator[tuple[Pixels, int | None]]:
         """(C, size, size) bytes and the class of each image of a split, mirror images after their originals."""
         fit: Fit = "pad" if self.fit == "pad" else "crop"
-        for image, label, name in self.source.pictures(split):
+        for picture in self.source.pictures(split):
             try:
-                pixels = sized(image, self.size, channels, fit)
+                pixels = sized(picture.image, self.size, channels, fit)
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            if not self.source.divided and not self.in_split(split, hashlib.sha256(pixels.tobytes()).hexdigest()):
+                raise ValueError(f"{picture.name}: {error}") from None
+            if not self.divided and not self.in_split(split, hashlib.sha256(pixels.tobytes()).hexdigest()):
                 continue
-            label = label if self.labels else None
+            label = picture.label if self.labels else None
             yield pixels, label
             if self.flips and split == "train":
                 yield np.ascontiguousarray(pixels[..., ::-1]), label

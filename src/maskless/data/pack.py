@@ -68,8 +68,9 @@ def fill(documents: Iterable[Ids], length: int, vocabulary: Vocabulary) -> Itera
     for number, document in enumerate(documents, 1):
         missing = length - 1 - len(document)
         if missing < 1:
-            needed = len(document) + 2
-            raise ValueError(f"sequence {number} needs {needed} sites with BOS and EOS: length {length} is too short")
+            needed, longest = len(document) + 2, max([len(document), *map(len, documents)]) + 2
+            too_short = f"length {length} is too short, set model.length={longest} for the longest"
+            raise ValueError(f"sequence {number} needs {needed} sites with BOS and EOS: {too_short}")
         yield Row(np.concatenate([bos, document, eos.repeat(missing)]))
 
 

@@ -10,12 +10,14 @@
       lock                  while a process is at work there; another one is refused
 
 A shard appears complete or not at all, so that whatever stops the work (kill -9, power, a full disk), running it again goes on
-after the last complete shard. One batch of images is in memory.
+after the last complete shard, also if images of a folder that are in no shard yet were repaired, removed or added. One batch of
+images is in memory.
 
 N  images        h, w  cells        L  h x w
 """
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,12 +33,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from maskless.data.batch import Batch
-from maskless.data.definition import read_json, write_json
+from maskless.data.definition import canonical, read_json, write_json
+from maskless.data.files import fingerprint
 from maskless.data.image_sources import ImageFolder, ImageSource, Picture
 from maskless.data.images import ImageCodes, load_image_codes
 from maskless.data.loader import Rows
 from maskless.data.pack import Row
-from maskless.data.pictures import Fit, in_unit_range, sized
+from maskless.data.pictures import SUFFIXES, Fit, in_unit_range, sized
 from maskless.data.source import Source, Split
 from maskless.data.store import Store, build_store
 from maskless.noise import uniform
@@ -76,13 +79,13 @@ class Encoding:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
 
     def plan(self) -> dict[str, Any]:
-        """All that the shards depend on, JSON-able."""
+        """All that the shards depend on, as JSON gives it back."""
         kind = type(self.source).__name__
         return {
             "format": FORMAT,
             "codec": self.codes.codec.hash,
             "transform": {"size": self.size, "fit": self.fit, "channels": self.codes.codec.channels},
-            "source": [kind, self.source.identity()],
+            "source": json.loads(canonical([kind, self.source.identity()])),
             "shard": self.shard,
             "classes": len(self.codes.classes),
         }
@@ -107,12 +110,13 @@ def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[in
         if folder.exists() and not begun and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
             raise ValueError(f"{folder} exists and holds something else: choose a new folder")
         if begun:
-            _check_plan(folder / "plan.json", plan)
+            differ = _differing(folder / "plan.json", plan)
+            _refuse(folder, [] if differ == ["source"] and _unchanged(encoding, folder) else differ)
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if not (folder / "manifest.json").is_file():            # nobody has finished it in this moment
                 _encode(encoding, folder, plan, progress)
-    _check_plan(folder / "manifest.json", plan)
+    _refuse(folder, _differing(folder / "manifest.json", plan))
     return Shards(folder)
 
 
@@ -166,35 +170,53 @@ def _taken(file: Any, path: Path) -> bool:
 
 def _write_shards(encoding: Encoding, folder: Path, progress: Callable[[int], None]) -> int:
     """The shards that are not there yet; returns the number of all images."""
-    done = 0
-    while (folder / (name := f"shard-{done // encoding.shard:05d}")).exists() and done % encoding.shard == 0:
-        done += len(Store(folder / name))
+    done = sum(map(len, _finished(folder)))
     progress(done)
     pictures = encoding.source.pictures("train", done)
     codes = encoding.codes
     while done % encoding.shard == 0 and (first := next(pictures, None)) is not None:
-        names: list[str] = []
-        rows = _rows(encoding, chain([first], islice(pictures, encoding.shard - 1)), names, done, progress)
-        identity = {"images": names}  # filled while the rows are written
+        identity: dict[str, list] = {"images": [], "files": []}  # filled while the rows are written
+        rows = _rows(encoding, chain([first], islice(pictures, encoding.shard - 1)), identity, done, progress)
         place = folder / f"shard-{done // encoding.shard:05d}"
         build_store(place, rows, length=codes.length, vocabulary=codes.vocabulary.size, identity=identity)
-        done += len(names)
+        done += len(identity["images"])
     return done
 
 
+def _finished(folder: Path) -> list[Store]:
+    """The shards that are there."""
+    stores: list[Store] = []
+    while (place := folder / f"shard-{len(stores):05d}").exists():
+        stores.append(Store(place))
+    return stores
+
+
+def _unchanged(encoding: Encoding, folder: Path) -> bool:
+    """Whether the images of the shards that are there are still the first of the source, as they were; so it is while there is no shard."""
+    stores = _finished(folder)
+    if not stores:
+        return True
+    if not isinstance(encoding.source, ImageFolder):
+        return False
+    done, files = sum(map(len, stores)), [tuple(file) for store in stores for file in store.manifest.identity.get("files", ())]
+    now = fingerprint(encoding.source.train, SUFFIXES)
+    return len(files) == done and files == now[:done] and done in (len(now), len(stores) * encoding.shard)
+
+
 def _rows(
-    encoding: Encoding, pictures: Iterator[Picture], names: list[str], done: int, progress: Callable[[int], None]
+    encoding: Encoding, pictures: Iterator[Picture], identity: dict[str, list], done: int, progress: Callable[[int], None]
 ) -> Iterator[Row]:
-    """The rows of one shard; what each image is called goes to `names`."""
+    """The rows of one shard; what each image is called, and the stamp of its file if it has one, go to `identity`."""
     codec, source = encoding.codes.codec, encoding.source
     root = f"{source.train}/" if isinstance(source, ImageFolder) else ""
     while together := list(islice(pictures, encoding.batch)):
         pixels = np.stack([_sized(picture, encoding) for picture in together])
         codes = codec.encode(in_unit_range(torch.from_numpy(pixels))).flatten(1).numpy()
-        names += [picture.name.removeprefix(root) for picture in together]
+        identity["images"] += [picture.name.removeprefix(root) for picture in together]
+        identity["files"] += [picture.stamp for picture in together if picture.stamp is not None]
         for code, picture in zip(codes, together, strict=True):
             yield Row(code, label=picture.label)
-        progress(done + len(names))
+        progress(done + len(identity["images"]))
 
 
 def _sized(picture: Picture, encoding: Encoding) -> Any:
@@ -204,12 +226,16 @@ def _sized(picture: Picture, encoding: Encoding) -> Any:
         raise ValueError(f"{picture.name}: {error}") from None
 
 
-def _check_plan(path: Path, plan: dict[str, Any]) -> None:
-    """Raise ValueError unless what was begun in a folder is `plan`."""
+def _differing(path: Path, plan: dict[str, Any]) -> list[str]:
+    """In what a folder differs from `plan`, by its plan.json or manifest.json."""
     found = read_json(path)
-    differ = [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+    return [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+
+
+def _refuse(folder: Path, differ: list[str]) -> None:
+    """Raise ValueError if anything differs."""
     if differ:
-        raise ValueError(f"{path.parent} was encoded from something else ({', '.join(differ)} differ): choose a new folder")
+        raise ValueError(f"{folder} was encoded from something else ({', '.join(differ)} differ): choose a new folder")
 
 
 class Shards:

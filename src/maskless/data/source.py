@@ -52,6 +52,11 @@ class Source:
         raise NotImplementedError
 
     @property
+    def divided(self) -> bool:
+        """Whether the data has a validation part of its own."""
+        return False
+
+    @property
     def learned(self) -> str:
         """The name under which a tokenizer learned from this source is kept, "" if none is learned."""
         raise NotImplementedError

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -22,14 +23,14 @@ import numpy as np
 from maskless.data.corpus import corpus_identity, standard_library_prose
 from maskless.data.definition import canonical, digest
 from maskless.data.detokenize import DETOKENIZERS
-from maskless.data.files import DOCUMENTS, SUFFIXES, find_files, fingerprint, read_documents, read_table
+from maskless.data.files import DOCUMENTS, FASTA, SUFFIXES, find_files, fingerprint, read_documents, read_table
 from maskless.data.hub import Hub
-from maskless.data.images import Images, PlainPixels
+from maskless.data.images import Images, Pictures, PlainPixels
 from maskless.data.loader import Rows
 from maskless.data.pack import PACKINGS, Row, padded
 from maskless.data.shards import Encoded
 from maskless.data.source import SPLITS, Source, Split, TextSource, encoded, one_of
-from maskless.data.store import open_or_build
+from maskless.data.store import Unfilled, open_or_build
 from maskless.data.tokenizer import Coding, Tokenizer, learn_symbols, learn_words, load_tokenizer
 from maskless.data.zero_shot import ZeroShot
 
@@ -62,6 +63,10 @@ class _Local:
     valid: str | None = None
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
+    @property
+    def divided(self) -> bool:
+        return self.valid is not None
+
     def identity(self) -> Any:
         return [fingerprint(place, self.suffixes) for place in (self.train, self.valid) if place is not None]
 
@@ -70,7 +75,7 @@ class _Local:
         place = self.train if split == "train" or self.valid is None else self.valid
         for path in find_files(place, self.suffixes):
             for record in read(path):
-                if self.valid is not None or self.in_split(split, text(record)):
+                if self.divided or self.in_split(split, text(record)):
                     yield record
 
 
@@ -102,7 +107,8 @@ class Files(_Local, TextSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences(_Local, Source):
-    """Sequences of any tokens, one a line of .txt or .txt.gz files: molecules, proteins, chords, moves.
+    """Sequences of any tokens: molecules, proteins, chords, moves. One a line of .txt files, a record of .jsonl or of .fasta (.fa) files,
+    all also .gz.
 
     The vocabulary is every symbol that occurs.
 
@@ -111,12 +117,14 @@ class Sequences(_Local, Source):
         pattern: without a separator, a regular expression of the symbols of several characters (for SMILES
             ``Br|Cl|\\[[^]]*\\]``).
         packing: as in `TextSource`; "fill" lets a model of any order learn where a sequence ends.
+        text_field: the field of .jsonl records that holds the sequence.
     """
 
     separator: str = ""
     pattern: str = "."
     packing: str = "fill"
-    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".txt.gz")
+    text_field: str = "text"
+    suffixes: ClassVar[tuple[str, ...]] = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", *FASTA)
 
     @property
     def learned(self) -> str:
@@ -127,7 +135,7 @@ class Sequences(_Local, Source):
         one_of("packing", self.packing, PACKINGS)
 
     def texts(self, split: Split) -> Iterator[str]:
-        return self._records(split, lambda path: read_documents(path, document="line", field=""), str)
+        return self._records(split, lambda path: read_documents(path, document="line", field=self.text_field), str)
 
     def make_tokenizer(self) -> Tokenizer:
         texts = (text for split in SPLITS for text in self.texts(split))
@@ -213,6 +221,8 @@ def tokenizer_of(spec: Source, *, cache: Path | str | None = None) -> Coding:
         return spec.make_tokenizer()
     folder = cache_folder(cache) / f"tokenizer-{spec.learned}-{digest(_origin(spec))[:16]}"
     if not folder.exists():
+        if not any(_count(spec, split) for split in SPLITS):
+            raise ValueError(_nothing(spec, "train"))
         tokenizer = spec.make_tokenizer()
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
@@ -255,7 +265,45 @@ def open_data(spec: Source, *, length: int, split: str, tokenizer: Coding | None
     try:
         return open_or_build(folder, rows, length=length, vocabulary=tokenizer.vocabulary.size, identity=identity)
     except ValueError as error:
-        raise ValueError(f"the {split} part of the {identity['source']} data: {error}") from None
+        reason = _shortage(spec, part, length) if isinstance(error, Unfilled) else error
+        raise ValueError(f"the {split} part of the {identity['source']} data: {reason}") from None
+
+
+def _shortage(spec: Source, split: Split, length: int) -> str:
+    """Why a split fills no row, and what helps."""
+    images = isinstance(spec, Pictures)  # which fill a row each: there are none
+    here = 0 if images else _count(spec, split)
+    there = 0 if spec.divided else 2 if images else _count(spec, "train" if split == "valid" else "valid")
+    if not here + there:
+        return _nothing(spec, split)
+    share = f"a {'larger' if split == 'valid' else 'smaller'} data.holdout (now {spec.holdout:g})"
+    if here:
+        also = "" if spec.divided or (split == "train" and not spec.holdout) else f", or {share}"
+        return f"it does not fill one sequence of length {length}; use more data or a shorter length{also}"
+    held, without = ("nothing", "") if split == "valid" else ("everything", "data.holdout=0 and ")
+    known, finer = ("all of the data is one document, so ", _finer(spec)) if there == 1 else ("", share)
+    ways = [f"set {finer}" if finer else "use more data", *(["give data.valid"] if hasattr(spec, "valid") else [])]
+    return f"{known}{held} is held out; {', '.join(ways)}, or set {without}validation.rows=0"
+
+
+def _count(spec: Source, split: Split) -> int:
+    """How many documents of a split are not empty, counted up to two."""
+    return len(list(islice(filter(None, spec.texts(split)), 2)))
+
+
+def _nothing(spec: Source, split: Split) -> str:
+    """Where there should have been something."""
+    if isinstance(spec, Pictures):
+        return "there is no image; correct data.source"
+    key = next(key for key in (split, "train", "place", "name") if getattr(spec, key, None))
+    return f"there is no text in {getattr(spec, key)}; correct data.{key}"
+
+
+def _finer(spec: Source) -> str:
+    """What makes several documents of a text file that is one now; "" if nothing does."""
+    if not isinstance(spec, Files) or not any(".txt" in path.suffixes for path in find_files(spec.train)):
+        return ""
+    return {"file": "data.document=paragraph (or line)", "paragraph": "data.document=line"}.get(spec.document, "")
 
 
 def _split(name: str) -> Split:

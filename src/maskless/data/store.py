@@ -37,6 +37,10 @@ COLUMNS = ("tokens", "valid", "given", "labels")  # the fields of a `Row`, each 
 CHECKED = 1 << 28  # bytes; larger files are checked for their size on opening, and whole by `Store.verify`
 
 
+class Unfilled(ValueError):
+    """There is not a single row to build a store from."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What manifest.json says.
@@ -182,7 +186,7 @@ def build_store(
         identity: what the rows depend on, JSON-able.
 
     Raises:
-        ValueError: there is no row at all.
+        Unfilled: there is no row at all.
         OSError: the disk is full or not writable; nothing is left behind.
     """
     folder = Path(folder)
@@ -242,8 +246,7 @@ def _write_columns(folder: Path, rows: Iterable[Row], length: int, vocabulary: i
         for name, column in columns.items():
             _append(folder / f"{name}.bin", column, files[name])
     if not count:
-        remedy = "use more data, a shorter length or a larger holdout"
-        raise ValueError(f"the data does not fill one sequence of length {length}: {remedy}")
+        raise Unfilled(f"the data does not fill one sequence of length {length}: use more data or a shorter length")
     for name in files:
         _flush(folder / f"{name}.bin")
     return count, tokens, files

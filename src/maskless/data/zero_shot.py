@@ -68,6 +68,10 @@ class ZeroShot(TextSource):
         """The line of the table."""
         return CORPORA[self.name]
 
+    @property
+    def divided(self) -> bool:
+        return True
+
     def identity(self) -> Any:
         return [asdict(self.reading), fingerprint(self.place, self.suffixes)]
 

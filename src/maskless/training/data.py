@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int
 from torch import Tensor
 
+from maskless.checkpoints.native import Checkpoint, coding_in
 from maskless.data.batch import Batch
+from maskless.data.definition import digest
 from maskless.data.loader import Rows
 from maskless.data.sources import open_data, tokenizer_of
 from maskless.data.tokenizer import Coding
@@ -27,11 +30,13 @@ class Data:
         tokenizer: ids and text, or codes and images.
         train: rows to train on.
         validation: held-out rows; None if the recipe wants no validation (`validation.rows=0`).
+        identity: changes whenever what the rows are made of does, such as a file.
     """
 
     tokenizer: Coding
     train: Rows
     validation: Rows | None
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,32 @@ def check_classes(recipe: Recipe | CodecRecipe, tokenizer: Any) -> None:
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 
+def is_of(tokenizer: Any, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint's model was trained on rows of this tokenizer or codec, as far as its folder says."""
+    coding = coding_in(checkpoint.folder)
+    return checkpoint.vocabulary in (None, tokenizer.vocabulary) and (coding is None or coding.hash == tokenizer.hash)
+
+
+def kept_tokenizer(recipe: Recipe, machine: Machine, checkpoint: Path, *, relearn: bool) -> Coding:
+    """The tokenizer of a run that goes on: what it learned stays as it is, whatever became of the texts.
+
+    Args:
+        checkpoint: its newest one.
+        relearn: the recipe says in another way than before how the tokenizer is learned.
+
+    Raises:
+        ValueError: the data are written in another one than the run was trained with.
+    """
+    kept = coding_in(checkpoint)
+    if kept is not None and recipe.data.learned and not relearn:
+        return kept
+    tokenizer = open_tokenizer(recipe, machine)
+    if kept is not None and kept.hash != tokenizer.hash:
+        raise ValueError("the data now give another tokenizer or codec than the run was trained with; put it back as it was (data.tokenizer, "
+                         "data.codec), or begin another run with --out")
+    return tokenizer
+
+
 def open_tokenizer(recipe: Recipe | CodecRecipe, machine: Machine) -> Coding:
     """The tokenizer of the data; one process learns it where it must be learned."""
     if machine.main:
@@ -83,7 +114,7 @@ def open_rows(recipe: Recipe | CodecRecipe, tokenizer: Coding, machine: Machine)
     splits = ("train", "valid") if recipe.validation.rows != 0 else ("train",)
     if machine.main:
         for split in splits:
-            open_data(recipe.data, length=recipe.length, split=split)
+            open_data(recipe.data, length=recipe.length, split=split, tokenizer=tokenizer)
     machine.barrier()
-    stores = [fitted(open_data(recipe.data, length=recipe.length, split=split), recipe) for split in splits]
-    return Data(tokenizer, stores[0], stores[1] if len(stores) > 1 else None)
+    stores = [fitted(open_data(recipe.data, length=recipe.length, split=split, tokenizer=tokenizer), recipe) for split in splits]
+    return Data(tokenizer, stores[0], stores[1] if len(stores) > 1 else None, digest(recipe.data.identity()))

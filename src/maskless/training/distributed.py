@@ -178,13 +178,19 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = mesh["data_parallel"]
-    blocks = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
+    blocks: list[Any] = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
     for block in blocks:
         fully_shard(block, mesh=mesh)
         if hasattr(block, "keys_values"):  # a cross-attention block is entered twice
+            block.keys_values = _without_views(block.keys_values)
             register_fsdp_forward_method(block, "keys_values")
     fully_shard(model, mesh=mesh)
     return model
+
+
+def _without_views(method: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """A method whose tensors are their own: FSDP hangs hooks on them, and a view that is changed in place loses its hook."""
+    return lambda *inputs: tuple(tensor.clone() if tensor._is_view() else tensor for tensor in method(*inputs))
 
 
 def choose_device(device: str) -> str:

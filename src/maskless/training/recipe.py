@@ -456,12 +456,14 @@ def recipe_names() -> list[str]:
 
 
 def find(source: str | Path) -> Path:
-    """The file of a recipe, by path or by name. Raises ValueError that lists the names if there is none."""
+    """The file of a recipe, by path or by name. Raises ValueError that lists the names if there is none, or knows a run folder."""
     path = Path(source).expanduser()
     named = recipe_folder() / f"{str(source).removesuffix('.yaml')}.yaml"
     for candidate in (path, named):
         if candidate.is_file():
             return candidate
+    if (path / "config.yaml").is_file():
+        raise ValueError(f"{source} is a run folder, not a recipe; add --resume to go on with it (in Python: resume=True)")
     raise ValueError(f"there is no recipe {source}; give the path of a YAML file or one of {', '.join(recipe_names())}")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from maskless.checkpoints.carried import local
-from maskless.checkpoints.native import Checkpoint, coding_in, described, guidance_in, resolve
+from maskless.checkpoints.native import Checkpoint, described, guidance_in, resolve
 from maskless.data.vqgan import VQConfig
 from maskless.models import CausalPartitionConfig, PartitionConfig, kind_of
+from maskless.training.data import is_of
 from maskless.training.distillation import Distillation
 from maskless.training.recipe import FROM_TOKENIZER, DistillRecipe, Recipe, classes_of
 from maskless.vocabulary import Vocabulary
@@ -90,8 +91,7 @@ def check_teacher(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Any) -> Non
         theirs, ours = (getattr(config, name, 0) or 0 for config in (teacher, student))
         if theirs != ours and not (name == "grid" and 0 in (theirs, ours)):
             raise ValueError(f"{where} has {name} {theirs} and the student {ours}; both must speak of the same sites, tokens and classes: {remedy}")
-    coding = coding_in(checkpoint.folder)
-    if checkpoint.vocabulary not in (None, tokenizer.vocabulary) or (coding is not None and coding.hash != tokenizer.hash):
+    if not is_of(tokenizer, checkpoint):
         raise ValueError(f"{where} was trained with another tokenizer or codec than this recipe's data; use its own (data.tokenizer, data.codec)")
     for who, config in ((where, teacher), ("the student", student)):
         if getattr(config, "time_conditioned", False):

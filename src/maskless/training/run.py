@@ -26,7 +26,7 @@ from maskless.training.codec import (
     new_codec,
     trains_codec,
 )
-from maskless.training.data import Data, open_rows, open_tokenizer
+from maskless.training.data import Data, is_of, kept_tokenizer, open_rows, open_tokenizer
 from maskless.training.distributed import Machine, attention_kernels, numerics, start
 from maskless.training.evaluate import hooks_of
 from maskless.training.hooks import Every, Saver, stop_request
@@ -43,7 +43,8 @@ from maskless.training.recipe import (
 )
 from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
 from maskless.training.state import TrainState, load_state, new_state, read_notes
-from maskless.vocabulary import Vocabulary
+
+LEARNING = ("data.tokenizer", "data.bpe_size", "data.separator", "data.pattern")  # how a tokenizer is learned from texts
 
 
 @dataclass(frozen=True)
@@ -123,15 +124,17 @@ def begin(
 ) -> Run:
     """Decide everything about a session of a run, and run it; arguments and errors are those of `train`."""
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
-    plan, changes = _resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), [])
+    plan, changes = _resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), {})
     work.check(plan)
     _check_folder(folder, resume)
     found = latest(folder) if resume else None
     recorded = read_notes(found) if found else {}
+    if "training.steps" in changes and plan.training.steps < (made := recorded.get("step", 0)):
+        raise ValueError(f"training.steps is {plan.training.steps} and {made} steps are made; give more than {made}, or leave it out")
     machine = start(
         plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
     )
-    tokenizer = open_tokenizer(plan, machine)
+    tokenizer = work.tokenizer(plan, machine, found, relearn=any(key in changes for key in LEARNING))
     plan = work.completed(plan, tokenizer)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
@@ -142,7 +145,7 @@ def begin(
     ):
         chosen = work.choose(plan, machine, recorded.get("groups", "dense") if found else None)
         session = work(folder, plan, machine, data, chosen, tuple(callbacks))
-        return session.run(found, [*changes, *_differences(recorded, session.facts())])
+        return session.run(found, [*changes.values(), *_differences(recorded, session.facts())])
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,8 @@ class Work:
             stack.callback(state.release)
             if found is not None:
                 load_state(found, state)
-            self.open_folder()
+            if found is None or state.step < training.steps:
+                self.open_folder()
             journal = Journal(
                 self.sinks(memory, state.step, stack),
                 every=recipe.log.every,
@@ -224,6 +228,11 @@ class Work:
         return load_recipe(recipe, *overrides)
 
     @classmethod
+    def tokenizer(cls, recipe: Any, machine: Machine, found: Path | None, *, relearn: bool) -> Any:
+        """Of the data; errors and `relearn` are those of `kept_tokenizer`, where there is a checkpoint to go on from."""
+        return open_tokenizer(recipe, machine) if found is None else kept_tokenizer(recipe, machine, found, relearn=relearn)
+
+    @classmethod
     def completed(cls, recipe: Any, tokenizer: Any) -> Any:
         """With what the data decide about the model."""
         return complete(recipe, tokenizer.vocabulary, tokenizer if isinstance(tokenizer, ImageCodes) else None)
@@ -262,7 +271,7 @@ class Work:
     def begin_weights(self, model: Any) -> None:
         """Give a model at step 0 the weights it begins with, if not random ones."""
         if (source := self.recipe.training.start) is not None:
-            begin_with(model, source, self.data.tokenizer.vocabulary)
+            begin_with(model, source, self.data.tokenizer)
 
     def open_folder(self) -> None:
         if self.machine.main:
@@ -291,6 +300,7 @@ class Work:
             "device": self.machine.device.type,
             "processes": self.machine.world,
             "torch": torch.__version__,
+            "data": self.data.identity,
         }
 
     def sinks(self, memory: Memory, step: int, stack: ExitStack) -> list[Sink]:
@@ -325,6 +335,10 @@ class _CodecWork(Work):
         return load_codec_recipe(recipe, *overrides)
 
     @classmethod
+    def tokenizer(cls, recipe: Any, machine: Machine, found: Path | None, *, relearn: bool) -> Any:
+        return open_tokenizer(recipe, machine)  # of pixels: checkpoints hold the codec that is trained
+
+    @classmethod
     def completed(cls, recipe: Any, tokenizer: Any) -> Any:
         return recipe
 
@@ -357,15 +371,16 @@ class _CodecWork(Work):
         return {"tokenizer": self.coding(state), "extra": {"objective": "reconstruction"}}
 
 
-def begin_with(model: Any, source: str, vocabulary: Vocabulary) -> None:
+def begin_with(model: Any, source: str, tokenizer: Any) -> None:
     """Give a new model the averaged weights of a checkpoint, of any kind with the same tensors.
 
     Raises:
-        ValueError: if names or shapes differ, or the checkpoint was trained with another vocabulary.
+        ValueError: if names or shapes differ, or the checkpoint was trained with another tokenizer or codec.
     """
     checkpoint = load_checkpoint(source)
-    if checkpoint.vocabulary not in (None, vocabulary):
-        raise ValueError(f"training.start {source} was trained with another vocabulary than this recipe's data; use its tokenizer (data.tokenizer)")
+    if not is_of(tokenizer, checkpoint):
+        own = "use its own (data.tokenizer, data.codec)"
+        raise ValueError(f"training.start {source} was trained with another tokenizer or codec than this recipe's data; {own}")
     check_weights(checkpoint.weights, model.state_dict(), f"training.start {source}")
     model.load_state_dict(checkpoint.weights)
 
@@ -376,9 +391,9 @@ def _chosen(wanted: str, recorded: str | None) -> str:
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not as it was when the checkpoint was written, in words."""
-    return [
-        f"{name} is {now[name]} (was {value})" for name, value in recorded.items() if name in now and now[name] != value
-    ]
+    words = {"data": "the data have changed (contents or times of files), and are read in the tokenizer or codec of before"}
+    changed = [name for name, value in recorded.items() if name in now and now[name] != value]
+    return [words.get(name, f"{name} is {now[name]} (was {recorded[name]})") for name in changed]
 
 
 def _tag(recipe: Recipe) -> str:
@@ -406,8 +421,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Any, list[str]]:
-    """The recipe to continue with, and how it differs from the one the run had.
+def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """The recipe to continue with, and the keys in which it differs from the one the run had, with a sentence on each.
 
     The run's own config.yaml with the overrides; or, where a recipe is named beside the folder, that recipe.
     """
@@ -423,10 +438,8 @@ def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str
         filled = {name: getattr(before.model, name) for name in FROM_DATA if hasattr(before.model, name) and not getattr(after.model, name, True)}
         after = dataclasses.replace(after, model=dataclasses.replace(after.model, **filled))
     old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))
-    changed = [
-        f"{key} is {new.get(key)} (was {old.get(key)})" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
-    ]
-    return after, changed
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return after, {key: f"{key} is {new.get(key)} (was {old.get(key)})" for key in changed}
 
 
 def _flat(tree: Mapping, where: str = "") -> dict[str, Any]:
