@@ -26,6 +26,7 @@ def test_the_function_and_the_command_write_the_same_records(models, text, tmp_p
     ended = call("evaluate", model, *words, "likelihood.rows=3", "--budget", 2, "--samples", 3, "--sampler", "steps=4", "--data", text, "--seed", 5,
                  "--out", tmp_path / "command", "--device", "cpu")
     assert ended.code == 0, ended.err
+    assert "" not in ended.out.splitlines()                         # the live line is drawn on terminals only
     ours, theirs = trees(tmp_path / "function"), trees(tmp_path / "command")
     assert len(found) == len([tree for tree in ours.values() if "metric" in tree]) > 2 and same(ours, theirs)
     assert {result.suite for result in found} == {"likelihood", "generative"}

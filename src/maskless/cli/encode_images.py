@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from maskless.cli.live import live_line
+
 
 def encode_images(
     source: Annotated[str, typer.Argument(help="A folder of images, subfolders are classes; an .npz file of arrays or JPEG files; hub:NAME, a "
@@ -79,12 +81,9 @@ class _Progress:
     """A live line with the number of images and the speed."""
 
     def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        console = Console()
-        self.bar = Progress(SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TextColumn("{task.fields[speed]}"),
-                            TimeElapsedColumn(), console=console, transient=True, disable=not console.is_interactive)
+        self.bar = live_line(SpinnerColumn(), TextColumn("{task.completed:,.0f} images"), TextColumn("{task.fields[speed]}"), TimeElapsedColumn())
         self.bar.start()
         self.task = self.bar.add_task("encoding", total=None, speed="")
         self.begun: int | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from maskless.cli import sampling as s
+from maskless.cli.live import live_line
 
 Words = Annotated[list[str] | None, typer.Argument(
     metavar="[SUITE|RECIPE|SUITE.KEY=VALUE]...",
@@ -72,10 +73,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True))
-        self.bar = Bar(*columns, transient=True, disable=self.quiet)
+        self.bar = live_line(*columns, quiet=self.quiet)
         self.bar.start()
         return self
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from maskless.cli.live import live_line
+
 Arguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -73,21 +75,9 @@ class Progress:
     """A live line with loss, speed and remaining time; validations, checkpoints and notes scroll above it."""
 
     def __enter__(self) -> Progress:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
 
-        console = Console()
-        self.bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_interactive,  # else it draws nothing and ends with an empty line
-        )
+        self.bar = live_line(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"), TimeRemainingColumn())
         self.bar.start()
         self.task = self.bar.add_task("training", total=None, numbers="")
         return self
