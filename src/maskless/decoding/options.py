@@ -58,6 +58,8 @@ class SamplerOptions:
         guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last.
         factorised_digits: of a Prime model: every digit from its own marginal, instead of one token for all digits of a site.
         filter_observed: of a Prime model: only tokens that agree with the digits already known are drawn.
+        count_registers: of a PGM with registers: false samples as its released image code does, which hides each row's newest token (for
+            published figures of released weights).
         draft: speculative decoding (token-causal models): sites drafted per round; 0 for none. Takes a planned order, and no `steps`.
         stop: finish a row at the first EOS it generates. Not with a corrector, which may forget that EOS.
 
@@ -94,6 +96,7 @@ class SamplerOptions:
     guidance_schedule: GuidanceName = "constant"
     factorised_digits: bool = False
     filter_observed: bool = True
+    count_registers: bool = True
     draft: int = 0
     stop: bool = False
 
@@ -172,7 +175,7 @@ class SamplerOptions:
         if self.draft:
             return self._speculative(order, choice, stop_at)
         guide = {"constant": constant, "linear": ramped}[self.guidance_schedule](self.guidance) if self.guidance else None
-        return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits)
+        return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits, self.count_registers)
 
     @property
     def digits(self) -> DigitDraw | None:
@@ -204,6 +207,8 @@ class SamplerOptions:
             raise ValueError(f"draft {self.draft} lets the drafts that pass decide how many sites a step reveals; leave out steps, plan and block")
         if self.digits is not None:
             raise ValueError(f"draft {self.draft} is of models of whole tokens; leave out factorised_digits and filter_observed")
+        if not self.count_registers:
+            raise ValueError(f"draft {self.draft} needs a cache, and count_registers false none; leave one of the two out")
         if isinstance(choice, Choices) or self.guidance_schedule != "constant":
             raise ValueError(f"draft {self.draft} has no steps known in advance; leave out schedules of temperature, top_k and guidance")
         return Speculative(self.draft, order, choice, self.guidance, stop_at)

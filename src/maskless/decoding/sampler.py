@@ -22,6 +22,7 @@ from maskless.decoding.guidance import Guided, Scale, halves
 from maskless.decoding.noise import PROMPT, REMASK, Noise
 from maskless.decoding.order import Order, Random
 from maskless.decoding.plan import Plan, Scheduled, Step
+from maskless.decoding.registers import UncountedRegisters, packed_registers
 
 
 @runtime_checkable
@@ -57,6 +58,8 @@ class Sampler:
             given, else by forgetting the prompt; None for none.
         stop_at: an EOS id after which a row is finished; None to fill every site.
         digits: how a model that writes tokens in digits draws them; None: as its canvas was made (jointly and filtered by default).
+        count_registers: of a partition model with registers: False samples as PGM's released image code does, which leaves them out of the
+            lengths and so hides each row's newest tokens, as many as it packs registers (see `UncountedRegisters`).
 
     Raises:
         ValueError: when run, if the parts do not fit each other or the model.
@@ -73,6 +76,7 @@ class Sampler:
     guidance: Scale | None = None
     stop_at: int | None = None
     digits: DigitDraw | None = None
+    count_registers: bool = True
 
     def records(self, model: Model, canvas: Canvas, noise: Noise, cond: Int[Tensor, " B"] | None = None) -> Iterator[Record]:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
@@ -105,6 +109,10 @@ class Sampler:
 
     def predictor(self, model: Model, labels: Int[Tensor, " B"] | None) -> Predictor:
         """The model opened on one decode, guided where this sampler says so."""
+        opened = self._guided(model, labels)
+        return opened if self.count_registers else UncountedRegisters(opened, packed_registers(model))
+
+    def _guided(self, model: Model, labels: Int[Tensor, " B"] | None) -> Predictor:
         if self.guidance is None:
             return model.predictor(cond=labels)
         if labels is None or model.null_label is None:
@@ -118,6 +126,8 @@ class Sampler:
                              "Adaptive is the plan of entropy-bound orders, and of no other")
         if any(step.forget for step in steps) and not isinstance(self.order, Anew):
             raise ValueError(f"plan {type(self.plan).__name__} forgets sites and order {order} lists each once; use the order Anew")
+        if not self.count_registers and not packed_registers(model):
+            raise ValueError(f"count_registers is false and this {type(model).__name__} packs no registers with its known tokens; leave it out")
         if not model.left_to_right:
             return
         if not self.order.left_to_right:

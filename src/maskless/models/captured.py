@@ -24,6 +24,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
+from maskless.decoding.registers import packed_registers
 from maskless.layers.attention import Masked, rounded_up
 from maskless.models.base import Denoiser, FullPredictor
 from maskless.models.causal_partition import CachedPredictor, Place
@@ -346,6 +347,10 @@ class Captured:
     @property
     def null_label(self) -> int | None:
         return self.model.null_label
+
+    @property
+    def packed_registers(self) -> int:
+        return packed_registers(self.model)
 
     def predictor(self, cond: Int[Tensor, " B"] | None = None) -> Predictor:
         return Opened(self, cond)

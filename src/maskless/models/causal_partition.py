@@ -83,6 +83,11 @@ class CausalPartitionTransformer(PartitionTransformer):
         super().__init__(config)
 
     @property
+    def packed_registers(self) -> int:
+        """None: they are in the cache from the start."""
+        return 0
+
+    @property
     def shuffle_prompt(self) -> bool:
         return self.config.causal == "token" and self.config.prompt == "random"
 

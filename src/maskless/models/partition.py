@@ -177,6 +177,11 @@ class PartitionTransformer(Conditioned):
         self.head = initial_head(config.width, config.vocab_size)
 
     @property
+    def packed_registers(self) -> int:
+        """Registers that every call encodes in front of a row's known tokens: those of group 0."""
+        return self.config.registers // 2
+
+    @property
     def cross_layers(self) -> list[CrossBlock]:
         return [layer for layer in self.decoder if isinstance(layer, CrossBlock)]
 

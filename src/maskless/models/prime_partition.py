@@ -131,6 +131,11 @@ class PrimePartitionTransformer(WrittenInDigits, PartitionTransformer):  # type:
         self.skip = nn.Linear(config.width, config.width, bias=False)
         nn.init.zeros_(self.skip.weight)
 
+    @property
+    def packed_registers(self) -> int:
+        """None that are counted: what is known are digits, and elements are packed in the order of their sites."""
+        return 0
+
     # -- parts -----------------------------------------------------------------------------------------------------------------------------------
 
     def sums(self, digits: Int[Tensor, "B n l"], *owned: Bool[Tensor, "B n l"]) -> Float[Tensor, "B n g D"]:

@@ -1,5 +1,5 @@
-"""What the released code does differently, each by name, for parity only: `verify` uses it, and a recipe that names
-`distill.times: reference`.
+"""What the released code does differently, each by name, for parity only: `verify` uses it, a recipe that names `distill.times: reference`, and a
+sampler with `count_registers: false`.
 
 | quirk | evidence (golden file that records it) |
 |---|---|
@@ -13,7 +13,7 @@
 | `NucleusFirst` | the nucleus is cut before [MASK] is removed and may keep it (text_sampler_pgm_uniform_nucleus) |
 | `RoundedChoice` | log-probabilities are rounded to bfloat16 before the float64 race (spec of the text code, 2.7: no golden is on a GPU) |
 | `frechet_rounded` | means, covariances and their product in float32 (image_metrics: 12.57196, in float64 12.57086) |
-| `UncountedRegisters` | the lengths of the image samplers leave out the register, which hides the newest token (image_pgm_sample, ref) |
+| `UncountedRegisters` (the option `count_registers`) | the lengths leave out the register, which hides the newest token (image_pgm_sample, ref) |
 | `RegistersNotAsked` | decoder self-attention samples without the registers it was trained with (image_pgm_variant_interleave) |
 """
 from __future__ import annotations
@@ -26,8 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from maskless.decoding import Canvas, Sites, Step
+from maskless.decoding import Canvas, Sites
 from maskless.decoding.choice import Choice, nucleus
+from maskless.decoding.registers import UncountedRegisters
 from maskless.models.partition import Asked, PartitionPredictor, PartitionTransformer
 from maskless.schedules import LogLinear
 
@@ -144,25 +145,10 @@ class RegistersNotAsked(PartitionPredictor):
         return self._apart(sites, rows)
 
 
-class UncountedRegisters:
-    """A predictor to which as many of a row's newest tokens are not known as it has registers: they are packed last, and cut off."""
-
-    def __init__(self, predictor: PartitionPredictor):
-        self.predictor, self.head, self.allowed = predictor, predictor.head, predictor.allowed
-
-    def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
-        hidden = self.predictor.model.config.registers // 2
-        short = object.__new__(Canvas)
-        short.__dict__.update(canvas.__dict__)
-        short.count = (canvas.count - hidden).clamp(min=0)
-        short.least, short.greatest = ([max(0, n - hidden) for n in bound] for bound in (canvas.least, canvas.greatest))
-        return self.predictor(short, sites, step)
-
-
 def released_predictor(model: PartitionTransformer, cond: Tensor | None = None, *, counted: bool = True) -> Any:
     """The predictor of the released image samplers; `counted`: with the register counted in the lengths."""
     predictor = RegistersNotAsked(model, cond)
-    return predictor if counted else UncountedRegisters(predictor)
+    return predictor if counted else UncountedRegisters(predictor, model.packed_registers)
 def reference_times(t: Float[Tensor, " B"], steps: int, dt: float) -> Float[Tensor, "K B"]:
     """t s + (1 - t) t_end for s from 1 to 0, where t s + (1 - s) t_end was meant (and would still include its end)."""
     s = torch.linspace(1, 0, steps, dtype=t.dtype, device=t.device)[:, None]
