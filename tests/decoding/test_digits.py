@@ -15,6 +15,7 @@ from maskless.decoding import (
     Blockwise,
     Canvas,
     Choice,
+    Chunked,
     CoarseFirst,
     Confidence,
     DigitCanvas,
@@ -30,8 +31,10 @@ from maskless.decoding import (
     Scheduled,
     Spaced,
     TokenByToken,
+    WholeFirst,
     constant,
     decode,
+    even,
     remask,
     slide,
     text_of,
@@ -47,12 +50,15 @@ ORDERS = {
     "blocks": Sampler(Blockwise(5, lambda window: Scheduled(3, window=window)), Confidence()),
     "guided": Sampler(Scheduled(5), guidance=constant(1.5)),
 }
+WHOLE = {"whole first": Sampler(Chunked(6, 0.5, even), WholeFirst(0.5)), "whole first, ancestral": Sampler(Chunked(7, 0.3), WholeFirst(0.3))}
 ADAPTIVE = {"entropy bound": Sampler(Adaptive(6), EntropyBound(3.0)), "stop": Sampler(Scheduled(6), Random(), stop_at=4)}
 EXACT = {
     "first hitting": Sampler(Scheduled(6), Random()), "token by token": Sampler(Scheduled(6), TokenByToken()),
     "coarse first": Sampler(Scheduled(6), CoarseFirst()),
     "left to right": Sampler(Scheduled(6), LeftToRight()), "margin": Sampler(Scheduled(6), Margin()),
     "ancestral, 150 steps": Sampler(Ancestral(150)),
+    "whole first": Sampler(Chunked(12, 0.5, even), WholeFirst(0.5)),
+    "whole first, ancestral, 150 steps": Sampler(Chunked(150, 0.5), WholeFirst(0.5)),
 }
 
 
@@ -98,10 +104,10 @@ def test_one_digit_is_mdlm_to_the_bit(model):
         assert torch.equal(plain.known, digits.known) and torch.equal(plain.tokens[plain.known], digits.by_site().tokens[plain.known])
 
 
-@pytest.mark.parametrize("sampler", [*ORDERS, *ADAPTIVE])
+@pytest.mark.parametrize("sampler", [*ORDERS, *WHOLE, *ADAPTIVE])
 @pytest.mark.parametrize("name", ["prime", "prime, bits", "prime, groups, late"])
 def test_a_row_is_the_same_alone_and_beside_others_and_what_was_known_stays(name, sampler):
-    model, run, given = tiny(name), (ORDERS | ADAPTIVE)[sampler], ragged_canvas()
+    model, run, given = tiny(name), (ORDERS | WHOLE | ADAPTIVE)[sampler], ragged_canvas()
     many = opened(model, ragged_canvas())
     run(model, many, Noise.of(9, 4))
     assert not bool(many.invalid.any())
@@ -117,10 +123,10 @@ def test_a_row_is_the_same_alone_and_beside_others_and_what_was_known_stays(name
         assert torch.equal(alone.by_site().tokens[seen], found.tokens[one][seen])
 
 
-@pytest.mark.parametrize("sampler", ORDERS)
+@pytest.mark.parametrize("sampler", [*ORDERS, *WHOLE])
 @pytest.mark.parametrize(("name", "factorised"), [("prime", True), ("prime, bits", False), ("prime, groups", False)])
 def test_the_loop_never_waits_for_the_device(sampler, name, factorised):
-    model, run = tiny(name, torch.float32), ORDERS[sampler]
+    model, run = tiny(name, torch.float32), (ORDERS | WHOLE)[sampler]
     canvas, noise = opened(model, ragged_canvas()), Noise.of(0, 4)
     canvas.factorised = factorised
     steps = run.plan(canvas, noise)

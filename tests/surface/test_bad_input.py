@@ -66,6 +66,8 @@ MISTAKES = {
     "recipe: no steps of sampling": ("train tiny/pgm sampling.sampler.steps=0 --out {tmp}/run", "sampling.sampler: steps 0"),
     "recipe: nucleus out of range": ("train tiny/pgm sampling.sampler.top_p=3 --out {tmp}/run", "top_p 3"),
     "recipe: AR with a plan": ("train tiny/ar sampling.sampler.plan=ancestral --out {tmp}/run", "leave the plan out"),
+    "a chunk point of a model of whole tokens": ("sample {model} --sampler chunk_point=0.5", "write tokens in digits"),
+    "registers of a model that has none": ("sample {model} --sampler count_registers=false", "packs no registers"),
     "digits of a model of whole tokens": ("sample {model} --factorised-digits", "factorised_digits"),
     "no filter for a model of whole tokens": ("infill {model} --text a___b --lengths 2 --no-filter-observed", "filter_observed"),
     "recipe: digits of a model of whole tokens": ("train tiny/pgm sampling.sampler.factorised_digits=true --out {tmp}/run", "in digits"),

@@ -1,6 +1,7 @@
 """Every sampler, written once; knows no model."""
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Choice, Choices, Draw, inverse_linear, linear_top_k, rising
+from maskless.decoding.chunked import Chunked, WholeFirst
 from maskless.decoding.corrector import Anew, Corrected
 from maskless.decoding.decode import Predictor, Record, check, decode
 from maskless.decoding.digits import CoarseFirst, DigitCanvas, DigitDraw, TokenByToken
@@ -15,8 +16,8 @@ from maskless.decoding.rollout import rollout
 from maskless.decoding.sampler import Sampler, remask, slide, text_of
 from maskless.decoding.speculate import Speculative
 
-__all__ = ["Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "Choices", "CoarseFirst", "Confidence", "Corrected", "DigitCanvas",
-           "DigitDraw", "Draw", "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor", "Random",
-           "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch",
-           "TokenByToken", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves", "inverse_linear",
-           "linear_top_k", "ramped", "remask", "rising", "rollout", "root", "slide", "square", "text_of"]
+__all__ = ["Adaptive", "Ancestral", "Anew", "Blockwise", "Canvas", "Choice", "Choices", "Chunked", "CoarseFirst", "Confidence", "Corrected",
+           "DigitCanvas", "DigitDraw", "Draw", "EntropyBound", "Guided", "Halton", "LeftToRight", "Margin", "Noise", "Order", "Plan", "Predictor",
+           "Random", "Ranked", "Record", "Recorded", "Sampler", "SamplerOptions", "Scheduled", "Sites", "Spaced", "Speculative", "Step", "Stretch",
+           "TokenByToken", "WholeFirst", "arccos", "arccos_maskgit", "arccos_pgm", "check", "constant", "cosine", "decode", "even", "halves",
+           "inverse_linear", "linear_top_k", "ramped", "remask", "rising", "rollout", "root", "slide", "square", "text_of"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.choice import Draw
 from maskless.decoding.noise import ORDER, PLAN, Noise
-from maskless.decoding.plan import Step, _at_least_one, _times, from_table
+from maskless.decoding.plan import Step, at_least_one, from_table, times_of
 
 WIDE, FEW = 9.0, 20                     # a count lies within 9 standard deviations and 20 of its mean, but for 1e-18 of all draws
 
@@ -55,7 +55,7 @@ class Corrected:
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.steps)
+        at_least_one(self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         inside = canvas.open if self.window is None else canvas.open[:, self.window[0]:self.window[1]]
@@ -76,7 +76,7 @@ class Corrected:
 
     def _chances(self) -> tuple[list[tuple[float, float]], list[float]]:
         """For every step, the probabilities that a site that was drawn is forgotten, and that an unknown one is revealed; and 1 - alpha(t')."""
-        times, chances, levels = _times(self.steps), [], []
+        times, chances, levels = times_of(self.steps), [], []
         for t, s in pairwise(times):
             now, then, strength = self.alpha(t), self.alpha(s), self.strength(t)
             if not strength >= 0:

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Literal, get_args
 
 from maskless.decoding.choice import Choice, Choices, inverse_linear, linear_top_k, rising
+from maskless.decoding.chunked import Chunked, WholeFirst
 from maskless.decoding.corrector import Anew, Corrected
 from maskless.decoding.digits import CoarseFirst, DigitDraw, TokenByToken
 from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cosine, even, root, square
@@ -56,6 +57,8 @@ class SamplerOptions:
         candidates: confidence, margin and entropy bound: score so many random open sites instead of all; 0 for all.
         guidance: strength of guidance, by label where labels are given, else by forgetting the prompt; 0 for none.
         guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last.
+        chunk_point: of a Prime model trained with one: whole tokens are revealed at times above it, single digits below; 1: digits throughout.
+            Random order, any plan, no blocks.
         factorised_digits: of a Prime model: every digit from its own marginal, instead of one token for all digits of a site.
         filter_observed: of a Prime model: only tokens that agree with the digits already known are drawn.
         count_registers: of a PGM with registers: false samples as its released image code does, which hides each row's newest token (for
@@ -94,6 +97,7 @@ class SamplerOptions:
     candidates: int = 0
     guidance: float = 0.0
     guidance_schedule: GuidanceName = "constant"
+    chunk_point: float = 1.0
     factorised_digits: bool = False
     filter_observed: bool = True
     count_registers: bool = True
@@ -130,6 +134,7 @@ class SamplerOptions:
         if self.stop and self.corrector:
             raise ValueError(f"corrector {self.corrector} may forget the EOS at which stop ends a text; leave one of the two out")
         self._check_ancestral()
+        self._check_chunked()
         constant(self.guidance)                                     # these are checked there; a recipe learns of it before it trains
         self._choice(())
 
@@ -156,6 +161,18 @@ class SamplerOptions:
         if self.temperature_rise_power != 1 and not self.temperature_rise:
             raise ValueError(f"temperature_rise_power is {self.temperature_rise_power} and nothing rises; give temperature_rise too")
 
+    def _check_chunked(self) -> None:
+        """What whole tokens and then digits do not go with."""
+        if self.chunk_point == 1:
+            return
+        Chunked(1, self.chunk_point)
+        for name, usual in (("order", ("random",)), ("block", (0,)), ("corrector", (0,)), ("draft", (0,)),
+                            ("factorised_digits", (False,))):
+            value = getattr(self, name)
+            if value is not None and value not in usual:
+                raise ValueError(f"chunk_point is {self.chunk_point}, which is for tokens in random order, and {name} is {value}; "
+                                 "leave one of the two out")
+
     def sampler(self, sites: int, grid: tuple[int, int] | None = None, *, left_to_right: bool = False, eos: int | None = None,
                 forbid: tuple[int, ...] = ()) -> Sampler | Speculative:
         """The sampler for a canvas with at most `sites` open sites in a row; of an image of `grid` rows and columns of cells.
@@ -175,6 +192,8 @@ class SamplerOptions:
         if self.draft:
             return self._speculative(order, choice, stop_at)
         guide = {"constant": constant, "linear": ramped}[self.guidance_schedule](self.guidance) if self.guidance else None
+        if self.chunk_point != 1:
+            order = WholeFirst(self.chunk_point)
         return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits, self.count_registers)
 
     @property
@@ -226,6 +245,8 @@ class SamplerOptions:
         return orders[name]
 
     def _plan(self, steps: int, order: Order) -> Plan:
+        if self.chunk_point != 1:
+            return Chunked(steps, self.chunk_point, None if self.plan == "ancestral" else ENDS[self.plan], partial(_alpha, self))
         if order.adaptive:
             inside = partial(_adaptive, steps)
         elif self.plan == "ancestral":
@@ -240,12 +261,14 @@ def _adaptive(steps: int, window: tuple[int, int] | None) -> Plan:
 
 
 def _ancestral(steps: int, how: SamplerOptions, window: tuple[int, int] | None) -> Plan:
-    def alpha(t: float) -> float:
-        return (1 - t**how.time_power) ** how.alpha_power
-
+    alpha = partial(_alpha, how)
     if not how.corrector:
         return Ancestral(steps, alpha, window=window)
     return Corrected(steps, alpha, lambda t: how.corrector * ((1 - t) * t) ** how.corrector_power, window=window)
+
+
+def _alpha(how: SamplerOptions, t: float) -> float:
+    return (1 - t**how.time_power) ** how.alpha_power
 
 
 def _scheduled(steps: int, ends: Ends, window: tuple[int, int] | None) -> Plan:

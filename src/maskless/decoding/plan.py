@@ -72,7 +72,7 @@ class Plan(Protocol):
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]: ...
 
 
-def _times(steps: int) -> list[float]:
+def times_of(steps: int) -> list[float]:
     return [1 - i / steps for i in range(steps + 1)]
 
 
@@ -83,7 +83,7 @@ def from_table(counts: Sequence[Sequence[int]], *, window: tuple[int, int] | Non
     Args:
         levels: levels[i][b], the share of a row's sites that is unknown at the call; None: it falls evenly.
     """
-    times, done, steps = _times(len(counts)), [0] * (len(counts[0]) if counts else 0), []
+    times, done, steps = times_of(len(counts)), [0] * (len(counts[0]) if counts else 0), []
     for i, row in enumerate(counts):
         if any(row):
             lost = tuple(forgets[i]) if forgets is not None and any(forgets[i]) else None
@@ -98,7 +98,7 @@ def _open_counts(canvas: Canvas, window: tuple[int, int] | None) -> list[int]:
     return open_sites.sum(1).tolist()
 
 
-def _at_least_one(steps: int) -> None:
+def at_least_one(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps {steps} is below 1; a plan needs at least one step")
 
@@ -121,7 +121,7 @@ class Scheduled:
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.steps)
+        at_least_one(self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         ends = [[0, *self.ends(n, self.steps)] for n in _open_counts(canvas, self.window)]
@@ -148,10 +148,10 @@ class Ancestral:
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.steps)
+        at_least_one(self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
-        hidden = [1 - self.alpha(t) for t in _times(self.steps)]
+        hidden = [1 - self.alpha(t) for t in times_of(self.steps)]
         later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64)    # P(still unknown after step i)
         return _drawn(canvas, noise, [later] * canvas.rows, self.steps, self.window, hidden)
 
@@ -213,12 +213,12 @@ class Adaptive:
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(1 if self.steps is None else self.steps)
+        at_least_one(1 if self.steps is None else self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         most = max(_open_counts(canvas, self.window))
         total = min(most, most if self.steps is None else self.steps)
-        times = _times(max(total, 1))
+        times = times_of(max(total, 1))
         return [Step(i, total, times[i], times[i + 1], most=most, window=self.window, rest=i == total - 1) for i in range(total)]
 
 
