@@ -172,6 +172,16 @@ def test_weights_that_do_not_fit_are_refused(change, word):
         import_images(state, {"heads": 3})
 
 
+@pytest.mark.parametrize(("model", "settings", "says"), [
+    (partition, {"model": {"length": 10, "hidden_size": 48}}, "says width 48, the weights have 24"),
+    (partition, {"length": 10, "encoder": {"n_blocks": 7}}, "says encoder_layers 7, the weights have 3"),
+    (maskgit, {"heads": 3, "n_blocks": 9}, "says layers 9, the weights have 3"),
+])
+def test_settings_that_contradict_the_shapes_are_refused(model, settings, says):
+    with pytest.raises(ValueError, match=says):
+        import_images(exported(model()), settings)
+
+
 def test_heads_that_do_not_fit_are_refused():
     state = exported(maskgit())
     with pytest.raises(ValueError, match="heads"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.importer import check_fit, heads_of, layers_of, query_of
+from maskless.checkpoints.reference.importer import check_fit, check_settings, heads_of, layers_of, query_of
 from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name, renamed
 from maskless.models import Denoiser, MaskGITConfig, ModelConfig, PartitionConfig, build
 
@@ -70,11 +70,13 @@ def converted_images(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelCo
     weights = clean_images(state)
     if "tok_emb.weight" in weights:
         config: MaskGITConfig | PartitionConfig = _maskgit(weights, facts)
+        check_settings(config, facts.settings)
         tied = weights.pop("head.weight", None)
         if tied is not None and not tied.is_meta and not torch.equal(tied, weights["tok_emb.weight"]):
             raise ValueError("head.weight is not tok_emb.weight: these weights are not tied, and the model's head is")
     else:
         config = _partition(weights, facts)
+        check_settings(config, {**facts.settings, **facts.settings.get("model", {})})
         weights.pop(BUFFER, None)
     named = {image_name(key): value for key, value in weights.items()}
     check_fit(named, config)

@@ -82,7 +82,7 @@ def converted(state: Mapping[str, Tensor], facts: Facts) -> tuple[ModelConfig, d
     """
     weights = clean(state)
     config = configuration(weights, facts)
-    _check_settings(config, facts.settings)
+    check_settings(config, facts.settings)
     weights.pop(BUFFER, None)
     table = PARTITION if isinstance(config, PartitionConfig) else DIT
     named = {native_name(key, table): value for key, value in weights.items()}
@@ -162,7 +162,7 @@ def heads_of(weights: Mapping[str, Tensor], facts: Facts, width: int) -> int:
     return heads
 
 
-def _check_settings(config: Any, settings: Settings) -> None:
+def check_settings(config: Any, settings: Settings) -> None:
     """Settings that can be read off the shapes must agree with them."""
     said = {
         "width": settings.get("hidden_size"), "heads": settings.get("n_heads"), "layers": settings.get("n_blocks"),
