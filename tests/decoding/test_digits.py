@@ -34,7 +34,6 @@ from maskless.decoding import (
     WholeFirst,
     constant,
     decode,
-    even,
     remask,
     slide,
     text_of,
@@ -42,6 +41,7 @@ from maskless.decoding import (
 from maskless.subtokens import SubTokenCode, idle_share
 
 ROWS = 10_000
+LINEAR = lambda t: 1 - t
 ORDERS = {
     "random": Sampler(Scheduled(5), Random(), Choice(0.9, 8, 0.95)), "coarse first": Sampler(Scheduled(5), CoarseFirst()),
     "token by token": Sampler(Scheduled(5), TokenByToken()),
@@ -50,15 +50,15 @@ ORDERS = {
     "blocks": Sampler(Blockwise(5, lambda window: Scheduled(3, window=window)), Confidence()),
     "guided": Sampler(Scheduled(5), guidance=constant(1.5)),
 }
-WHOLE = {"whole first": Sampler(Chunked(6, 0.5, even), WholeFirst(0.5)), "whole first, ancestral": Sampler(Chunked(7, 0.3), WholeFirst(0.3))}
+WHOLE = {"whole first": Sampler(Chunked(6, 0.5), WholeFirst(0.5)), "whole first, ancestral": Sampler(Chunked(7, 0.3, LINEAR), WholeFirst(0.3))}
 ADAPTIVE = {"entropy bound": Sampler(Adaptive(6), EntropyBound(3.0)), "stop": Sampler(Scheduled(6), Random(), stop_at=4)}
 EXACT = {
     "first hitting": Sampler(Scheduled(6), Random()), "token by token": Sampler(Scheduled(6), TokenByToken()),
     "coarse first": Sampler(Scheduled(6), CoarseFirst()),
     "left to right": Sampler(Scheduled(6), LeftToRight()), "margin": Sampler(Scheduled(6), Margin()),
     "ancestral, 150 steps": Sampler(Ancestral(150)),
-    "whole first": Sampler(Chunked(12, 0.5, even), WholeFirst(0.5)),
-    "whole first, ancestral, 150 steps": Sampler(Chunked(150, 0.5), WholeFirst(0.5)),
+    "whole first": Sampler(Chunked(12, 0.5), WholeFirst(0.5)),
+    "whole first, ancestral, 150 steps": Sampler(Chunked(150, 0.5, LINEAR), WholeFirst(0.5)),
 }
 
 

@@ -1,6 +1,8 @@
 """Prime models: what they count, and (digits in two groups) what they may see."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.tiny import GRID, SIZES, L, V, opened, ragged_canvas, tiny
@@ -152,6 +154,19 @@ def test_every_digit_is_supervised_once_and_both_sides_are_bounds(name):
     one = SubNelbo(low=0).scored(model, Batch.of(tokens), group, t).bound
     other = SubNelbo(low=0).scored(Reversed(model), Batch.of(tokens), ~group, 1 - t).bound
     torch.testing.assert_close(found.bound, (one + other) / 2)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_digits_of_a_token_fall_into_both_groups(name, monkeypatch):
+    """Each in group 1 with probability t, independently of its token's other digits."""
+    model, rows, found, scored = strong(name), 400, [], PrimePartition.scored
+    monkeypatch.setattr(PrimePartition, "scored", lambda self, model, batch, group, t, **named: (found.append(group), scored(
+        self, model, batch, group, t, **named))[1])
+    noise = draws(0, 0, torch.arange(rows), rows, L, low=0.0)
+    PrimePartition(low=0)(model, Batch.of(torch.randint(V - 1, (rows, L))), replace(noise, t=torch.full_like(noise.t, 0.3)))
+    together = torch.corrcoef(found[0].float().flatten(0, 1).T)
+    assert found[0].shape == (rows, L, model.per_site) and float(found[0].float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert float((together - torch.eye(model.per_site)).abs().max()) < 0.08
 
 
 @pytest.mark.parametrize("name", GROUPS)

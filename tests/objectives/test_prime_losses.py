@@ -126,6 +126,18 @@ def test_uniforms_of_digits():
     assert float((together - torch.eye(4)).abs().max()) < 0.02 and float((digits.mean((0, 1)) - 0.5).abs().max()) < 0.01
 
 
+def test_a_chunk_point_hides_whole_tokens_above_it_and_digits_below():
+    model, noise = tiny("prime, bits"), draws(0, 0, torch.arange(40), 40, L, low=0.0)
+    seen, kept = [], model.hidden_of_digits
+    model.hidden_of_digits = lambda digits, known, **named: seen.append(known.unflatten(1, (L, -1))) or kept(digits, known, **named)
+    for chunk_point in (0.5, 0.0, 1.0):
+        JointCE(chunk_point=chunk_point)(model, Batch.of(torch.randint(V - 1, (40, L))), noise)
+    mixed, tokens, digits = seen
+    late = noise.t > 0.5
+    assert torch.equal(mixed[late], tokens[late]) and torch.equal(mixed[~late], digits[~late])
+    assert bool((mixed[late].all(-1) == mixed[late].any(-1)).all()) and bool((mixed[~late].all(-1) != mixed[~late].any(-1)).any())
+
+
 @pytest.mark.parametrize("observed", [True, False])
 @pytest.mark.parametrize("what", ["single", "joint", "some"])
 def test_slopes(what, observed):

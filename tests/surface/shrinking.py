@@ -1,4 +1,5 @@
-"""Any recipe at toy size: the same kinds of model, objective and data, a few hundred weights, two updates. Nothing is downloaded.
+"""Any recipe at toy size: the same kinds of model, objective and data, a few hundred weights, two updates in bfloat16 and samples after them.
+Nothing is downloaded.
 
 A recipe of a new kind of model or data shrinks if its sizes have the names of `SIZES`, or gets a line here.
 """
@@ -80,13 +81,13 @@ def shrunk(name: str, folder: Path) -> dict[str, Any]:
     if "codec" in tree:
         tree["codec"]["groups"] = SIZES["groups"]                   # whose default is for wide levels
     tree["data"] = data(tree["data"], folder)
-    small = {"steps": 2, "batch_size": 4 * tree["training"].get("accumulate", 1), "warmup": 1, "device": "cpu", "precision": "fp32", "threads": 1}
+    small = {"steps": 2, "batch_size": 4 * tree["training"].get("accumulate", 1), "warmup": 1, "device": "cpu", "precision": "bf16", "threads": 1}
     tree["training"] = {key: value for key, value in tree["training"].items() if key not in ("start", "length")} | small
     complete = min(tree.get("validation", {}).get("complete", 0), 4)
     tree["validation"] = {"rows": 4, "batch_size": 4, "complete": complete}
     sampling = tree.get("sampling", {})
     if sampling:
-        tree["sampling"] = {**sampling, "every": 0, "count": min(sampling.get("count", 0), 1), "sampler": {**sampling.get("sampler", {}), "steps": 2}}
+        tree["sampling"] = {**sampling, "every": 2, "count": min(sampling.get("count", 0), 1), "sampler": {**sampling.get("sampler", {}), "steps": 2}}
     tree["checkpoints"], tree["log"] = {"every": 0}, {"every": 1}
     if "distill" in tree:
         tree["distill"] = {**tree["distill"], "teacher": str(folder / "teacher"), "round_steps": 1, "grid": 8}

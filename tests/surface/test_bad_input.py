@@ -70,6 +70,8 @@ MISTAKES = {
     "registers of a model that has none": ("sample {model} --sampler count_registers=false", "packs no registers"),
     "digits of a model of whole tokens": ("sample {model} --factorised-digits", "factorised_digits"),
     "no filter for a model of whole tokens": ("infill {model} --text a___b --lengths 2 --no-filter-observed", "filter_observed"),
+    "recipe: a chunk point of a model of whole tokens": ("train tiny/mdlm sampling.sampler.chunk_point=0.5 --out {tmp}/run", "in digits"),
+    "recipe: registers of a model that has none": ("train tiny/mdlm sampling.sampler.count_registers=false --out {tmp}/run", "packs no registers"),
     "recipe: digits of a model of whole tokens": ("train tiny/pgm sampling.sampler.factorised_digits=true --out {tmp}/run", "in digits"),
     "recipe: no threads": ("train tiny/pgm training.threads=0 --out {tmp}/run", "threads is 0"),
     "recipe: dropout out of range": ("train tiny/pgm model.dropout=1.5 --out {tmp}/run", "model.dropout is 1.5"),

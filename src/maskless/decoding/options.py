@@ -58,7 +58,7 @@ class SamplerOptions:
         guidance: strength of guidance, by label where labels are given, else by forgetting the prompt; 0 for none.
         guidance_schedule: constant, or linear: from 0 at the first step to `guidance` at the last.
         chunk_point: of a Prime model trained with one: whole tokens are revealed at times above it, single digits below; 1: digits throughout.
-            Random order, any plan, no blocks.
+            Random order, plan even or ancestral, no blocks.
         factorised_digits: of a Prime model: every digit from its own marginal, instead of one token for all digits of a site.
         filter_observed: of a Prime model: only tokens that agree with the digits already known are drawn.
         count_registers: of a PGM with registers: false samples as its released image code does, which hides each row's newest token (for
@@ -166,11 +166,11 @@ class SamplerOptions:
         if self.chunk_point == 1:
             return
         Chunked(1, self.chunk_point)
-        for name, usual in (("order", ("random",)), ("block", (0,)), ("corrector", (0,)), ("draft", (0,)),
-                            ("factorised_digits", (False,))):
+        for name, usual in (("order", ("random",)), ("block", (0,)), ("corrector", (0,)), ("draft", (0,)), ("factorised_digits", (False,)),
+                            ("plan", ("even", "ancestral"))):
             value = getattr(self, name)
             if value is not None and value not in usual:
-                raise ValueError(f"chunk_point is {self.chunk_point}, which is for tokens in random order, and {name} is {value}; "
+                raise ValueError(f"chunk_point is {self.chunk_point}, which is for tokens in random order, even or ancestral, and {name} is {value}; "
                                  "leave one of the two out")
 
     def sampler(self, sites: int, grid: tuple[int, int] | None = None, *, left_to_right: bool = False, eos: int | None = None,
@@ -246,7 +246,7 @@ class SamplerOptions:
 
     def _plan(self, steps: int, order: Order) -> Plan:
         if self.chunk_point != 1:
-            return Chunked(steps, self.chunk_point, None if self.plan == "ancestral" else ENDS[self.plan], partial(_alpha, self))
+            return Chunked(steps, self.chunk_point, partial(_alpha, self) if self.plan == "ancestral" else None)
         if order.adaptive:
             inside = partial(_adaptive, steps)
         elif self.plan == "ancestral":

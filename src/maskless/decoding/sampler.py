@@ -126,6 +126,10 @@ class Sampler:
                              "Adaptive is the plan of entropy-bound orders, and of no other")
         if any(step.forget for step in steps) and not isinstance(self.order, Anew):
             raise ValueError(f"plan {type(self.plan).__name__} forgets sites and order {order} lists each once; use the order Anew")
+        chunks = [getattr(part, "chunk_point", 1) for part in (self.plan, self.order)]
+        if chunks[0] != chunks[1]:
+            raise ValueError(f"order {order} and plan {type(self.plan).__name__} do not fit: Chunked is the plan of WholeFirst, "
+                             "and of no other, with the same chunk point")
         if not self.count_registers and not packed_registers(model):
             raise ValueError(f"count_registers is false and this {type(model).__name__} packs no registers with its known tokens; leave it out")
         if not model.left_to_right:

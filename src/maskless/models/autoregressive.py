@@ -139,8 +139,8 @@ class CachedPredictor:
         for block, keys, values in zip(model.blocks, self.keys, self.values):
             q, k, v = block.attention.project(block.norm1(x), rotate)
             at = bin_or_place[:, None, :, None].expand_as(k)
-            keys.scatter_(2, at, k)
-            values.scatter_(2, at, v)
+            keys.scatter_(2, at, k.to(keys.dtype))                          # under autocast they may be shorter
+            values.scatter_(2, at, v.to(values.dtype))
             x = x + block.attention.out(attend(q, keys[:, :, :seen], values[:, :, :seen]))
             x = x + block.mlp(block.norm2(x))
         newest = (canvas.count - self.seen - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[-1])

@@ -419,7 +419,7 @@ class Place:
             buffer[..., self.start:self.end, :] = values
         else:
             column = torch.where(self.fresh, self.index, buffer.shape[-2] - 1)[:, None, :, None]
-            buffer.scatter_(-2, column.expand_as(values), values)
+            buffer.scatter_(-2, column.expand_as(values), values.to(buffer.dtype))
 
     def attention(self, keys: Tensor, values: Tensor, attend: Attend) -> Attend:
         """Attention that puts its own keys and values into the cache first, and looks at all that is there."""

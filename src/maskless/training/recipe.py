@@ -371,10 +371,15 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             f"sampling.sampler.plan is {recipe.sampling.sampler.plan} and model.type is autoregressive, which reveals one "
             "site at a time; leave the plan out"
         )
-    if recipe.sampling.sampler.digits is not None and not hasattr(recipe.model, "digits"):
+    sampler = recipe.sampling.sampler
+    if (sampler.digits is not None or sampler.chunk_point != 1) and not hasattr(recipe.model, "digits"):
         raise ValueError(
-            f"sampling.sampler has factorised_digits or filter_observed and model.type is {model}, which writes no tokens "
+            f"sampling.sampler has factorised_digits, filter_observed or chunk_point and model.type is {model}, which writes no tokens "
             "in digits; leave them out, or use a Prime model"
+        )
+    if not sampler.count_registers and not (type(recipe.model) is PartitionConfig and recipe.model.registers):
+        raise ValueError(
+            f"sampling.sampler.count_registers is false and this model of type {model} packs no registers with its known tokens; leave it out"
         )
     if not _open_length(recipe):
         _check_steps(recipe)
