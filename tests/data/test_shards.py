@@ -230,6 +230,22 @@ def test_any_source_may_change_before_the_first_shard(photos, tmp_path):
         encode_images(arrays(), tmp_path / "codes")
 
 
+def test_the_part_for_validation(photos, tmp_path):
+    jpeg = content(Image.new("L", (4, 4), 70))
+    parts = {f"{part}_{name}": value for part, n in (("train", 3), ("test", 2)) for name, value in {
+        "bytes": np.frombuffer(jpeg * n, np.uint8), "offsets": np.arange(n + 1) * len(jpeg), "labels": np.arange(n)}.items()}
+    np.savez(tmp_path / "a.npz", **parts)
+    images = ImageArrays(train=str(tmp_path / "a.npz"))
+    arrays = lambda split: Encoding(images, ImageCodes(PixelCodec(256), GRID, images.classes()), 4, split=split)
+    assert [len(encode_images(arrays(split), tmp_path / split)) for split in ("train", "valid")] == [3, 2]
+    held_out = Encoded(train=str(tmp_path / "train"), valid=str(tmp_path / "valid"))
+    assert [len(held_out.stored(split, 16)) for split in ("train", "valid")] == [3, 2]
+    with pytest.raises(ValueError, match="split differ"):
+        encode_images(arrays("valid"), tmp_path / "train")
+    with pytest.raises(ValueError, match="this source has no part for validation"):
+        work(photos, split="valid")
+
+
 def interrupted(done: int) -> None:
     raise KeyboardInterrupt
 

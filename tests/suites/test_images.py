@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import weakref
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import maskless
+from maskless.cli.bench_images import measure
 from maskless.data.image_sources import ImageArrays
 from maskless.data.images import Images, PlainPixels
 from maskless.data.pictures import in_unit_range
@@ -273,3 +275,20 @@ def test_samples_of_another_codec_are_others(world, tmp_path):
     (tmp_path / "samples-painter.json").write_text(json.dumps({**about, "device": "cuda"}))
     with pytest.raises(ValueError, match="were drawn with device 'cuda' and 'cpu' is asked for"):
         evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path)
+
+
+def test_bench_images(world, tmp_path, capsys):
+    """A row for every model and way, the images of each, and a picture of all rows."""
+    shutil.copytree(world / "painter", tmp_path / "other")
+    chosen = {"orders": ["halton", "confidence"], "steps": (2, 4), "guidances": (0.0, 1.5), "at": 4}
+    measure([world / "painter", tmp_path / "other"], world / "classifier", world / "real.npz", chosen, count=8, batch=5, seed=0, device="cpu",
+            dtype="float32", out=tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "images.json").read_text())
+    ways = [tuple(row["way"].values()) for row in found["rows"] if row["model"] == "painter"]
+    plain = [(order, steps, 0.0) for order in ("halton", "confidence") for steps in (2, 4)]
+    assert ways == [*plain, ("halton", 4, 1.5), ("confidence", 4, 1.5)]
+    values = {name: [row["distance"]["value"] for row in found["rows"] if row["model"] == name] for name in ("painter", "other")}
+    assert values["painter"] == values["other"] and min(values["painter"]) > 0        # the same weights and seeds
+    assert all(row["images_per_second"] > 0 and row["distance"]["reference_count"] == REAL for row in found["rows"])
+    assert len(list((tmp_path / "out").glob("painter-*.png"))) == 6 and (tmp_path / "out" / "images.png").stat().st_size > 1000
+    assert "through the codec and back" in capsys.readouterr().out

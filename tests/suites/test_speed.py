@@ -56,6 +56,14 @@ def test_decoding_to_pixels_is_timed_where_asked(tmp_path, monkeypatch, decode):
     assert not decode or len(torch.cat(seen).unique()) > 1          # the canvas that was filled
 
 
+def test_a_model_of_nan_is_not_timed(models, tmp_path):
+    subject = open_subject(models / "pgm", device="cpu")
+    with torch.no_grad():
+        subject.opened.model.head.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate(subject, [Speed(**QUICK, length=12, protocols=("latency",), sampler=SamplerOptions(steps=4))], out=tmp_path)
+
+
 def test_the_model_is_left_as_it_is(models, tmp_path):
     subject = open_subject(models / "pgm", device="cpu")
     evaluate(subject, [Speed(**QUICK, protocols=("training",), length=8)], out=tmp_path)

@@ -1,12 +1,17 @@
 """`maskless sample` and `infill` with a model of images."""
 from __future__ import annotations
 
+import contextlib
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import maskless
+from maskless.demo.images import demo_images
+from maskless.demo.run import Scale
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +86,15 @@ def test_mistakes_are_one_sentence(arguments, word, painter, model, call, tmp_pa
     before = sorted(tmp_path.iterdir())
     ended = call(*arguments.format(model=painter, text=model, tmp=tmp_path).split())
     assert ended.code == 2 and word in ended.err and ended.err.count("\n") == 1 and sorted(tmp_path.iterdir()) == before
+
+
+def test_the_demo_of_images(tmp_path):
+    """One update of either model on the digits; bounds, grids, distances and speeds of both are there."""
+    pytest.importorskip("sklearn")
+    said: list[str] = []
+    found = demo_images(tmp_path / "demo", Scale(1.0, (2,), 1, steps=1), say=said.append, watch=lambda: contextlib.nullcontext(lambda record: None))
+    written = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert written["steps"] == found["steps"] == 1
+    for name in ("pgm", "maskgit"):
+        assert maskless.load(tmp_path / "demo" / name, device="cpu").generate(1, labels=3, steps=2).pixels.shape == (1, 8, 8, 1)
+    assert len(list((tmp_path / "demo").glob("*.png"))) >= 2 and any("images/s" in line for line in said)

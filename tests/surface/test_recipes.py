@@ -30,6 +30,7 @@ ROWS = {
     "image/maskgit_imagenet_large": "5.35", "image/pgm_imagenet_12_12": "5.54", "image/pgm_imagenet_14_10": "5.55",
     "prime/owt_l2": "36.55", "prime/owt_l3": "41.20", "prime/owt_l4": "44.08", "prime/owt_l6": "47.68", "prime/owt_l8": "48.85",
     "prime/owt_v2": "27.49", "prime/slimpajama_v2": "49.42", "image/prime_cifar10": "3.26", "image/prime_imagenet32": "6.98",
+    "image/mdm_cifar10": "4.66", "image/mdm_imagenet32": "7.91",
 }
 MEASURED = {"validation perplexity": Likelihood, "generative perplexity": Generative, "FID": ImageQuality, "tokens/s": Speed, "images/s": Speed,
             "sequences/s": Speed, "LAMBADA": Tasks}

@@ -19,6 +19,7 @@ def encode_images(
     size: Annotated[int, typer.Option(help="Pixels of a side, after scaling the short side and cutting out the middle.")] = 256,
     fit: Annotated[str, typer.Option(help="crop, or pad: black around images that are smaller.")] = "crop",
     batch: Annotated[int, typer.Option(help="Images in memory, and seen by the codec at once.")] = 32,
+    split: Annotated[str, typer.Option(help="train, or valid: the part for validation of an .npz or a Hugging Face data set.")] = "train",
     shard: Annotated[int, typer.Option(help="Images a shard; what is lost at most if the work is stopped.")] = 4096,
     device: Annotated[str, typer.Option(help="Where the codec runs: cpu, cuda, mps, auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
@@ -31,13 +32,14 @@ def encode_images(
     from maskless.data.source import one_of
 
     one_of("fit", fit, ("crop", "pad"))
+    one_of("split", split, ("train", "valid"))
     images = _source(source)
     opened = _codec(codec, device, batch)
     if size < 1 or size % opened.factor:
         raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
     codes = ImageCodes(opened, code_grid(opened, size), images.classes())
     with nullcontext(lambda done: None) if quiet else _Progress() as progress:
-        encoding = Encoding(images, codes, size, "pad" if fit == "pad" else "crop", shard=shard, batch=batch)
+        encoding = Encoding(images, codes, size, "pad" if fit == "pad" else "crop", shard, batch, "valid" if split == "valid" else "train")
         shards = encode(encoding, destination, progress)
     if not quiet:
         typer.echo(f"{len(shards):,} images, {codes.grid[0]} x {codes.grid[1]} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")

@@ -1,6 +1,7 @@
 """The command line: one thin file per verb; everything heavy is imported by the verb that needs it."""
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -49,8 +50,16 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("MASKLESS_TRACEBACK"):
             raise
-        print(f"maskless: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"maskless: {' '.join(_sentence(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: ValueError | OSError) -> str:
+    """What went wrong and what helps; the system's own errors name a file and a cause only."""
+    if not isinstance(error, OSError) or not error.strerror or error.filename is None:
+        return str(error)
+    remedy = "free some space there, or choose another place" if error.errno == errno.ENOSPC else "check the path"
+    return f"{error.filename} cannot be used ({error.strerror}); {remedy}"
 
 
 if __name__ == "__main__":

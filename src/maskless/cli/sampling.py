@@ -16,7 +16,8 @@ Steps = Annotated[int | None, typer.Option(help="Calls of the model; by default 
 Order = Annotated[str | None, typer.Option(help="random, left-to-right (raster), spaced, halton (images), confidence, margin, entropy-bound, "
                                                       "or (Prime) coarse-first, token-by-token.")]
 Roll = Annotated[bool, typer.Option("--roll", help="Halton order: every image begins at a place of its own.")]
-Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos or ancestral: how many sites are revealed when.")]
+Plan = Annotated[str | None, typer.Option(help="even, root, square, cosine, arccos, arccos-maskgit, arccos-pgm (as published) or ancestral: how "
+                                                     "many sites are revealed when.")]
 AlphaPower = Annotated[float | None, typer.Option(help="Ancestral plan: known at time t with probability (1 - t) to this power (Prime images: 3).")]
 TimePower = Annotated[float | None, typer.Option(help="Ancestral plan: time is bent, 1 - t becomes 1 - t to this power (1: as it is).")]
 Corrector = Annotated[float | None, typer.Option(help="Ancestral plan: how much is forgotten again on the way, in proportion to t (1 - t).")]

@@ -149,7 +149,7 @@ def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Pictu
     if flat := next((name for name, array in arrays.items() if array.ndim == 0), None):
         raise ValueError(f"{path}: {flat} is a single value; it must hold a row for every image: correct the file")
     labels, images = arrays.get(labelled), None if files else arrays[wanted[0]]
-    content, offsets = (arrays[wanted[0]].tobytes(), arrays[wanted[-1]]) if files else (b"", np.zeros(0))
+    content, offsets = (_bytes(arrays[wanted[0]]), arrays[wanted[-1]]) if files else (memoryview(b""), np.zeros(0))
     count = len(offsets) - 1 if images is None else len(images)
     if labels is not None and len(labels) != count:
         raise ValueError(f"{place} has {count} images and {len(labels)} labels in its part {part or 'x'}: correct it")
@@ -157,10 +157,15 @@ def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Pictu
         name = f"image {number} of {place}"
         label = None if labels is None else checked_label(labels[number], classes, name)
         if images is None:
-            image = read_picture(content[int(offsets[number]) : int(offsets[number + 1])], name)
+            image = read_picture(bytes(content[int(offsets[number]) : int(offsets[number + 1])]), name)
         else:
             image = from_array(images[number], name)
         yield Picture(image, label, name)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The bytes of an array, without another copy of them."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
 
 
 def checked_label(label: Any, classes: int, name: str) -> int:

@@ -11,7 +11,7 @@
 
 A shard appears complete or not at all, so that whatever stops the work (kill -9, power, a full disk), running it again goes on
 after the last complete shard, also if images of a folder that are in no shard yet were repaired, removed or added. One batch of
-images is in memory.
+images is in memory, of a file of arrays the arrays of its part too.
 
 N  images        h, w  cells        L  h x w
 """
@@ -64,6 +64,7 @@ class Encoding:
         size, fit: of `Pictures`.
         shard: images a shard.
         batch: images in memory, and seen by the codec at once.
+        split: the part of the source, train or valid.
     """
 
     source: ImageSource
@@ -72,8 +73,11 @@ class Encoding:
     fit: Fit = "crop"
     shard: int = 4096
     batch: int = 32
+    split: Split = "train"
 
     def __post_init__(self) -> None:
+        if self.split != "train" and not self.source.divided:
+            raise ValueError("split is valid, and this source has no part for validation; leave it out, or encode another file or folder for that")
         for name, value in (("size", self.size), ("shard", self.shard), ("batch", self.batch)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
@@ -86,6 +90,7 @@ class Encoding:
             "codec": self.codes.codec.hash,
             "transform": {"size": self.size, "fit": self.fit, "channels": self.codes.codec.channels},
             "source": json.loads(canonical([kind, self.source.identity()])),
+            "split": self.split,
             "shard": self.shard,
             "classes": len(self.codes.classes),
         }
@@ -172,7 +177,7 @@ def _write_shards(encoding: Encoding, folder: Path, progress: Callable[[int], No
     """The shards that are not there yet; returns the number of all images."""
     done = sum(map(len, _finished(folder)))
     progress(done)
-    pictures = encoding.source.pictures("train", done)
+    pictures = encoding.source.pictures(encoding.split, done)
     codes = encoding.codes
     while done % encoding.shard == 0 and (first := next(pictures, None)) is not None:
         identity: dict[str, list] = {"images": [], "files": []}  # filled while the rows are written
@@ -229,7 +234,7 @@ def _sized(picture: Picture, encoding: Encoding) -> Any:
 def _differing(path: Path, plan: dict[str, Any]) -> list[str]:
     """In what a folder differs from `plan`, by its plan.json or manifest.json."""
     found = read_json(path)
-    return [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+    return [key for key in plan if not isinstance(found, dict) or {"split": "train", **found}.get(key) != plan[key]]
 
 
 def _refuse(folder: Path, differ: list[str]) -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskless.api.image import ImageModel
-from maskless.decoding import Canvas, Noise, Sampler, Speculative
+from maskless.decoding import Canvas, Noise, Sampler, Speculative, check
 from maskless.evaluation.bench.setting import name_of
 from maskless.evaluation.machine import fast_bf16
 from maskless.evaluation.results import Precision, Result, Uncertainty
@@ -81,6 +81,7 @@ class Generation:
                 yield round                                         # and its verification
         else:
             yield from sampler.records(decoding, rows, noise, cond)
+        check(rows)
         if self.settings.decode:
             self.pixels(rows)
 
