@@ -204,6 +204,9 @@ class Network(torch.nn.Module):
         super().__init__()
         self.table, self.config = torch.nn.Embedding(7, 7), types.SimpleNamespace(max_position_embeddings=10)
 
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        return self.table
+
     def forward(self, input_ids, attention_mask, output_hidden_states=False):
         logits = self.table(input_ids)
         return types.SimpleNamespace(logits=logits, hidden_states=(logits,))
@@ -212,6 +215,9 @@ class Network(torch.nn.Module):
 class Letters:
     bos_token_id, eos_token_id = None, 6
 
+    def __len__(self) -> int:
+        return 7
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         assert not add_special_tokens
         return [ord(letter) % 6 for letter in text]
@@ -219,9 +225,10 @@ class Letters:
 
 def test_a_model_of_transformers_reads_the_text(models, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    network = Network()
+    network, missing = Network(), set()
+    opened_with = lambda name, output_loading_info: (network.bfloat16(), {"missing_keys": missing})
     made = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=lambda name: Letters()),
-                                 AutoModelForCausalLM=types.SimpleNamespace(from_pretrained=lambda name: network.bfloat16()))
+                                 AutoModelForCausalLM=types.SimpleNamespace(from_pretrained=opened_with))
     monkeypatch.setitem(sys.modules, "transformers", made)
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": "abc"}\n{"text": "a much longer one"}\n')
@@ -232,6 +239,18 @@ def test_a_model_of_transformers_reads_the_text(models, tmp_path, monkeypatch):
     nll = [-float(laws[before, after]) for row in texts for before, after in pairwise(row)]
     assert found.value == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-5) and len(nll) == found.details["tokens"] == 12
     assert found.details["retokenised"] and found.details["tokens_beyond_window"] == 8 and found.scorer.name == "letters"
+    missing.add("lm_head.weight")
+    with pytest.raises(ValueError, match=r"the scorer letters lacks weights \(lm_head\.weight\)"):
+        open_scorer("letters", torch.device("cpu"))
+    missing.clear()
+    monkeypatch.setattr(Letters, "__len__", lambda self: 8)
+    with pytest.raises(ValueError, match="the tokenizer of the scorer letters has 8 tokens and its model 7"):
+        open_scorer("letters", torch.device("cpu"))
+    monkeypatch.setattr(Letters, "__len__", lambda self: 7)
+    monkeypatch.setattr(Network, "forward", lambda self, input_ids, attention_mask: types.SimpleNamespace(
+        logits=self.table(input_ids).float().mean(1, keepdim=True).expand(-1, input_ids.shape[1], -1)))
+    with pytest.raises(ValueError, match="the scorer letters reads later tokens as well"):
+        open_scorer("letters", torch.device("cpu"))
 
 
 def test_shards_by_word_and_by_torchrun(monkeypatch):

@@ -13,4 +13,5 @@ def live_line(*columns: ProgressColumn, quiet: bool = False) -> Progress:
     from rich.progress import Progress
 
     console = Console()
-    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_interactive)
+    an_hour = 3600.0                                                # of updates that speak of the time left; some are minutes apart
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_interactive, speed_estimate_period=an_hour)

@@ -165,7 +165,7 @@ def _pictures(place: str, part: str, classes: int, start: int) -> Iterator[Pictu
 
 def _bytes(array: np.ndarray) -> memoryview:
     """The bytes of an array, without another copy of them."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+    return np.ascontiguousarray(array).reshape(-1).data.cast("B")
 
 
 def checked_label(label: Any, classes: int, name: str) -> int:

@@ -103,7 +103,11 @@ class OwnScorer:
 
 
 class CausalLM:
-    """A causal language model of `transformers`, in float32."""
+    """A causal language model of `transformers`, in float32.
+
+    Raises:
+        ValueError: nothing that opens, weights that are not all there, a tokenizer that does not fit, a model that reads both ways.
+    """
 
     def __init__(self, source: str, device: torch.device) -> None:
         try:
@@ -113,17 +117,33 @@ class CausalLM:
                              "install it (the extra hf), or give an autoregressive checkpoint") from None
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(source).float().to(device).eval()
-        except (OSError, ValueError) as error:                      # what transformers raises for anything that is not there
+            model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True)
+        except Exception as error:                                  # what is raised for files that are not there, or damaged, is open-ended
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ValueError(f"the scorer {source} could not be opened by transformers ({reason}); "
                              "give a folder or a Hub name, or go online") from None
-        self.device = device
+        if report["missing_keys"]:
+            raise ValueError(f"the scorer {source} lacks weights ({', '.join(sorted(report['missing_keys'])[:3])}), which would be random; "
+                             "get its files again")
+        self.device, self.model = device, model.float().to(device).eval()
+        self._check(source)
         self.tokenizer_hash: str | None = None
         local = Path(source).is_absolute() or Path(source).exists()
         self.named = Named(Path(source).name if local else source, digest_of(self.model))
         self.window = int(getattr(self.model.config, "max_position_embeddings", None) or getattr(self.model.config, "n_positions", 1024))
         self.eos = self.tokenizer.eos_token_id
+
+    def _check(self, source: str) -> None:
+        """Whether the tokenizer is the model's, and the model reads from left to right."""
+        rows, tokens = self.model.get_input_embeddings().num_embeddings, len(self.tokenizer)
+        if not self.encode("a") or tokens > rows:
+            raise ValueError(f"the tokenizer of the scorer {source} has {tokens} tokens and its model {rows}, or it can write nothing; "
+                             "put the model's own tokenizer into its folder")
+        ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=self.device) % rows
+        with torch.inference_mode():
+            one, other = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :3]
+        if not torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(f"the scorer {source} reads later tokens as well, so its nats are no likelihood; give a causal language model")
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
