@@ -69,7 +69,7 @@ def test_infill(painter, call, tmp_path):
     ("sample {text} --label 1", "--label is not for models of text"),
     ("infill {model}", "--image is missing"),
     ("infill {model} --text ___", "--text is not for models of images"),
-    ("infill {model} --image {tmp}/none.png", "none.png"),
+    ("infill {model} --image {tmp}/none.png", "none.png cannot be used (No such file or directory); check the path"),
     ("infill {model} --image {tmp}/text.png", "not an image"),
     ("infill {model} --image {tmp}/image.png --mask {tmp}/small.png", "the mask has 2 x 2 pixels"),
     ("infill {model} --image {tmp}/image.png --at 1,1", "do not fit"),
