@@ -244,6 +244,6 @@ def test_models_and_codecs_that_do_not_fit():
 
 
 def test_ways_are_steps_without_guidance_and_strengths_at_one_number_of_steps():
-    assert ways(["halton"], [4, 8], [0.0, 1.0], 8) == [Way("halton", 4), Way("halton", 8), Way("halton", 8, 1.0)]
+    assert ways(["halton"], [4], [0.0, 1.0], [8, 16]) == [Way("halton", 4), Way("halton", 8, 1.0), Way("halton", 16, 1.0)]
     with pytest.raises(ValueError, match="spiral"):
-        ways(["spiral"], [4], [], 4)
+        ways(["spiral"], [4], [], [4])

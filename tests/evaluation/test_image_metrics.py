@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from maskless.evaluation import image_metrics as metrics
-from maskless.evaluation.feature_statistics import Gaussian, Moments, Statistics, load_statistics, save_statistics
+from maskless.evaluation.feature_statistics import (
+    Gaussian,
+    Moments,
+    Origin,
+    Statistics,
+    load_statistics,
+    save_statistics,
+)
 from maskless.evaluation.features import statistics_of
 from maskless.evaluation.image_metrics import Sample
 
@@ -141,14 +148,41 @@ def test_statistics_files(suffix, tmp_path):
         load_statistics(tmp_path / f"none{suffix}", features="toy")
 
 
-def test_foreign_statistics_are_refused(tmp_path):
+def test_what_is_no_file_of_statistics_is_refused(tmp_path):
     import numpy as np
 
     np.savez(tmp_path / "foreign.npz", mu=np.zeros(3), sigma=np.eye(3))
-    with pytest.raises(ValueError, match="has no count, features, transform, split but mu, sigma"):
+    with pytest.raises(ValueError, match="has no count, features, transform, split; make it with maskless image-statistics"):
         load_statistics(tmp_path / "foreign.npz", features="toy")
-    with pytest.raises(ValueError, match=r"foreign.pkl ends in .pkl"):
+    np.savez(tmp_path / "half.npz", mu=np.zeros(3), sigma=np.eye(3), features="toy")                        # says what it is of, and not how many
+    with pytest.raises(ValueError, match="has no count, transform, split"):
+        load_statistics(tmp_path / "half.npz", features="toy", origin=Origin(5, "none", "train"))
+    np.savez(tmp_path / "images.npz", x_train=np.zeros((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="has no mu and no sigma but nothing"):
+        load_statistics(tmp_path / "images.npz", features="toy")
+    with pytest.raises(ValueError, match=r"foreign.pkl ends in .pkl; statistics are read from .npz, .safetensors, .pt, .pth files"):
         load_statistics(tmp_path / "foreign.pkl", features="toy")
+    with pytest.raises(ValueError, match=r"ends in \.pt; statistics are kept in"):
+        save_statistics(tmp_path / "toy.pt", statistics_of(normal(40, 6)))
+
+
+class Opener:
+    """What a pickle would run."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_nothing_in_a_file_of_statistics_is_run(tmp_path):
+    torch.save({"mu": torch.zeros(3), "cov": Opener(str(tmp_path / "ran"))}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="is damaged or holds no tensors"):
+        load_statistics(tmp_path / "evil.pt", features="toy", origin=Origin(5, "none", "train"))
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_statistics(tmp_path / "none.pt", features="toy")
 
 
 # ------------------------------------------------------------------------------------------ scores of class laws

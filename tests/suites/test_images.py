@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,20 +13,28 @@ import torch
 
 import maskless
 from maskless.cli.bench_images import measure
+from maskless.cli.main import app
 from maskless.data.image_sources import ImageArrays
 from maskless.data.images import Images, PlainPixels
 from maskless.data.pictures import in_unit_range
 from maskless.data.sources import Files
 from maskless.decoding import SamplerOptions
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
-from maskless.evaluation.feature_statistics import save_statistics
-from maskless.evaluation.features import classifier_features, extract, statistics_of
+from maskless.evaluation.feature_statistics import load_statistics, save_statistics
+from maskless.evaluation.features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    classifier_features,
+    extract,
+    extractor,
+    statistics_of,
+)
 from maskless.evaluation.image_metrics import frechet_distance, kernel_distance
 from maskless.evaluation.image_transform import PROTOCOLS
 from maskless.evaluation.inception import Inception
 from maskless.evaluation.settings import ImageQuality, Likelihood
 from maskless.suites.drawing import completed
-from maskless.suites.images import _features
+from maskless.suites.images import _origin
 from maskless.suites.likelihood import open_held
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
@@ -109,6 +118,43 @@ def test_statistics_in_a_file(world, tmp_path):
     assert from_file.value == pytest.approx(direct.value, rel=1e-9) and from_file.data.documents == REAL
 
 
+def test_statistics_made_by_the_command(world, tmp_path, capsys):
+    """What `image-statistics` writes gives the distance that the images themselves give."""
+    command = ["image-statistics", str(world / "real.npz"), str(tmp_path / "real.safetensors"), "--features", str(world / "classifier")]
+    app([*command, "--split", "valid", "--batch", "7", "--device", "cpu"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith(f"{REAL} images of valid, {SIDE} x {SIDE}, by noise classifier")
+    how = settings(world, data=None, reference=str(tmp_path / "real.safetensors"), metrics=("distance",))
+    from_file = by_metric(evaluate(painter(world), [how], out=tmp_path / "out"))["frechet_distance"]
+    direct = by_metric(evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "direct"))["frechet_distance"]
+    assert from_file.value == pytest.approx(direct.value, rel=1e-9) and from_file.data.documents == REAL
+    for more, sentence in ((["--rows", "3"], "3 images of train are too few for a covariance of 3 features"),
+                           (["--size", "16"], "do not fit the noise classifier")):
+        with pytest.raises(ValueError, match=sentence):
+            app([*command[:2], str(tmp_path / "other.npz"), *command[3:], *more], standalone_mode=False)
+        assert not (tmp_path / "other.npz").exists()
+
+
+def test_statistics_of_others(tmp_path):
+    """A mean and a covariance alone, as the released evaluations keep them, once their number is said; of Inception's features only."""
+    torch.manual_seed(0)
+    mean, root = torch.randn(2048), torch.randn(2048, 8)
+    np.savez(tmp_path / "adm.npz", mu=mean.double(), sigma=(root @ root.T).double(), arr_0=np.zeros((2, 8, 8, 3), np.uint8))
+    torch.save({"mu": mean, "cov": root @ root.T}, tmp_path / "train_stats.pt")
+    with torch.device("meta"):
+        inception = InceptionFeatures(Inception(), "inception-v3-compat 0000", PROTOCOLS["adm"].transform)
+    other = ClassifierFeatures.__new__(ClassifierFeatures)
+    for name in ("adm.npz", "train_stats.pt"):
+        how = ImageQuality(reference=str(tmp_path / name), reference_count=50_000, split="train", metrics=("distance",))
+        found = load_statistics(tmp_path / name, features=inception.name, origin=_origin(how, inception))
+        assert (found.count, found.split, found.transform) == (50_000, "train", inception.transform)
+        torch.testing.assert_close(found.covariance, (root @ root.T).double())
+        assert _origin(how, other) is None and _origin(replace(how, reference_count=None), inception) is None
+        with pytest.raises(ValueError, match=r"has no count, features, transform, split; .* images.reference_count=50000"):
+            load_statistics(tmp_path / name, features=inception.name)
+    with pytest.raises(ValueError, match="reference_count is 7 and there is no reference"):
+        ImageQuality(reference_count=7)
+
+
 def test_inception_with_weights_from_a_path(tmp_path, monkeypatch):
     """As the message says that comes where they cannot be fetched: images.features=PROTOCOL:PATH."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
@@ -116,12 +162,12 @@ def test_inception_with_weights_from_a_path(tmp_path, monkeypatch):
     torch.save(Inception().state_dict(), tmp_path / "weights.pth")
     digest, cpu = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest(), torch.device("cpu")
     for protocol in ("pgm-val", "adm"):
-        features = _features(f"{protocol}:{tmp_path / 'weights.pth'}", cpu)
+        features = extractor(f"{protocol}:{tmp_path / 'weights.pth'}", cpu)
         assert features.name == f"inception-v3-compat {digest[:8]}" and features.transform == PROTOCOLS[protocol].transform.name
     with pytest.raises(ValueError, match=r"there are no Inception weights .*absent\.pth; give the path of weights-inception"):
-        _features(f"pgm-val:{tmp_path / 'absent.pth'}", cpu)
+        extractor(f"pgm-val:{tmp_path / 'absent.pth'}", cpu)
     with pytest.raises(ValueError, match=r"holds no classifier\.json"):
-        _features(f"other:{tmp_path / 'weights.pth'}", cpu)
+        extractor(f"other:{tmp_path / 'weights.pth'}", cpu)
 
 
 def test_what_cannot_be_measured(world, models, tmp_path):
@@ -280,7 +326,7 @@ def test_samples_of_another_codec_are_others(world, tmp_path):
 def test_bench_images(world, tmp_path, capsys):
     """A row for every model and way, the images of each, and a picture of all rows."""
     shutil.copytree(world / "painter", tmp_path / "other")
-    chosen = {"orders": ["halton", "confidence"], "steps": (2, 4), "guidances": (0.0, 1.5), "at": 4}
+    chosen = {"orders": ["halton", "confidence"], "steps": (2, 4), "guidances": (0.0, 1.5), "at": (4,)}
     measure([world / "painter", tmp_path / "other"], world / "classifier", world / "real.npz", chosen, count=8, batch=5, seed=0, device="cpu",
             dtype="float32", out=tmp_path / "out")
     found = json.loads((tmp_path / "out" / "images.json").read_text())

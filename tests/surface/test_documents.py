@@ -20,7 +20,7 @@ CARDS = sorted((REPOSITORY / "src" / "maskless" / "pretrained").glob("*/README.m
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n+)?```python\n(.*?)```", re.DOTALL)
 QUICKER = {'"training.steps=100"': '"training.steps=2", "model.width=16", "model.heads=2", "validation.rows=16", "training.device=cpu"'}
 VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "score", "evaluate", "report", "convert", "inspect", "verify", "bench",
-         "doctor")
+         "doctor", "image-statistics")
 MODULES = ["maskless", *(module.name for module in pkgutil.walk_packages(maskless.__path__, "maskless."))]
 
 

@@ -64,8 +64,8 @@ class Row:
         return dataclasses.asdict(self)
 
 
-def ways(orders: Iterable[str], steps: Sequence[int], guidances: Sequence[float], at: int) -> list[Way]:
-    """Every order at every number of steps without guidance, and at `at` steps with each strength of it.
+def ways(orders: Iterable[str], steps: Sequence[int], guidances: Sequence[float], at: Sequence[int]) -> list[Way]:
+    """Every order at every number of steps without guidance, and at every number in `at` with each strength of it.
 
     Raises:
         ValueError: an order that is not known here, no steps.
@@ -74,10 +74,10 @@ def ways(orders: Iterable[str], steps: Sequence[int], guidances: Sequence[float]
     for order in orders:
         if order not in PLANS:
             raise ValueError(f"there is no order {order} here; choose {', '.join(PLANS)}")
-    if not steps or min(*steps, at) < 1:
-        raise ValueError(f"steps {', '.join(map(str, steps)) or 'none'} and {at} must be at least 1")
+    if not steps or min(*steps, *at) < 1:
+        raise ValueError(f"steps {', '.join(map(str, steps)) or 'none'} and {', '.join(map(str, at))} must be at least 1")
     plain = [Way(order, n) for order in orders for n in steps]
-    guided = [Way(order, at, w) for order in orders for w in guidances if w]
+    guided = [Way(order, n, w) for order in orders for n in at for w in guidances if w]
     return [*plain, *guided]
 
 

@@ -204,7 +204,7 @@ def images(
     orders: Annotated[str, typer.Option(help="Comma-separated: halton, confidence, random, raster.")] = "halton,confidence",
     steps: Annotated[str, typer.Option(help="Comma-separated numbers of calls.")] = "8,16,32,64",
     guidance: Annotated[str, typer.Option(help="Comma-separated strengths, each at --at steps.")] = "0,1,2,3",
-    at: Annotated[int, typer.Option(help="Steps of the guided rows.")] = 16,
+    at: Annotated[str, typer.Option(help="Comma-separated numbers of calls of the guided rows.")] = "16",
     grids: Annotated[str, typer.Option(help="Without models: cells of a side.")] = "16,32",
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 50,
     seed: Annotated[int, typer.Option(help="Of the first image.")] = 0,
@@ -219,7 +219,7 @@ def images(
         return
     if classifier is None or real is None:
         raise ValueError("distances need --classifier (maskless train image/classifier_fashion) and --real (an .npz of real images); give both")
-    chosen = {"orders": orders.split(","), "steps": _numbers(steps, "steps", 1), "guidances": _floats(guidance), "at": at}
+    chosen = {"orders": orders.split(","), "steps": _numbers(steps, "steps", 1), "guidances": _floats(guidance), "at": _numbers(at, "at", 1)}
     measure(models, classifier, real, chosen, count=count, batch=batch, seed=seed, device=str(_device(device)), dtype=dtype, out=out)
 
 

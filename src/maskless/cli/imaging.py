@@ -1,9 +1,9 @@
-"""What `sample` and `infill` do with a model of images."""
+"""What commands do with images: name them, and paint those of a model."""
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from maskless.api.image_files import GeneratedImages
 
     Make = Callable[[ImageModel, Any], GeneratedImages]             # images from a model and a step callback
+
+ImagesArgument = Annotated[str, typer.Argument(help="A folder of images, subfolders are classes; an .npz file of arrays or JPEG files; hub:NAME, a "
+                                                    "Hugging Face data set (hub:imagenet, hub:owner/name); or digits, those of scikit-learn.")]
+Fitting = Annotated[str, typer.Option(help="crop, or pad: black around images that are smaller.")]
+Part = Annotated[str, typer.Option(help="train, or valid: the part for validation of an .npz or a Hugging Face data set.")]
 
 
 def makes_images(opened: Any) -> bool:

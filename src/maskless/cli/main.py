@@ -16,6 +16,7 @@ from maskless.cli.distill import distill
 from maskless.cli.doctor import doctor
 from maskless.cli.encode_images import encode_images
 from maskless.cli.evaluate import evaluate
+from maskless.cli.image_statistics import image_statistics
 from maskless.cli.infill import infill
 from maskless.cli.inspect import inspect
 from maskless.cli.report import report
@@ -29,7 +30,8 @@ UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__
 
 app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
-for verb in (demo, train, distill, encode_images, sample, infill, score, evaluate, report, convert, inspect, verify, doctor):
+for verb in (demo, train, distill, encode_images, sample, infill, score, evaluate, image_statistics, report, convert, inspect, verify,
+             doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

@@ -292,3 +292,13 @@ class Digits:
 # A recipe's `source: {type: ...}`.
 ImageSource = ImageFolder | ImageArrays | ImageHub | Digits
 IMAGE_SOURCES: dict[str, type] = {"folder": ImageFolder, "arrays": ImageArrays, "hub": ImageHub, "digits": Digits}
+
+
+def source_called(name: str) -> ImageSource:
+    """The images a command line names: a folder, an .npz, hub:NAME, or digits. What lies on the disk by that name comes first."""
+    kind, colon, of = name.partition(":")
+    if kind == "hub" and colon and not Path(name).exists():
+        return ImageHub(name=of)
+    if name == "digits" and not Path(name).exists():
+        return Digits()
+    return ImageArrays(train=name) if name.endswith(".npz") else ImageFolder(train=name)

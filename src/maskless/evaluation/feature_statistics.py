@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from maskless.data.npz import read_npz
+from maskless.data.npz import names_in, read_npz
 
 GROUPS = 10
 CONTENT = ("mu", "sigma", "count", "features", "transform", "split")
@@ -148,7 +149,7 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
         ValueError: another suffix.
     """
     path = Path(path)
-    _suffix(path)
+    check_ending(path)
     partial = path.with_name(f"{path.name}.tmp")
     arrays = {"mu": statistics.mean.cpu(), "sigma": statistics.covariance.cpu()}
     notes = {name: getattr(statistics, name) for name in ("count", "features", "transform", "split")}
@@ -164,18 +165,41 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_statistics(path: str | Path, *, features: str) -> Statistics:
-    """Read what `save_statistics` wrote.
+@dataclass(frozen=True)
+class Origin:
+    """What a file that holds a mean and a covariance alone is of, as its user says.
+
+    Attributes:
+        count: images.
+        transform, split: as in `Statistics`.
+    """
+
+    count: int
+    transform: str
+    split: str
+
+
+def load_statistics(path: str | Path, *, features: str, origin: Origin | None = None) -> Statistics:
+    """Read what `save_statistics` wrote; or a file of others: mu and sigma (.npz), mu and cov (.pt).
 
     Args:
         features: the name of the extractor that the other images are measured with.
+        origin: what a file of others is of; its features are taken to be `features`.
 
     Raises:
         ValueError: the file is missing, damaged, incomplete, or of other features.
     """
     path = Path(path)
-    _suffix(path)
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_npz(path)
+    if path.suffix not in READERS:
+        raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}; statistics are read from {', '.join(READERS)} files")
+    found = READERS[path.suffix](path)
+    if missing := [name for name in ("mu", "sigma") if name not in found]:
+        raise ValueError(f"{path} has no {' and no '.join(missing)} but {', '.join(found) or 'nothing'}; it is another kind of file")
+    if unsaid := [name for name in CONTENT if name not in found]:
+        if origin is None or "features" in found:
+            raise ValueError(f"{path} has no {', '.join(unsaid)}; make it with maskless image-statistics, or, where it is of Inception's features, "
+                             "say how many images it is of: images.reference_count=50000")
+        found |= {"features": features, "count": origin.count, "transform": origin.transform, "split": origin.split}
     if found["features"] != features:
         raise ValueError(f"{path} holds statistics of {found['features']!r} and the images are measured with {features!r}; use one extractor")
     mean, covariance = (torch.as_tensor(found[name]).double() for name in ("mu", "sigma"))
@@ -186,16 +210,12 @@ def load_statistics(path: str | Path, *, features: str) -> Statistics:
     return Statistics(mean, covariance, int(found["count"]), features, str(found["transform"]), str(found["split"]))
 
 
-def _suffix(path: Path) -> None:
-    if path.suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}; statistics are kept in .npz or .safetensors files")
+def _read_npz(path: Path) -> dict[str, Any]:
+    arrays = read_npz(path, *(name for name in names_in(path) if name in CONTENT))
+    return {name: array.item() if array.ndim == 0 else array for name, array in arrays.items()}
 
 
-def _read_npz(path: Path) -> dict:
-    return {name: array.item() if array.ndim == 0 else array for name, array in read_npz(path, *CONTENT).items()}
-
-
-def _read_safetensors(path: Path) -> dict:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -204,6 +224,27 @@ def _read_safetensors(path: Path) -> dict:
         raise ValueError(f"{path} cannot be read (no such file); correct the path") from None
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); make it again") from None
-    if missing := [name for name in CONTENT if name not in {**tensors, **meta}]:
-        raise ValueError(f"{path} has no {', '.join(missing)}; statistics without them cannot be compared: make them with save_statistics")
     return {**tensors, **meta}
+
+
+def _read_pickled(path: Path) -> dict[str, Any]:
+    """The {"mu", "cov"} of the released image evaluations; nothing in the file is run."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path} cannot be read (no such file); correct the path") from None
+    except Exception as error:  # what a damaged pickle raises is open-ended
+        raise ValueError(f"{path} is damaged or holds no tensors ({type(error).__name__}); get it again") from None
+    found = found if isinstance(found, dict) else {}
+    return {"sigma" if name == "cov" else str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npz": _read_npz, ".safetensors": _read_safetensors, ".pt": _read_pickled, ".pth": _read_pickled,
+}
+
+
+def check_ending(path: Path) -> None:
+    """Raise ValueError for a file that `save_statistics` does not write."""
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"{path.name} ends in {path.suffix or 'nothing'}; statistics are kept in .npz or .safetensors files")

@@ -19,7 +19,7 @@ from torch import Tensor
 from maskless.evaluation.classifier import Classifier, Trained, load_classifier
 from maskless.evaluation.feature_statistics import GROUPS, Moments, Statistics
 from maskless.evaluation.image_metrics import Sample
-from maskless.evaluation.image_transform import Transform, protocol
+from maskless.evaluation.image_transform import PROTOCOLS, Transform, protocol
 from maskless.evaluation.inception import CLASSES, WIDTH, Inception, load_inception
 
 
@@ -59,6 +59,8 @@ class InceptionFeatures:
     resize: Transform
     width: int = WIDTH
     classes: int = CLASSES
+    channels: int = 3
+    side: int | None = None                                         # any size is resized
 
     @property
     def transform(self) -> str:
@@ -92,6 +94,7 @@ class ClassifierFeatures:
     def __init__(self, network: Classifier, name: str) -> None:
         self.network, self.name = network.eval().requires_grad_(False), name
         self.width, self.classes = network.config.features, network.config.classes
+        self.channels, self.side = network.config.channels, network.config.size
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         config, weight = self.network.config, self.network.head.weight
@@ -112,6 +115,22 @@ def classifier_features(trained: Trained | str | Path) -> ClassifierFeatures:
     return ClassifierFeatures(found.network, found.name)
 
 
+Extractor = InceptionFeatures | ClassifierFeatures
+
+
+def extractor(name: str, device: torch.device | str) -> Extractor:
+    """Inception behind a protocol, its weights in the cache or after a colon (pgm-val:/path/to/weights.pth); or a trained classifier's folder.
+
+    Raises:
+        ValueError: as `inception_features` and `load_classifier` say.
+    """
+    protocol_name, colon, weights = name.partition(":")
+    known = protocol_name in PROTOCOLS
+    features = inception_features(protocol_name, weights=weights if colon else None) if known else classifier_features(name)
+    features.network.to(device)
+    return features
+
+
 @torch.no_grad()
 def extract(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, split: str) -> Sample:
     """Features of all images, on the CPU: for the distances that need every image.
@@ -127,6 +146,22 @@ def extract(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, 
     if not found:
         raise ValueError(f"there are no images of {split}; check what is measured")
     return Sample(torch.cat(found), features.name, features.transform, split)
+
+
+@torch.no_grad()
+def gathered(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, split: str) -> Statistics:
+    """Mean and covariance of any number of images in the memory of a batch, without the groups of an error: as a file keeps them.
+
+    Args:
+        batches, split: as for `extract`.
+
+    Raises:
+        ValueError: fewer than two images, or features that are not finite.
+    """
+    moments = Moments(features.width, features.name, features.transform, split, groups=1)
+    for images in batches:
+        moments.add(features(images))
+    return moments.statistics()
 
 
 def statistics_of(sample: Sample, *, groups: int = GROUPS) -> Statistics:

@@ -119,6 +119,7 @@ class ImageQuality(Suite):
         data: where the real images come from; null: the data the model was trained on.
         split: which part of them.
         reference: a file of statistics of real images (.npz or .safetensors, for the distance only) in place of `data`.
+        reference_count: of how many images of `split` that file is, where it holds a mean and a covariance alone (also .pt; Inception's features).
         rows: at most so many real images; null: all.
         metrics: which of distance, inception_score, kernel_distance, precision_recall.
         subset: images of a subset of the kernel distance.
@@ -132,6 +133,7 @@ class ImageQuality(Suite):
     data: AnySource | None = None
     split: Literal["train", "valid"] = "valid"
     reference: str | None = None
+    reference_count: int | None = None
     rows: int | None = None
     metrics: tuple[str, ...] = IMAGE_METRICS
     subset: int = 1000
@@ -139,8 +141,10 @@ class ImageQuality(Suite):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(samples=self.samples, rows=self.rows, subset=self.subset, splits=self.splits)
+        positive(samples=self.samples, rows=self.rows, subset=self.subset, splits=self.splits, reference_count=self.reference_count)
         among("metrics", self.metrics, IMAGE_METRICS)
+        if self.reference_count is not None and self.reference is None:
+            raise ValueError(f"reference_count is {self.reference_count} and there is no reference that it could be of; set both or neither")
         if self.reference is not None and (rest := {*self.metrics} & {"kernel_distance", "precision_recall"}):
             raise ValueError(f"reference {self.reference} holds a mean and a covariance, and {min(rest)} needs every real image; "
                              "give data in its place, or set metrics=[distance,inception_score]")

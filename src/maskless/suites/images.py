@@ -23,13 +23,12 @@ from torch import Tensor
 from maskless.api.image import ImageModel
 from maskless.data.images import Pictures
 from maskless.data.pictures import Pixels, grid_of, in_unit_range, picture
-from maskless.evaluation.feature_statistics import Statistics, load_statistics
+from maskless.evaluation.feature_statistics import Origin, Statistics, load_statistics
 from maskless.evaluation.features import (
-    ClassifierFeatures,
+    Extractor,
     InceptionFeatures,
-    classifier_features,
     extract,
-    inception_features,
+    extractor,
     statistics_of,
 )
 from maskless.evaluation.image_metrics import (
@@ -43,7 +42,6 @@ from maskless.evaluation.image_metrics import (
     kernel_distance,
     precision_recall,
 )
-from maskless.evaluation.image_transform import PROTOCOLS
 from maskless.evaluation.results import DataRecord, Named, Result, digest_of, hash_of
 from maskless.evaluation.settings import ImageQuality
 from maskless.suites.drawing import drawn, options_of
@@ -52,7 +50,6 @@ from maskless.suites.session import Session
 
 TOGETHER = 64                                                       # images at once, whatever the batch size
 SHOWN = 64                                                          # images of the picture beside the results
-Extractor = InceptionFeatures | ClassifierFeatures
 METRICS = {"FID": "fid", "Frechet distance": "frechet_distance", "KID": "kid", "kernel distance": "kernel_distance"}
 
 
@@ -95,7 +92,7 @@ def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result
         check_generated(settings, None)
         drawn(session, settings)
         return
-    features = _features(settings.features, model.device)
+    features = extractor(settings.features, model.device)
     check_generated(settings, features)
     real = _real(session, settings, features, model)
     check_count(settings, real.record.documents, real.record.split, features)
@@ -130,14 +127,6 @@ def check_count(settings: ImageQuality, count: int, split: str, features: Extrac
         check_neighbours(count, split)
 
 
-def _features(name: str, device: torch.device) -> Extractor:
-    """Inception behind a protocol, its weights in the cache or after a colon; or a trained classifier."""
-    protocol, colon, weights = name.partition(":")
-    features = inception_features(protocol, weights=weights if colon else None) if protocol in PROTOCOLS else classifier_features(name)
-    features.network.to(device)
-    return features
-
-
 def _measured(settings: ImageQuality, features: Extractor, made: Sample, real: Real) -> Iterator[Measurement]:
     if "distance" in settings.metrics:
         assert real.statistics is not None
@@ -170,7 +159,7 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
         ValueError: there are none, they are codes and not pixels, or the file is of other features.
     """
     if settings.reference is not None:
-        found = load_statistics(settings.reference, features=features.name)
+        found = load_statistics(settings.reference, features=features.name, origin=_origin(settings, features))
         return Real(found, None, DataRecord(Path(settings.reference).name, found.split, hash_of(settings.reference), found.count))
     source = session.subject.data(settings.data)
     if not isinstance(source, Pictures):
@@ -184,6 +173,13 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
     sample = extract(features, session.counted("real images", passing, settings.rows or 0, len), split=settings.split)
     record = DataRecord(name_of(source, settings.split), settings.split, passing.digest.hexdigest(), passing.count)
     return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record)
+
+
+def _origin(settings: ImageQuality, features: Extractor) -> Origin | None:
+    """What a reference file of others is of; they all hold Inception's features."""
+    if settings.reference_count is None or not isinstance(features, InceptionFeatures):
+        return None
+    return Origin(settings.reference_count, features.transform, settings.split)
 
 
 def _show(model: ImageModel, codes: Tensor, path: Path) -> None:
