@@ -1,9 +1,10 @@
 """Packed weights give what the layers give, no less precisely, and leave the model that they come from alone."""
 import copy
+import functools
 
 import pytest
 import torch
-from tests.tiny import CONFIGS, tiny
+from tests.tiny import CONFIGS, ragged_canvas, tiny
 
 from maskless.layers.mlp import MLP
 from maskless.layers.packed import Packed, linear_map, pack, packing_pays
@@ -28,10 +29,23 @@ def test_a_packed_map_is_as_precise_as_the_layer(rows):
 
 
 @here
+def test_a_model_that_is_left_unpacked_packs_nothing_later():
+    """torch.compile cannot read packed weights: not those of the cache either."""
+    for packed in (True, False):
+        model = for_sampling(tiny("causal, token").float().eval(), torch.bfloat16, packed=packed)
+        with torch.inference_mode():
+            predictor = model.predictor()
+            predictor._open(ragged_canvas())
+        assert isinstance(predictor.kv, functools.partial) is not packed
+
+
+@here
 def test_a_map_without_bias_is_its_weight():
     weight = torch.randn(5, 8).bfloat16()
     x = torch.randn(3, 8).bfloat16()
-    torch.testing.assert_close(linear_map(weight)(x), torch.nn.functional.linear(x, weight))
+    layer = torch.nn.Linear(8, 5, bias=False)
+    for like in (layer, Packed(layer.bfloat16())):
+        torch.testing.assert_close(linear_map(weight, like)(x), torch.nn.functional.linear(x, weight))
 
 
 @here

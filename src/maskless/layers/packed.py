@@ -26,9 +26,9 @@ def packing_pays(weight: Tensor) -> bool:
             and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def linear_map(weight: Float[Tensor, "O I"]) -> LinearMap:
-    """x -> x W^T, packed where that pays."""
-    return _packed(weight, None) if packing_pays(weight) else partial(F.linear, weight=weight)
+def linear_map(weight: Float[Tensor, "O I"], like: nn.Module) -> LinearMap:
+    """x -> x W^T, packed where the module `like` is."""
+    return _packed(weight, None) if isinstance(like, Packed) else partial(F.linear, weight=weight)
 
 
 def _packed(weight: Tensor, bias: Tensor | None, activation: str = "none", form: str = "") -> LinearMap:

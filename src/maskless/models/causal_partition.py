@@ -221,7 +221,8 @@ class CachedPredictor:
         self.rotations = model.rotation(canvas.length)
         self.starts = model.swap.starts(model.positions(canvas.length))                         # (R + L, D)
         self.queries = None if model.swap.reads_memory else model.swap.queries(self.starts[None], self.rotations)[0].transpose(0, 1)
-        self.kv = linear_map(torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder]))     # D -> M * 2D
+        together = torch.cat([layer.attention.kv.weight * layer.norm_kv.weight for layer in model.decoder])
+        self.kv = linear_map(together, like=model.decoder[0].attention.kv)                      # D -> M * 2D
         self.conditions: Callable[[Tensor | None], Condition | None] = Conditions(lambda labels: model.condition_at(None, labels), self.labels)
         self._restart(canvas)
         self.revision = canvas.revision

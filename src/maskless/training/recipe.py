@@ -314,7 +314,7 @@ def _fitting(model: Any, images: ImageCodes) -> Any:
     rows, columns = images.grid
     if model.length not in (FROM_TOKENIZER, images.length):
         raise ValueError(
-            f"model.length is {model.length} and an image has {rows} x {columns} codes; leave it out, or change data.size"
+            f"model.length is {model.length} and an image has {rows} x {columns} codes; set model.length={images.length}, or change data.size"
         )
     classes = len(images.classes)
     if not isinstance(model, LABELLED):
@@ -325,13 +325,13 @@ def _fitting(model: Any, images: ImageCodes) -> Any:
             )
         return dataclasses.replace(model, length=images.length)
     if model.grid not in (None, images.grid):
-        raise ValueError(f"model.grid is {list(model.grid)} and an image has {rows} x {columns} codes; leave it out")
+        raise ValueError(f"model.grid is {list(model.grid)} and an image has {rows} x {columns} codes; set model.grid=[{rows},{columns}]")
     planes = images.codec.planes
     if isinstance(model, UNetConfig) and model.planes != planes:
         raise ValueError(f"model.planes is {model.planes} and the codec writes {planes} codes a pixel; set model.planes={planes}")
     if (model.classes and model.classes < classes) or (model.classes and not classes):
         raise ValueError(
-            f"model.classes is {model.classes} and the images have {classes or 'none'}; leave it out, or correct data.labels"
+            f"model.classes is {model.classes} and the images have {classes or 'none'}; set model.classes={classes}, or correct data.labels"
         )
     return dataclasses.replace(model, length=images.length, grid=images.grid, classes=model.classes or classes)
 
