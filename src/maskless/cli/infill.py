@@ -12,8 +12,9 @@ from maskless.cli import imaging
 from maskless.cli import sampling as s
 
 
+@s.sampled
 def infill(
-    model: s.ModelArgument,
+    model: s.ModelArgument, *,
     text: Annotated[str | None, typer.Option(help="A text with ___ where tokens are missing; ___{12} is a gap of 12 tokens.")] = None,
     lengths: Annotated[str | None, typer.Option(help="Tokens of each ___ : a number, one per gap (8,3), or search (the default).")] = None,
     image: Annotated[Path | None, typer.Option(help="An image, at most of the model's size; what it does not cover is painted.")] = None,
@@ -22,25 +23,13 @@ def infill(
     at: Annotated[str, typer.Option(help="Row and column where the image lies on the model's canvas.")] = "0,0",
     n: Annotated[int, typer.Option("-n", "--number", help="How many.")] = 1,
     label: s.Label = None, out: s.Out = None, animate: s.Animate = None,
-    steps: s.Steps = None, order: s.Order = None, roll: s.Roll = False, plan: s.Plan = None, block: s.Block = 0,
-    alpha_power: s.AlphaPower = None, time_power: s.TimePower = None, corrector: s.Corrector = None, corrector_power: s.CorrectorPower = None,
-    temperature_rise: s.TemperatureRise = None, temperature_rise_power: s.TemperatureRisePower = None,
-    temperature: s.Temperature = 1.0, temperature_last: s.TemperatureLast = None, top_k: s.TopK = 0, top_k_last: s.TopKLast = None,
-    top_p: s.TopP = 1.0, confidence_noise: s.ConfidenceNoise = 4.5, guidance: s.Guidance = 0.0,
-    guidance_schedule: s.GuidanceSchedule = "constant", candidates: s.Candidates = 0, refresh: s.Refresh = 0, draft: s.Draft = 0,
-    factorised_digits: s.FactorisedDigits = False, filter_observed: s.FilterObserved = True, sampler: s.More = None,
+    chosen: dict[str, Any], refresh: s.Refresh = 0,
     seed: s.Seed = 0, device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema", watch: s.Watch = False,
 ) -> None:
     """Fill the gaps of a text, or paint part of an image; what is known comes back unchanged."""
-    chosen = s.options(
-        sampler, alpha_power=alpha_power, time_power=time_power, corrector=corrector, corrector_power=corrector_power,
-        temperature_rise=temperature_rise, temperature_rise_power=temperature_rise_power,
-        order=order, roll=roll, plan=plan, steps=steps, block=block, temperature=temperature, temperature_last=temperature_last, top_k=top_k,
-        top_k_last=top_k_last, top_p=top_p, confidence_noise=confidence_noise, guidance=guidance, guidance_schedule=guidance_schedule,
-        candidates=candidates, factorised_digits=factorised_digits, filter_observed=filter_observed, draft=draft)
     corner, wanted, kept = _corner(at), _lengths(lengths), _digits(digits)
     opened = s.open_model(model, weights, device, compile)
-    s.say_held(opened, guidance)
+    s.say_held(opened, chosen["guidance"])
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
         imaging.check_guided(chosen["guidance"], label, opened)
