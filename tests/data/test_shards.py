@@ -287,6 +287,28 @@ def test_training_rows_are_read_where_they_lie(photos, tmp_path):
         open_data(Encoded(train=str(tmp_path / "codes"), holdout=0.0), length=16, split="valid")
 
 
+def test_mirror_images_are_trained_on_as_well(tmp_path):
+    """Those of the rows that are trained on, and of no row that is held out."""
+    shades = np.arange(9 * 4, dtype=np.uint8).reshape(9, 1, 4).repeat(4, 1)
+    np.savez(tmp_path / "a.npz", x_train=shades, y_train=np.arange(9) % 3)
+    source = ImageArrays(train=str(tmp_path / "a.npz"))
+    codes = ImageCodes(PixelCodec(256), GRID, source.classes())
+    for mirror, name in ((False, "plain"), (True, "mirrored")):
+        encode_images(Encoding(source, codes, 4, shard=4, batch=3, mirror=mirror), tmp_path / name)
+    spec = Encoded(train=str(tmp_path / "plain"), mirrored=str(tmp_path / "mirrored"), holdout=0.4, seed=1)
+    train, held = (open_data(spec, length=16, split=split) for split in ("train", "valid"))
+    assert len(train) == 2 * (9 - len(held)) and 0 < len(held) < 9
+    mixed = train.read(torch.arange(len(train)).flip(0))
+    plain, turned = (part.flip(0) for part in mixed.tokens.chunk(2)[::-1])
+    assert torch.equal(turned.view(-1, *GRID).flip(-1), plain.view(-1, *GRID)) and not torch.equal(turned, plain)
+    assert torch.equal(*mixed.labels.chunk(2)) and train.read(torch.tensor([0])).labels.tolist() == [int(plain[0, 0]) // 4 % 3]
+    assert not {*plain[:, 0].tolist()} & {*held.read(torch.arange(len(held))).tokens[:, 0].tolist()}
+    for mirrored in ("plain", "other"):
+        encode_images(Encoding(source, codes, 4, split="train", shard=9, batch=3), tmp_path / "other")
+        with pytest.raises(ValueError, match=rf"{mirrored} does not hold the mirror images of .*plain \(transform differ\)"):
+            open_data(Encoded(train=str(tmp_path / "plain"), mirrored=str(tmp_path / mirrored)), length=16, split="train")
+
+
 def test_damaged_shards_say_so(photos, tmp_path):
     encode_images(work(photos), tmp_path / "codes")
     manifest = tmp_path / "codes" / "manifest.json"

@@ -19,6 +19,7 @@ def encode_images(
     fit: Fitting = "crop",
     batch: Annotated[int, typer.Option(help="Images in memory, and seen by the codec at once.")] = 32,
     split: Part = "train",
+    mirror: Annotated[bool, typer.Option("--mirror", help="Encode mirror images: data={type: encoded, train: ..., mirrored: DESTINATION}.")] = False,
     shard: Annotated[int, typer.Option(help="Images a shard; what is lost at most if the work is stopped.")] = 4096,
     device: Annotated[str, typer.Option(help="Where the codec runs: cpu, cuda, mps, auto.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the folder.")] = False,
@@ -39,7 +40,7 @@ def encode_images(
         raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
     codes = ImageCodes(opened, code_grid(opened, size), images.classes())
     with passing("encoding", quiet=quiet) as progress:
-        encoding = Encoding(images, codes, size, "pad" if fit == "pad" else "crop", shard, batch, "valid" if split == "valid" else "train")
+        encoding = Encoding(images, codes, size, "pad" if fit == "pad" else "crop", shard, batch, "valid" if split == "valid" else "train", mirror)
         shards = encode(encoding, destination, progress)
     if not quiet:
         typer.echo(f"{len(shards):,} images, {codes.grid[0]} x {codes.grid[1]} codes out of {opened.vocab_size:,}, {len(codes.classes):,} classes")

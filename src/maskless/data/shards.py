@@ -65,6 +65,7 @@ class Encoding:
         shard: images a shard.
         batch: images in memory, and seen by the codec at once.
         split: the part of the source, train or valid.
+        mirror: encode the mirror image of every image in its place.
     """
 
     source: ImageSource
@@ -74,6 +75,7 @@ class Encoding:
     shard: int = 4096
     batch: int = 32
     split: Split = "train"
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         if self.split != "train" and not self.source.divided:
@@ -88,7 +90,7 @@ class Encoding:
         return {
             "format": FORMAT,
             "codec": self.codes.codec.hash,
-            "transform": {"size": self.size, "fit": self.fit, "channels": self.codes.codec.channels},
+            "transform": {"size": self.size, "fit": self.fit, "channels": self.codes.codec.channels, **({"mirror": True} if self.mirror else {})},
             "source": json.loads(canonical([kind, self.source.identity()])),
             "split": self.split,
             "shard": self.shard,
@@ -226,7 +228,8 @@ def _rows(
 
 def _sized(picture: Picture, encoding: Encoding) -> Any:
     try:
-        return sized(picture.image, encoding.size, encoding.codes.codec.channels, encoding.fit)
+        pixels = sized(picture.image, encoding.size, encoding.codes.codec.channels, encoding.fit)
+        return pixels[..., ::-1] if encoding.mirror else pixels
     except ValueError as error:
         raise ValueError(f"{picture.name}: {error}") from None
 
@@ -289,6 +292,30 @@ class Shards:
         return replace(Batch.of(tokens), labels=labels if labelled else None)
 
 
+class Joined:
+    """The rows of one folder, then those of another."""
+
+    def __init__(self, first: Shards, second: Shards) -> None:
+        self.first, self.second = first, second
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.first.length
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.first) + len(self.second)
+
+    def read(self, rows: Int[Tensor, " B"]) -> Batch:
+        """The rows with these numbers, in this order."""
+        there = rows >= len(self.first)
+        first, second = self.first.read(rows[~there]), self.second.read(rows[there] - len(self.first))
+        place = torch.cat([(~there).nonzero(), there.nonzero()]).argsort(0)[:, 0]
+        labels = None if first.labels is None or second.labels is None else torch.cat([first.labels, second.labels])[place]
+        return replace(Batch.of(torch.cat([first.tokens, second.tokens])[place]), labels=labels)
+
+
 class Selected:
     """Some of the rows of others, with their labels or without."""
 
@@ -317,11 +344,13 @@ class Encoded(Source):
     Args:
         train: the folder.
         valid: one of the same codec and size for validation; None holds out a share of `train` by the numbers of its rows.
+        mirrored: the folder of the mirror images of `train` (`encode-images --mirror`): rows to train on as well.
         labels: whether rows carry classes, if they have any.
     """
 
     train: str
     valid: str | None = None
+    mirrored: str | None = None
     labels: bool = True
 
     @property
@@ -329,7 +358,7 @@ class Encoded(Source):
         return ""
 
     def identity(self) -> Any:
-        return [Shards(place).manifest for place in (self.train, self.valid) if place is not None]
+        return [Shards(place).manifest for place in (self.train, self.valid, self.mirrored) if place is not None]
 
     def make_tokenizer(self) -> ImageCodes:
         codes = load_image_codes(self.train)
@@ -348,4 +377,20 @@ class Encoded(Source):
             numbers = numbers[held if split == "valid" else ~held]
         if not len(numbers):
             raise ValueError("no image is left: use more data or another holdout")
+        if split == "train" and self.mirrored is not None:
+            shards, numbers = Joined(shards, self._mirror(shards)), torch.cat([numbers, len(shards) + numbers])
         return Selected(shards, numbers, labels=self.labels)
+
+    def _mirror(self, shards: Shards) -> Shards:
+        """The mirror images of all rows.
+
+        Raises:
+            ValueError: they are of other images, or no mirror images.
+        """
+        assert self.mirrored is not None
+        mirror = Shards(self.mirrored)
+        expected = {**shards.manifest, "transform": {**shards.manifest["transform"], "mirror": True}}
+        if differ := [name for name in ("codec", "source", "split", "images", "transform") if mirror.manifest.get(name) != expected.get(name)]:
+            raise ValueError(f"{self.mirrored} does not hold the mirror images of {self.train} ({', '.join(differ)} differ); "
+                             "encode them from the same images with --mirror")
+        return mirror
