@@ -167,28 +167,31 @@ HEADER = f"{'model':>12}  {'order':>10}  {'steps':>5}  {'w':>4}  {'distance':>17
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """Distance against images per second: one line per model and order over its steps, guided ways as crosses."""
+    """Distance against images per second, a panel for every strength of guidance: one line per model and order over its steps."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
-    axes = figure.subplots()
+    strengths = sorted({row.way.guidance for row in rows})
+    figure = Figure(figsize=(2.4 + 3.4 * len(strengths), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(strengths), sharex=True, sharey=True, squeeze=False)[0]
     colours = ("#1b6ca8", "#d1603d", "#4f9d69", "#8a5fa8")
-    for colour, name in zip(colours, dict.fromkeys(row.model for row in rows)):
-        for style, order in zip(("-", "--", ":", "-."), dict.fromkeys(row.way.order for row in rows)):
-            some = [row for row in rows if row.model == name and row.way.order == order]
-            plain, guided = ([row for row in some if bool(row.way.guidance) is yes] for yes in (False, True))
-            errors = [row.distance.standard_error or 0 for row in plain]
-            axes.errorbar([row.images_per_second for row in plain], [row.distance.value for row in plain], yerr=errors, color=colour,
-                          linestyle=style, marker="o", label=f"{name}, {order}")
-            axes.plot([row.images_per_second for row in guided], [row.distance.value for row in guided], "x", color=colour)
-            for row in some:
-                note = f"{row.way.steps}" if not row.way.guidance else f"{row.way.steps}, w {row.way.guidance:g}"
-                axes.annotate(note, (row.images_per_second, row.distance.value), textcoords="offset points", xytext=(4, 4), fontsize=7)
-    axes.set(xscale="log", xlabel="images per second", ylabel=rows[0].distance.label, title="Distance against speed (numbers: steps, guidance)")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.2)
+    for axes, strength in zip(panels, strengths):
+        for colour, name in zip(colours, dict.fromkeys(row.model for row in rows)):
+            for style, order in zip(("-", "--", ":", "-."), dict.fromkeys(row.way.order for row in rows)):
+                some = sorted((row for row in rows if (row.model, row.way.order, row.way.guidance) == (name, order, strength)),
+                              key=lambda row: row.way.steps)
+                errors = [row.distance.standard_error or 0 for row in some]
+                axes.errorbar([row.images_per_second for row in some], [row.distance.value for row in some], yerr=errors, color=colour,
+                              linestyle=style, marker="o", markersize=4, linewidth=1.2, label=f"{name}, {order}")
+                for row in some:
+                    axes.annotate(str(row.way.steps), (row.images_per_second, row.distance.value), textcoords="offset points", xytext=(4, 4),
+                                  fontsize=7, color=colour)
+        axes.set(xscale="log", xlabel="images per second", title=f"guidance {strength:g}" if strength else "no guidance")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    panels[0].set_ylabel(rows[0].distance.label)
+    figure.suptitle("Distance against speed (numbers: steps)", fontsize=11)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
