@@ -141,15 +141,22 @@ def test_smoothing_touches_only_bins_that_occur():
 def test_directions_keep_the_variance_asked_for():
     rows = torch.randn(400, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.tensor([10.0, 3.0, 0.1])
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
+    rows = torch.nn.functional.normalize(rows + torch.tensor([0.0, 0.0, 50.0]), dim=1)                      # lengths of 1 change nothing more
     assert metrics.directions(rows @ turn).shape[1] == 1
-    assert metrics.directions(rows @ turn, 0.999).shape[1] == 2
-    assert torch.allclose(metrics.directions(rows).norm(dim=1), torch.ones(400, dtype=torch.float64))
+    assert metrics.directions(rows @ turn, 0.98).shape[1] == 2
+    apart = torch.cdist(metrics.directions(rows @ turn, 1.0), metrics.directions(rows @ turn, 1.0))
+    torch.testing.assert_close(apart, torch.cdist(rows, rows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(metrics.directions(7 * rows), metrics.directions(rows))
 
 
 def blobs(counts: list[int], seed: int) -> torch.Tensor:
     centres = torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0], [-9.0, 0, 0]])[:len(counts)]
     noise = torch.randn(sum(counts), 3, generator=torch.Generator().manual_seed(seed)) * 0.2
     return centres.repeat_interleave(torch.tensor(counts), 0) + noise
+
+
+PACKAGE = [(([40, 20, 20, 20], [10, 30, 30, 30]), 0.8317421176873254), (([50, 30, 20], [20, 30, 50]), 0.8214099836116461),
+           (([60, 40], [10, 90]), 0.4919607685792866)]
 
 
 def test_quantised_finds_clusters_that_lie_apart():
@@ -167,6 +174,13 @@ def test_mauve_of_features_is_that_of_the_histograms_of_their_clusters():
     wanted = metrics.divergence_curve(torch.tensor([40, 20, 20, 20]), torch.tensor([10, 30, 30, 30])).area
     assert found.value == pytest.approx(wanted, rel=1e-9)
     assert found.count == 100 and found.better == "higher"
+
+
+@pytest.mark.parametrize("counts, package", PACKAGE)
+def test_mauve_is_that_of_its_authors_package(counts, package):
+    """mauve-text 0.4.0 on the same features: clusters that differ by direction, rows of any length."""
+    sides = [blobs(side, seed) * torch.logspace(-1, 1, sum(side))[:, None] for seed, side in enumerate(counts)]
+    assert metrics.mauve(*sides, clusters=len(counts[0])).value == pytest.approx(package, abs=2e-4)
 
 
 def test_the_error_of_mauve_is_of_the_size_of_its_spread():

@@ -280,8 +280,8 @@ def mauve(real: Float[Tensor, "M F"], generated: Float[Tensor, "N E"], *, cluste
           scale: float = 5.0, points: int = 25, groups: int = GROUPS) -> TextMeasurement:
     """MAUVE of two sets of features, the mean over `seeds` quantisations.
 
-    Features of both together are reduced to the principal directions that hold 0.9 of their variance, scaled to length 1 and clustered by
-    k-means; the two histograms over the clusters give the curve. Which features (a language model's last hidden state in the paper) is the
+    Features of both together are scaled to length 1, reduced to the principal directions that hold 0.9 of their variance and clustered by
+    k-means, as the authors' package does; the two histograms over the clusters give the curve. Which features (a language model's last hidden state in the paper) is the
     caller's to say: values compare only with equal features, clusters and numbers of samples.
 
     Args:
@@ -321,12 +321,13 @@ def _tallied(cluster: Int[Tensor, " N"], part: Int[Tensor, " N"], clusters: int,
 
 
 def directions(features: Float[Tensor, "N F"], share: float = SPREAD_KEPT) -> Float[Tensor, "N D"]:
-    """The fewest principal components that hold `share` of the variance, every row scaled to length 1; float64."""
-    centred = features.double() - features.double().mean(0)
+    """Every row scaled to length 1, on the fewest principal components that hold `share` of the variance; float64."""
+    scaled = torch.nn.functional.normalize(features.double(), dim=1)
+    centred = scaled - scaled.mean(0)
     values, vectors = torch.linalg.eigh(centred.T @ centred)
     held = values.flip(0).clamp_min(0).cumsum(0)
     count = int((held < share * held[-1]).sum()) + 1
-    return torch.nn.functional.normalize(centred @ vectors.flip(1)[:, :count], dim=1)
+    return centred @ vectors.flip(1)[:, :count]
 
 
 def quantised(points: Float[Tensor, "N D"], clusters: int, *, seed: int = 0, rounds: int = 500) -> Int[Tensor, " N"]:
