@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 import maskless
-from maskless.api.image_quality import Way, ways
+from maskless.api.image_quality import Row, Way, draw, ways
+from maskless.cli.imaging import labels_of
+from maskless.evaluation.image_metrics import Measurement
 
 SIZES = {"length": 24, "width": 16, "heads": 2, "dropout": 0.0, "classes": 3, "grid": (4, 6)}
 CONFIGS = {
@@ -171,6 +173,7 @@ def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
     (lambda m: m.infill(np.zeros((4, 6), np.uint8), np.zeros((4, 5), bool)), "4 x 5"),
     (lambda m: m.infill(np.zeros((4, 6), np.uint8)), "no cell is open"),
     (lambda m: m.infill(np.zeros((4, 6), np.uint8), at=(1, 0)), "do not fit"),
+    (lambda m: m.infill(np.zeros((0, 6), np.uint8)), r"the image is uint8 of shape \(0, 6\)"),
     (lambda m: m.infill(np.zeros((4, 6, 3), np.uint8), np.ones((4, 6), bool)), "3 channels"),
     (lambda m: m.infill(np.zeros((4, 6)), np.ones((4, 6), bool)), r"the image is float64 of shape \(4, 6\)"),
     (lambda m: m.infill(np.zeros(4, np.uint8)), r"the image is uint8 of shape \(4,\)"),
@@ -241,9 +244,43 @@ def test_models_and_codecs_that_do_not_fit():
     assert model.generate(1, steps=2).labels is None
     with pytest.raises(ValueError, match="no classes"):
         model.generate(1, labels=0)
+    with pytest.raises(ValueError, match="forgets what is known, and nothing is known"):
+        model.generate(1, guidance=2.0)
+    assert len(model.infill(np.zeros((2, 6), np.uint8), steps=2, guidance=2.0)) == 1    # forgets the half that is known
+
+
+def test_guidance_by_label_has_a_label_to_go_by():
+    model = opened()
+    with pytest.raises(ValueError, match="guidance is by label, and there is no label"):
+        model.generate(2, steps=2, guidance=2.0)
+    assert len(model.generate(2, labels=[None, 1], steps=2, guidance=2.0)) == 2
+
+
+def test_labels_and_seeds_may_be_tensors():
+    model = opened()
+    given, listed = (model.generate(2, labels=labels, seed=seeds, steps=2) for labels, seeds in
+                     ((torch.tensor([1, 0]), torch.tensor([3, 4])), ([1, 0], [3, 4])))
+    assert torch.equal(given.codes, listed.codes)
+    assert torch.equal(model.generate(1, labels=torch.tensor(1), steps=2).codes, model.generate(1, labels=1, steps=2).codes)
+
+
+def test_a_name_with_a_comma_is_one_class():
+    model = maskless.ImageModel(opened().model, maskless.ImageCodes(CODES.codec, CODES.grid, ("bag, leather", "shoe", "hat")), device="cpu")
+    assert labels_of("bag, leather", 2, model) == ["bag, leather"] * 2 and labels_of("shoe,hat", 3, model) == ["shoe", "hat", "shoe"]
 
 
 def test_ways_are_steps_without_guidance_and_strengths_at_one_number_of_steps():
     assert ways(["halton"], [4], [0.0, 1.0], [8, 16]) == [Way("halton", 4), Way("halton", 8, 1.0), Way("halton", 16, 1.0)]
     with pytest.raises(ValueError, match="spiral"):
         ways(["spiral"], [4], [], [4])
+    with pytest.raises(ValueError, match="guidance nan is not a finite number"):
+        ways(["halton"], [4], [float("nan")], [4])
+
+
+def test_a_picture_holds_every_model(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", lambda self, *_, label, **how: found.append(label))
+    monkeypatch.setattr("matplotlib.figure.Figure.legend", lambda *_, **how: None)
+    distance = Measurement("Frechet distance", 1.0, 0.1, "", 4, 4, "toy", "none", "test")
+    draw(tmp_path / "a.png", [Row(f"m{n}", Way("halton", 2), distance, 1.0, 1.0, 1.0, 2, 4, 5) for n in range(6)])
+    assert found == [f"m{n}, halton" for n in range(6)] and (tmp_path / "a.png").exists()

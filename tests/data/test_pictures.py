@@ -35,7 +35,7 @@ def test_the_middle_is_cut_out_after_the_short_side_is_scaled():
 def test_padding_keeps_every_pixel():
     padded = sized(from_array(ramp(5, 4), "small"), 8, 1, "pad")
     assert (padded[0, 1:6, 2:6] == ramp(5, 4)).all() and padded.sum() == ramp(5, 4).sum()
-    with pytest.raises(ValueError, match="an image of 9 x 4 pixels cannot be padded to 8: use fit: crop"):
+    with pytest.raises(ValueError, match="an image of 9 x 4 pixels cannot be padded to 8: crop"):
         sized(from_array(ramp(4, 9), "large"), 8, 1, "pad")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,6 +247,30 @@ def test_the_part_for_validation(photos, tmp_path):
         work(photos, split="valid")
 
 
+def test_classes_of_the_other_folder_are_the_same(photos, tmp_path):
+    """A part for validation that lacks a class would number the others anew."""
+    for name in "bc":
+        shutil.copytree(photos / name, tmp_path / "fewer" / name)
+    for name in ("photos", "fewer"):
+        encode_images(work(tmp_path / name), tmp_path / f"{name}_codes")
+    parts = {"train": str(tmp_path / "photos_codes"), "valid": str(tmp_path / "fewer_codes")}
+    with pytest.raises(ValueError, match=r"fewer_codes has the classes b, c and .*photos_codes a, b, c: encode folders with the same subfolders"):
+        open_data(Encoded(**parts), length=16, split="valid")
+    assert len(open_data(Encoded(**parts, labels=False), length=16, split="valid")) == 7
+
+
+def test_a_data_set_that_is_in_no_table_is_asked_for_its_parts(tmp_path, call, monkeypatch):  # noqa: F811
+    asked = []
+    records = [{"image": Image.new("L", (4, 4), 10 * number)} for number in range(3)]
+    monkeypatch.setattr("maskless.data.image_sources.fetched", lambda name, place, config, part, revision: asked.append(part) or records)
+    monkeypatch.setattr("maskless.data.image_sources.parts", lambda name, place: ["train", "test"] if place == "some/one" else ["train"])
+    how = ["--codec", "pixels:256", "--size", 4, "--split", "valid"]
+    assert call("encode-images", "hub:some/one", tmp_path / "codes", *how).code == 0 and asked[-1] == "test"
+    ended = call("encode-images", "hub:other/one", tmp_path / "none", *how)
+    assert ended.code == 2 and "no part for validation" in ended.err
+    assert call("encode-images", tmp_path, tmp_path / "none", *how, "--device", "tpu").code == 2
+
+
 def interrupted(done: int) -> None:
     raise KeyboardInterrupt
 
@@ -259,6 +284,7 @@ def test_what_cannot_be_encoded(photos, tmp_path):
         work(photos, shard=0)
     with pytest.raises(ValueError, match="an image of 6 x 8 pixels cannot be padded to 4"):
         encode_images(work(photos, fit="pad"), tmp_path / "codes")
+    assert len(encode_images(work(photos), tmp_path / "codes")) == 11   # nothing was there yet, so another way is no other work
     encode_images(work(photos), tmp_path / "done")
     for change in ({"shard": 5}, {"codes": ImageCodes(PixelCodec(128), GRID, ("a", "b", "c"))}):
         with pytest.raises(ValueError, match=r"was encoded from something else .*: choose a new folder"):

@@ -166,6 +166,16 @@ def test_what_is_no_file_of_statistics_is_refused(tmp_path):
         save_statistics(tmp_path / "toy.pt", statistics_of(normal(40, 6)))
 
 
+@pytest.mark.parametrize("change", [{"mu": ["a", "b"]}, {"count": "many"}])
+def test_numbers_that_are_none_are_said(tmp_path, change):
+    import numpy as np
+
+    whole = {"mu": np.zeros(2), "sigma": np.eye(2), "count": 5, "features": "toy", "transform": "none", "split": "train"}
+    np.savez(tmp_path / "toy.npz", **{**whole, **change})
+    with pytest.raises(ValueError, match="holds no statistics"):
+        load_statistics(tmp_path / "toy.npz", features="toy")
+
+
 class Opener:
     """What a pickle would run."""
 

@@ -127,11 +127,37 @@ def test_statistics_made_by_the_command(world, tmp_path, capsys):
     from_file = by_metric(evaluate(painter(world), [how], out=tmp_path / "out"))["frechet_distance"]
     direct = by_metric(evaluate(painter(world), [settings(world, metrics=("distance",))], out=tmp_path / "direct"))["frechet_distance"]
     assert from_file.value == pytest.approx(direct.value, rel=1e-9) and from_file.data.documents == REAL
+    before = (tmp_path / "real.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"real.safetensors exists; give another name"):
+        app(command, standalone_mode=False)
+    assert (tmp_path / "real.safetensors").read_bytes() == before
+    assert from_file.details["real_images_prepared"] == direct.details["real_images_prepared"] == "crop to 8 x 8"
     for more, sentence in ((["--rows", "3"], "3 images of train are too few for a covariance of 3 features"),
                            (["--size", "16"], "do not fit the noise classifier")):
         with pytest.raises(ValueError, match=sentence):
             app([*command[:2], str(tmp_path / "other.npz"), *command[3:], *more], standalone_mode=False)
         assert not (tmp_path / "other.npz").exists()
+
+
+def test_a_classifier_of_another_size_is_asked_how_images_fit(world, tmp_path):
+    np.savez(tmp_path / "small.npz", x_train=np.zeros((5, 6, 6), np.uint8), y_train=np.zeros(5, int))
+    command = ["image-statistics", str(tmp_path / "small.npz"), str(tmp_path / "s.npz"), "--features", str(world / "classifier")]
+    with pytest.raises(ValueError, match="has 6 x 6 pixels and the classifier takes 8 x 8; say --fit pad or --fit crop"):
+        app(command, standalone_mode=False)
+    app([*command, "--fit", "pad"], standalone_mode=False)
+    features = classifier_features(world / "classifier")
+    assert load_statistics(tmp_path / "s.npz", features=features.name).prepared == "pad to 8 x 8"
+
+
+def test_features_that_do_not_fit_are_refused_before_anything_is_drawn(world, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskless.suites.images.drawn", lambda *_: pytest.fail("images were drawn"))
+    torch.manual_seed(2)
+    save_classifier(tmp_path / "other", Classifier(ClassifierConfig(3, SIDE, classes=2, width=4, features=3)), "noise", {})
+    with pytest.raises(ValueError, match=r"8 x 8 pixels in 1 channels do not fit the noise classifier .*, which takes 8 x 8 in 3"):
+        evaluate(painter(world), [settings(world, features=str(tmp_path / "other"))], out=tmp_path / "out")
+    with pytest.raises(ValueError, match="do not fit the noise classifier"):
+        measure([world / "painter"], tmp_path / "other", world / "real.npz", {"orders": ["halton"], "steps": (2,), "guidances": (), "at": (4,)},
+                count=4, batch=4, seed=0, device="cpu", dtype="float32", out=None)
 
 
 def test_statistics_of_others(tmp_path):
@@ -143,14 +169,20 @@ def test_statistics_of_others(tmp_path):
     with torch.device("meta"):
         inception = InceptionFeatures(Inception(), "inception-v3-compat 0000", PROTOCOLS["adm"].transform)
     other = ClassifierFeatures.__new__(ClassifierFeatures)
+    other.name = "toy"
     for name in ("adm.npz", "train_stats.pt"):
         how = ImageQuality(reference=str(tmp_path / name), reference_count=50_000, split="train", metrics=("distance",))
         found = load_statistics(tmp_path / name, features=inception.name, origin=_origin(how, inception))
         assert (found.count, found.split, found.transform) == (50_000, "train", inception.transform)
         torch.testing.assert_close(found.covariance, (root @ root.T).double())
-        assert _origin(how, other) is None and _origin(replace(how, reference_count=None), inception) is None
+        assert _origin(replace(how, reference_count=None), inception) is None
+        with pytest.raises(ValueError, match="reference_count is for files of others, which hold Inception's features"):
+            _origin(how, other)
         with pytest.raises(ValueError, match=r"has no count, features, transform, split; .* images.reference_count=50000"):
             load_statistics(tmp_path / name, features=inception.name)
+    save_statistics(tmp_path / "ours.npz", replace(found, features=inception.name, count=400, split="valid"))
+    with pytest.raises(ValueError, match="is of 400 images of valid, and 50000 of train were said"):
+        load_statistics(tmp_path / "ours.npz", features=inception.name, origin=_origin(how, inception))
     with pytest.raises(ValueError, match="reference_count is 7 and there is no reference"):
         ImageQuality(reference_count=7)
 

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.api.image_files import GeneratedImages
-from maskless.api.model import Dtype, GivenSampler, LoadedModel, check_count, check_whole, seeds_of
+from maskless.api.model import Dtype, GivenSampler, LoadedModel, Seeds, check_count, check_whole, seeds_of
 from maskless.data.images import ImageCodes
 from maskless.data.pictures import to_bytes, to_pixels
-from maskless.decoding import Canvas, DigitCanvas, Noise
+from maskless.decoding import Canvas, DigitCanvas, Noise, Sampler, Speculative
 from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
 from maskless.models.prime import WrittenInDigits
@@ -28,13 +28,13 @@ USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what image
 OF_DIGITS = {"plan": "ancestral", "alpha_power": 3.0, "steps": 64}  # and images of a Prime model, as they were published
 
 Label = int | np.integer | str | None
-Labels = Label | Sequence[Label]
+Labels = Label | Sequence[Label] | np.ndarray | Tensor
 
 
 class _How(NamedTuple):
     """How a canvas is filled, as `generate` is told."""
 
-    seed: int | Sequence[int]
+    seed: Seeds
     sampler: GivenSampler
     watch: Callback | None
     refresh: int
@@ -79,7 +79,7 @@ class ImageModel(LoadedModel):
         super().__init__(model, device=device, dtype=dtype, compile=compile)
         self.codec.to(self.device)
 
-    def generate(self, n: int = 1, *, labels: Labels = None, seed: int | Sequence[int] = 0,
+    def generate(self, n: int = 1, *, labels: Labels = None, seed: Seeds = 0,
                  sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0, batch: int = 64,
                  **options: Any) -> GeneratedImages:
         """Images, in parallel and in any order.
@@ -102,7 +102,7 @@ class ImageModel(LoadedModel):
         return self._made(codes, known, labels, _How(seed, sampler, watch, refresh, batch, options))
 
     def infill(self, image: np.ndarray, mask: np.ndarray | None = None, *, at: tuple[int, int] = (0, 0), labels: Labels = None,
-               n: int = 1, seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None,
+               n: int = 1, seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None,
                refresh: int = 0, batch: int = 64, **options: Any) -> GeneratedImages:
         """Paint part of an image anew (in-painting), or what lies beyond its border (out-painting); another label edits its class.
 
@@ -128,7 +128,7 @@ class ImageModel(LoadedModel):
         kept = np.where(wanted[None, ..., None], made.pixels, pixels[None])
         return GeneratedImages(kept, made.codes, made.labels, made.nfe)
 
-    def impute(self, image: np.ndarray, digits: int | Sequence[int], *, labels: Labels = None, n: int = 1, seed: int | Sequence[int] = 0,
+    def impute(self, image: np.ndarray, digits: int | Sequence[int], *, labels: Labels = None, n: int = 1, seed: Seeds = 0,
                sampler: GivenSampler = None, watch: Callback | None = None, batch: int = 64, **options: Any) -> GeneratedImages:
         """Keep some digits of every code of an image and draw the others: the fine for a coarse image, or the other way round.
 
@@ -180,6 +180,11 @@ class ImageModel(LoadedModel):
             raise ValueError(f"{source} is a model of text; give an image model, or use maskless.load")
         return model
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return self.grid[0] * self.codec.factor // self.codec.planes, self.grid[1] * self.codec.factor
+
     # -- what a film needs --------------------------------------------------------------------------------------------------------------------
 
     def cells(self, sites: Tensor) -> Tensor:
@@ -219,6 +224,7 @@ class ImageModel(LoadedModel):
         sampler = (self._own(how.sampler, how.options, sites, grid=self.grid)
                    or self._sampler(self._within({**self._usual(how.options, sites), **how.options}, sites), sites, grid=self.grid))
         seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
+        self._check_guided(sampler, classes, known)
         found, nfe = [], 0
         for rows in torch.arange(n).split(how.batch):
             canvas = self._canvas(codes[rows], known[rows])
@@ -227,6 +233,15 @@ class ImageModel(LoadedModel):
             found.append(self.cells(canvas.by_site().tokens).cpu())
         drawn = torch.cat(found)
         return GeneratedImages(self.render(drawn), drawn, None if classes is None else tuple(classes.tolist()), nfe)
+
+    def _check_guided(self, sampler: Sampler | Speculative, classes: Int[Tensor, " n"] | None, known: Bool[Tensor, "n h w ..."]) -> None:
+        """Raise ValueError for guidance that has nothing to go by."""
+        if not sampler.guidance:
+            return
+        if classes is not None and bool((classes == self.model.null_label).all()):
+            raise ValueError("guidance is by label, and there is no label; give labels (--label), or leave guidance out")
+        if classes is None and not known.any():
+            raise ValueError("guidance of a model without classes forgets what is known, and nothing is known; leave guidance out")
 
     def _canvas(self, codes: Int[Tensor, "n h w"], known: Bool[Tensor, "n h w ..."]) -> Canvas:
         if isinstance(self.model, WrittenInDigits) and known.dim() == 4:
@@ -243,6 +258,7 @@ class ImageModel(LoadedModel):
     def _labels(self, labels: Any, n: int) -> Int[Tensor, " n"] | None:
         """(n,) numbers, None for an unlabelled model."""
         count = self.model.null_label
+        labels = labels.tolist() if isinstance(labels, Tensor) else labels
         each: list[Any] = [labels] * n if labels is None or isinstance(labels, Number | str) else list(labels)
         if len(each) != n:
             raise ValueError(f"{len(each)} labels were given for {n} images; give one for each, or one for all")
@@ -269,13 +285,14 @@ class ImageModel(LoadedModel):
     def _placed(self, image: np.ndarray, mask: np.ndarray | None, at: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """The image on the model's canvas (H, W, C), and which of its pixels are to be painted (H, W)."""
         picture: Any = np.asarray(image)
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        for name, place in zip(("row", "column"), at):
+            check_whole(f"the {name} of at", place)
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or not picture.size:
             raise ValueError(f"the image is {picture.dtype} of shape {picture.shape}; give uint8, height x width (x channels), values 0 to 255")
         picture = picture.reshape(*picture.shape[:2], -1)
         inside: Any = np.zeros(picture.shape[:2], bool) if mask is None else np.asarray(mask, bool)
         inside = inside[..., 0] if inside.ndim == 3 and inside.shape[2] == 1 else inside
-        (height, width), (top, left) = (side * self.codec.factor for side in self.grid), at
-        height //= self.codec.planes
+        (height, width), (top, left) = self.size, at
         if inside.shape != picture.shape[:2]:
             sides = " x ".join(map(str, inside.shape))
             raise ValueError(f"the mask has {sides} pixels and the image {picture.shape[0]} x {picture.shape[1]}; make them equal")

@@ -32,8 +32,8 @@ def check_ending(path: Path) -> Path:
         check_folder(path)
     if path.suffix not in (".png", ".npz", ""):
         raise ValueError(f"{path} ends in {path.suffix}; give a name ending in .png (a grid), .npz (arrays), or without an ending (a folder)")
-    if not path.suffix and path.exists():
-        raise ValueError(f"{path} exists; give the name of a new folder")
+    if (not path.suffix and path.exists()) or path.is_dir():
+        raise ValueError(f"{path} exists; give the name of a new {'file' if path.suffix else 'folder'}")
     return path
 
 
@@ -50,7 +50,7 @@ class GeneratedImages:
     Attributes:
         pixels: (n, H, W, C) uint8.
         codes: (n, h, w) the codes they were decoded from.
-        labels: class of each; None for an unlabelled model.
+        labels: class of each, the number of the model's classes where it has none; None for an unlabelled model.
         nfe: calls of the model that made the batch.
 
     Example:

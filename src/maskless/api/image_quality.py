@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from maskless.api.image import ImageModel
 from maskless.data.pictures import to_pixels
-from maskless.decoding import Canvas, Halton, Noise, Sampler, Scheduled, arccos
+from maskless.decoding import Canvas, Halton, Noise, Sampler, Scheduled, arccos, constant
 from maskless.evaluation.feature_statistics import Statistics
 from maskless.evaluation.features import Features, extract, statistics_of
 from maskless.evaluation.image_metrics import Measurement, frechet_distance
@@ -68,7 +69,7 @@ def ways(orders: Iterable[str], steps: Sequence[int], guidances: Sequence[float]
     """Every order at every number of steps without guidance, and at every number in `at` with each strength of it.
 
     Raises:
-        ValueError: an order that is not known here, no steps.
+        ValueError: an order that is not known here, no steps, guidance that is not finite.
     """
     orders = list(orders)
     for order in orders:
@@ -76,6 +77,8 @@ def ways(orders: Iterable[str], steps: Sequence[int], guidances: Sequence[float]
             raise ValueError(f"there is no order {order} here; choose {', '.join(PLANS)}")
     if not steps or min(*steps, *at) < 1:
         raise ValueError(f"steps {', '.join(map(str, steps)) or 'none'} and {', '.join(map(str, at))} must be at least 1")
+    for w in guidances:
+        constant(w)
     plain = [Way(order, n) for order in orders for n in steps]
     guided = [Way(order, n, w) for order in orders for n in at for w in guidances if w]
     return [*plain, *guided]
@@ -178,8 +181,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     panels = figure.subplots(1, len(strengths), sharex=True, sharey=True, squeeze=False)[0]
     colours = ("#1b6ca8", "#d1603d", "#4f9d69", "#8a5fa8")
     for axes, strength in zip(panels, strengths):
-        for colour, name in zip(colours, dict.fromkeys(row.model for row in rows)):
-            for style, order in zip(("-", "--", ":", "-."), dict.fromkeys(row.way.order for row in rows)):
+        for colour, name in zip(cycle(colours), dict.fromkeys(row.model for row in rows)):
+            for style, order in zip(cycle(("-", "--", ":", "-.")), dict.fromkeys(row.way.order for row in rows)):
                 some = sorted((row for row in rows if (row.model, row.way.order, row.way.guidance) == (name, order, strength)),
                               key=lambda row: row.way.steps)
                 errors = [row.distance.standard_error or 0 for row in some]

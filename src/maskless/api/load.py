@@ -81,7 +81,8 @@ def _released(place: Any, average: bool, speaks: str | Path | None, overrides: M
     for note in notes:
         print(f"{place.path.name}: {note}", file=sys.stderr)
     if found is None and not file.importer.tokens:
-        raise ValueError(f"{place.path} is a {file.importer.kind} and draws codes; give the VQ tokenizer it was trained with (codec=)")
+        raise ValueError(f"{place.path} is a {file.importer.kind} and draws codes; give the VQ tokenizer it was trained with (codec=), or convert "
+                         f"both into a folder: maskless convert {place.path} DEST --codec CODEC")
     if found is None:
         raise ValueError(f"{place.path} neither holds a tokenizer nor has one beside it that could be read; "
                          "give one (tokenizer=), or write a folder with `maskless convert --tokenizer`")

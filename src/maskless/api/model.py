@@ -9,12 +9,14 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from maskless.decoding import Canvas, Choices, Noise, Sampler, SamplerOptions, Speculative
 from maskless.decoding.decode import Callback
+from maskless.decoding.options import check_names
 from maskless.evaluation.machine import device_of
 from maskless.models import CausalPartitionTransformer, Denoiser, for_sampling
 from maskless.models.captured import Captured, fits, recorder
@@ -22,6 +24,7 @@ from maskless.models.causal_partition import Reencoding
 
 Dtype = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "float64"]
 GivenSampler = Sampler | Speculative | SamplerOptions | None
+Seeds = int | Sequence[int] | np.ndarray | Tensor                   # of a whole call, or of every row
 
 
 class LoadedModel:
@@ -68,9 +71,7 @@ class LoadedModel:
     def _sampler(self, options: Mapping[str, Any] | SamplerOptions, sites: int, **fixed: Any) -> Sampler | Speculative:
         """The sampler of options: all of them, or some by name, the fields of `SamplerOptions`."""
         if not isinstance(options, SamplerOptions):
-            fields = SamplerOptions.__dataclass_fields__
-            if unknown := sorted(set(options) - set(fields)):
-                raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")
+            check_names(options)
             options = replace(SamplerOptions(), **options)
         return options.sampler(sites * self.model.per_site, left_to_right=self.model.left_to_right, **fixed)
 
@@ -146,7 +147,7 @@ def check_count(name: str, value: Any, least: int = 1, of: str = "") -> None:
         raise ValueError(f"{name} is {value}; give {least} or more{of and f' {of}'}")
 
 
-def seeds_of(seed: int | Sequence[int], rows: int, each: int = 1) -> list[int]:
+def seeds_of(seed: Seeds, rows: int, each: int = 1) -> list[int]:
     """The seed of every row's noise: from one number for a whole call (row b draws the same in any call), or from one per row.
 
     Args:
@@ -155,7 +156,7 @@ def seeds_of(seed: int | Sequence[int], rows: int, each: int = 1) -> list[int]:
     Raises:
         ValueError: as many seeds as rows are needed, or one is out of range.
     """
-    said: Any = seed
+    said: Any = seed.tolist() if isinstance(seed, Tensor) else seed
     alone = isinstance(said, str) or not isinstance(said, Iterable)
     given: list[Any] = [said] if alone else [*said]
     for one in given:

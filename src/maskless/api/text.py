@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from maskless.api.model import Dtype, GivenSampler, LoadedModel, check_count, check_whole, seeds_of
+from maskless.api.model import Dtype, GivenSampler, LoadedModel, Seeds, check_count, check_whole, seeds_of
 from maskless.api.template import Script, Template, check_text
 from maskless.data.batch import Batch
 from maskless.data.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class TextModel(LoadedModel):
         super().__init__(model, device=device, dtype=dtype, compile=compile)
         self.tokenizer = tokenizer
 
-    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: int | Sequence[int] = 0,
+    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: Seeds = 0,
                  sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
         """Texts, in parallel and in any order. BOS and what the vocabulary forbids (padding) are never drawn.
 
@@ -121,16 +121,16 @@ class TextModel(LoadedModel):
 
     @overload
     def infill(self, text: str, *, n: Literal[1] = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
-               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
                **options: Any) -> Completion: ...
 
     @overload
     def infill(self, text: str, *, n: int, lengths: int | Sequence[int] | Literal["search"] | None = None,
-               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
                **options: Any) -> Completion | list[Completion]: ...
 
     def infill(self, text: str, *, n: int = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
-               seed: int | Sequence[int] = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
+               seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
                **options: Any) -> Completion | list[Completion]:
         """Fill the gaps of a text; what is known comes back unchanged, byte for byte. BOS, EOS and padding fill no gap, whatever the sampler.
 

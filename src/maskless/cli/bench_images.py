@@ -27,8 +27,10 @@ def measure(folders: Sequence[Path], classifier: Path, real: Path, chosen: dict[
         raise ValueError(f"two of {', '.join(map(str, folders))} would have one name in the table; rename a folder")
     asked, features = ways(**chosen), classifier_features(classifier)
     models = {name: ImageModel.from_pretrained(folder, device=device, dtype=dtype_or_auto(dtype)) for name, folder in zip(names, folders)}
+    for model in models.values():
+        features.check(model.codec.channels, *model.size)
     first = next(iter(models.values()))
-    there = PlainPixels(source=ImageArrays(train=str(real)), size=first.grid[1] * first.codec.factor, channels=first.codec.channels, fit="pad")
+    there = PlainPixels(source=ImageArrays(train=str(real)), size=first.size[1], channels=first.codec.channels, fit="pad")
     images = labelled_images(there, "valid").pixels.permute(0, 2, 3, 1).numpy()
     reference = statistics_of(extract(features, batches_of(images), split="test"))
     floor = frechet_distance(statistics_of(extract(features, batches_of(reconstructed(first, images[:count])), split="codec")), reference)

@@ -31,10 +31,11 @@ def encode_images(
     from maskless.data.shards import Encoding
     from maskless.data.shards import encode_images as encode
     from maskless.data.source import one_of
+    from maskless.training.distributed import choose_device
 
     one_of("fit", fit, ("crop", "pad"))
     one_of("split", split, ("train", "valid"))
-    images = source_called(source)
+    images, device = source_called(source, split), choose_device(device)
     opened = _codec(codec, device, batch)
     if size < 1 or size % opened.factor:
         raise ValueError(f"size is {size}: it must be a multiple of the {opened.factor} pixels of a cell of {codec}")
@@ -50,7 +51,6 @@ def encode_images(
 def _codec(name: str, device: str, batch: int) -> Any:
     from maskless.data.codec import PixelCodec, load_codec
     from maskless.data.vq import VQCodec
-    from maskless.training.distributed import choose_device
 
     kind, *numbers = name.split(":")
     if kind == "pixels":
@@ -65,4 +65,4 @@ def _codec(name: str, device: str, batch: int) -> Any:
         found = load_codec(name)
     if not isinstance(found, VQCodec):
         return found
-    return VQCodec(found.model.to(choose_device(device)), batch=batch)
+    return VQCodec(found.model.to(device), batch=batch)

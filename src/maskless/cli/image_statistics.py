@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maskless.cli.imaging import Fitting, ImagesArgument, Part
+from maskless.cli.imaging import ImagesArgument, Part
 from maskless.cli.live import passing
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ def image_statistics(
                                                "not in torch's hub cache; or the folder of a classifier.")] = "pgm-val",
     size: Annotated[int | None, typer.Option(help="Pixels of a side, after scaling the short side and cutting out the middle; 256, or what a "
                                                   "classifier takes.", min=1)] = None,
-    fit: Fitting = "crop", split: Part = "train",
+    fit: Annotated[str | None, typer.Option(help="crop, or pad: black around images that are smaller. For a classifier, where images are not of "
+                                                 "its size, it must be given; else crop.")] = None,
+    split: Part = "train",
     rows: Annotated[int | None, typer.Option(help="At most so many images, the first ones.", min=2)] = None,
     batch: Annotated[int, typer.Option(help="Images in memory, and seen by the network at once.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, mps, auto.")] = "auto",
@@ -35,18 +37,24 @@ def image_statistics(
     from maskless.evaluation.image_metrics import check_enough
     from maskless.training.distributed import choose_device
 
-    one_of("fit", fit, ("crop", "pad"))
+    if fit is not None:
+        one_of("fit", fit, ("crop", "pad"))
     one_of("split", split, ("train", "valid"))
     check_ending(destination)
     if not destination.parent.is_dir():
         raise ValueError(f"there is no folder {destination.parent}; make it first, or write elsewhere")
-    images, network = source_called(source), extractor(features, choose_device(device))
+    if destination.exists():
+        raise ValueError(f"{destination} exists; give another name, or remove it")
+    images, network = source_called(source, split), extractor(features, choose_device(device))
     if split == "valid" and not images.divided:
         raise ValueError(f"split is valid, and {source} has no part for validation; leave it out")
     side = size or network.side or 256
+    network.check(network.channels, side, side)
+    strict = fit is None and network.side is not None
     with passing("measuring", quiet=quiet) as progress:
         pictures = images.pictures("valid" if split == "valid" else "train")
-        found = gathered(network, _batches(pictures, side, network.channels, fit, rows, batch, progress), split=split)
+        found = gathered(network, _batches(pictures, side, network.channels, None if strict else fit or "crop", rows, batch, progress), split=split,
+                         prepared=f"{fit or 'crop'} to {side} x {side}")
     check_enough(found.count, split, network.width)
     save_statistics(destination, found)
     if not quiet:
@@ -54,9 +62,9 @@ def image_statistics(
     typer.echo(str(destination))
 
 
-def _batches(pictures: Iterator[Any], size: int, channels: int, fit: str, rows: int | None, batch: int,
+def _batches(pictures: Iterator[Any], size: int, channels: int, fit: str | None, rows: int | None, batch: int,
              progress: Callable[[int], None]) -> Iterator[Tensor]:
-    """Images in [-1, 1], some at a time."""
+    """Images in [-1, 1], some at a time; without `fit`, of that size only."""
     from itertools import islice
 
     import numpy as np
@@ -68,6 +76,9 @@ def _batches(pictures: Iterator[Any], size: int, channels: int, fit: str, rows: 
     while together := list(islice(wanted, batch)):
         fitted = []
         for each in together:
+            if fit is None and each.image.size != (size, size):
+                width, height = each.image.size
+                raise ValueError(f"{each.name} has {height} x {width} pixels and the classifier takes {size} x {size}; say --fit pad or --fit crop")
             try:
                 fitted.append(sized(each.image, size, channels, "pad" if fit == "pad" else "crop"))
             except ValueError as error:

@@ -39,16 +39,12 @@ def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | list[
         return None
     if given == "all" and count is not None and given not in model.codes.classes:
         return [i % count for i in range(n)]
+    if given in model.codes.classes:                                # its name may have a comma
+        return [given] * n
     names = [name.strip() for name in given.split(",")]
     if not all(names):
         raise ValueError(f"--label {given} has an empty name; write 3,7 or shoe")
     return [names[i % len(names)] for i in range(n)]
-
-
-def check_guided(guidance: float, given: str | None, model: ImageModel) -> None:
-    """Raise ValueError for guidance by labels where none is given."""
-    if guidance and given is None and model.model.null_label is not None:
-        raise ValueError(f"--guidance {guidance:g} is by label, and there is no --label; give one, or leave --guidance out")
 
 
 def paint(model: ImageModel, make: Make, out: Path | None, animate: Path | None) -> None:

@@ -32,7 +32,6 @@ def infill(
     s.say_held(opened, chosen["guidance"])
     if imaging.makes_images(opened):
         imaging.refuse("images", text=text, lengths=lengths, watch=watch)
-        imaging.check_guided(chosen["guidance"], label, opened)
         more = {"n": n, "labels": imaging.labels_of(label, n, opened), "seed": seed, "refresh": refresh, **chosen}
         if kept is not None:
             imaging.refuse("images where --digits is given", mask=mask, refresh=more.pop("refresh"), at=corner != (0, 0))

@@ -31,7 +31,6 @@ def sample(
     s.say_held(opened, chosen["guidance"])
     if imaging.makes_images(opened):
         imaging.refuse("images", prompt=prompt, length=length, watch=watch)
-        imaging.check_guided(chosen["guidance"], label, opened)
         labels = imaging.labels_of(label, n, opened)
         imaging.paint(opened, lambda m, film: m.generate(n, labels=labels, seed=seed, watch=film, **how), out, animate)
     else:

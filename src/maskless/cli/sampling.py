@@ -80,7 +80,12 @@ def sampler_options(
 
     from maskless.config import override
 
-    return {**said, **override({}, more or [], example="temperature_warmup=1")}
+    named = override({}, more or [], example="temperature_warmup=1")
+    if named:
+        from maskless.decoding.options import check_names
+
+        check_names(named)
+    return {**said, **named}
 
 
 def sampled(command: Callable[..., None]) -> Callable[..., None]:

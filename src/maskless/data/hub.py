@@ -121,6 +121,18 @@ class Hub(TextSource):
         return fetched(self.name, place, self.entry.config, expression, revision)
 
 
+def parts(name: str, place: str) -> list[str]:
+    """What the parts of a data set are called. Raises ValueError: as `fetched`."""
+    try:
+        from datasets import get_dataset_split_names
+    except ImportError:
+        raise ValueError(f"reading {name} needs the library datasets: pip install 'maskless[data]'") from None
+    try:
+        return list(get_dataset_split_names(place))
+    except Exception as error:  # offline, moved, gated: one sentence for all
+        raise _unread(name, place, error) from None
+
+
 def fetched(name: str, place: str, config: str | None, expression: str, revision: str | None) -> Any:
     """A part of a data set, by Hugging Face `datasets`.
 
@@ -139,8 +151,10 @@ def fetched(name: str, place: str, config: str | None, expression: str, revision
     try:
         return load_dataset(place, config, split=expression, revision=revision)
     except Exception as error:  # offline, moved, gated, no such split: one sentence for all
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ValueError(
-            f"the data set {name} ({place}) could not be read ({type(error).__name__}: {reason}): "
-            "go online, or name another place with data.repository"
-        ) from None
+        raise _unread(name, place, error) from None
+
+
+def _unread(name: str, place: str, error: Exception) -> ValueError:
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return ValueError(f"the data set {name} ({place}) could not be read ({type(error).__name__}: {reason}): "
+                      "go online, or name another place with data.repository")

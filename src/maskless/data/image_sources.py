@@ -5,7 +5,7 @@ A source gives images with their class, if there are classes, in a fixed order; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from maskless.data.definition import digest
 from maskless.data.files import find_files, fingerprint, stamp
-from maskless.data.hub import fetched
+from maskless.data.hub import fetched, parts
 from maskless.data.npz import names_in, read_npz
 from maskless.data.pictures import SUFFIXES, from_array, read_picture
 from maskless.data.source import Split
@@ -171,7 +171,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 def checked_label(label: Any, classes: int, name: str) -> int:
     """A label as an int. Raises ValueError unless it is one of 0..classes-1."""
     if not isinstance(label, (int, np.integer)) or not 0 <= label < classes:
-        raise ValueError(f"{name} has the label {label}, not one of 0..{classes - 1}: correct it, or use labels: false")
+        raise ValueError(f"{name} has the label {label}, not one of 0..{classes - 1}: correct it, or take no labels (data.labels=false)")
     return int(label)
 
 
@@ -205,6 +205,7 @@ class ImageHub:
         name: a key of `IMAGE_SETS`, or any repository `owner/name`.
         repository: where to read instead, for a mirror or a local folder ("" for the table's place).
         image, label: columns; "" for the table's ("image" and "label" where it has no line).
+        valid: the part for validation; "" for the table's (none where it has no line).
 
     Raises:
         ValueError: the name is neither; when reading: `datasets` is missing, or the data could not be had.
@@ -214,6 +215,7 @@ class ImageHub:
     repository: str = ""
     image: str = ""
     label: str = ""
+    valid: str = ""
 
     def __post_init__(self) -> None:
         if self.name not in IMAGE_SETS and "/" not in self.name:
@@ -223,7 +225,7 @@ class ImageHub:
     def entry(self) -> HubEntry:
         """The line of the table, with the recipe's changes."""
         entry = IMAGE_SETS.get(self.name) or HubEntry(self.name, valid=None)
-        changes = {"repository": self.repository, "image": self.image, "label": self.label}
+        changes = {"repository": self.repository, "image": self.image, "label": self.label, "valid": self.valid}
         return HubEntry(**{**asdict(entry), **{name: value for name, value in changes.items() if value}})
 
     @property
@@ -248,6 +250,11 @@ class ImageHub:
                 raise ValueError(f"{self.name} has no column {entry.image!r} but {', '.join(record)}: set image to one")
             label = checked_label(record[entry.label], classes, name) if classes and entry.label in record else None
             yield Picture(_decoded(record[entry.image], name), label, name)
+
+    def held_out(self) -> str:
+        """The data set's part for validation, or for tests; "" if it has neither."""
+        there = parts(self.name, self.entry.repository)
+        return next((part for part in ("validation", "valid", "test") if part in there), "")
 
     def _load(self, expression: str) -> Any:
         return fetched(self.name, self.entry.repository, None, expression, None)
@@ -294,11 +301,16 @@ ImageSource = ImageFolder | ImageArrays | ImageHub | Digits
 IMAGE_SOURCES: dict[str, type] = {"folder": ImageFolder, "arrays": ImageArrays, "hub": ImageHub, "digits": Digits}
 
 
-def source_called(name: str) -> ImageSource:
-    """The images a command line names: a folder, an .npz, hub:NAME, or digits. What lies on the disk by that name comes first."""
+def source_called(name: str, split: str = "train") -> ImageSource:
+    """The images a command line names: a folder, an .npz, hub:NAME, or digits. What lies on the disk by that name comes first.
+
+    Args:
+        split: train or valid, which data sets that are not in the table are searched for.
+    """
     kind, colon, of = name.partition(":")
     if kind == "hub" and colon and not Path(name).exists():
-        return ImageHub(name=of)
+        source = ImageHub(name=of)
+        return source if source.divided or split == "train" else replace(source, valid=source.held_out())
     if name == "digits" and not Path(name).exists():
         return Digits()
     return ImageArrays(train=name) if name.endswith(".npz") else ImageFolder(train=name)

@@ -90,7 +90,7 @@ def load_image_codes(folder: Path | str) -> ImageCodes:
     """What `ImageCodes.save` wrote. Raises ValueError if it is missing or damaged."""
     path = Path(folder) / ABOUT
     if not path.is_file():
-        raise ValueError(f"{folder} has no {ABOUT}: it holds a codec, but not what a model of images was trained on")
+        raise ValueError(f"{folder} has no {ABOUT}, which says what codes are: give a folder of maskless encode-images, or of a model of images")
     about = read_json(path)
     try:
         rows, columns = about["grid"]

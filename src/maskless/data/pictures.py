@@ -97,7 +97,7 @@ def sized(image: Image, size: int, channels: int, fit: Fit) -> Pixels:
     width, height = image.size
     if fit == "pad":
         if max(width, height) > size:
-            raise ValueError(f"an image of {width} x {height} pixels cannot be padded to {size}: use fit: crop")
+            raise ValueError(f"an image of {width} x {height} pixels cannot be padded to {size}: crop (fit=crop)")
         canvas = pillow().new(MODES[channels], (size, size))
         canvas.paste(image, ((size - width) // 2, (size - height) // 2))
         return _planes(canvas)

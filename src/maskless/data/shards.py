@@ -116,7 +116,7 @@ def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[in
         begun = (folder / "plan.json").is_file()
         if folder.exists() and not begun and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
             raise ValueError(f"{folder} exists and holds something else: choose a new folder")
-        if begun:
+        if begun and (folder / "shard-00000").exists():
             differ = _differing(folder / "plan.json", plan)
             _refuse(folder, [] if differ == ["source"] and _unchanged(encoding, folder) else differ)
         folder.mkdir(parents=True, exist_ok=True)
@@ -369,6 +369,9 @@ class Encoded(Source):
         shards, codes = Shards(place), load_image_codes(self.train)
         if place != self.train and load_image_codes(place).hash != codes.hash:
             raise ValueError(f"{place} was encoded by another codec than {self.train}: encode one of them again")
+        if self.labels and (other := load_image_codes(place).classes) != codes.classes:
+            raise ValueError(f"{place} has the classes {', '.join(other) or 'none'} and {self.train} {', '.join(codes.classes) or 'none'}: "
+                             "encode folders with the same subfolders, or set labels=false")
         if length != shards.length:
             raise ValueError(f"an image is {codes.grid[0]} x {codes.grid[1]} codes: length is {shards.length}, not {length}")
         numbers = torch.arange(len(shards))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from numbers import Integral, Real
@@ -273,3 +274,10 @@ def _alpha(how: SamplerOptions, t: float) -> float:
 
 def _scheduled(steps: int, ends: Ends, window: tuple[int, int] | None) -> Plan:
     return Scheduled(steps, ends, window=window)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is no field of `SamplerOptions`."""
+    fields = SamplerOptions.__dataclass_fields__
+    if unknown := sorted(set(names) - set(fields)):
+        raise ValueError(f"{', '.join(unknown)} is no option of a sampler; there are {', '.join(fields)}")

@@ -26,6 +26,7 @@ from maskless.data.npz import names_in, read_npz
 
 GROUPS = 10
 CONTENT = ("mu", "sigma", "count", "features", "transform", "split")
+PREPARED = "prepared"                                               # not in every file
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Statistics(Gaussian):
         features: the name of the extractor.
         transform: what was done to the images before it.
         split: which images.
+        prepared: how they were brought to one size, where that is known.
         leave_out: the same without each of G groups, for the jackknife; empty if read from a file.
     """
 
@@ -53,6 +55,7 @@ class Statistics(Gaussian):
     transform: str
     split: str
     leave_out: tuple[Gaussian, ...] = ()
+    prepared: str = ""
 
 
 class Moments:
@@ -143,7 +146,7 @@ def _gaussian(count: Tensor, total: Tensor, products: Tensor, split: str) -> Gau
 
 
 def save_statistics(path: str | Path, statistics: Statistics) -> None:
-    """Write mu, sigma, count, features, transform and split as .npz or .safetensors, by the suffix; a file that is complete or absent.
+    """Write mu, sigma, count, features, transform, split and prepared as .npz or .safetensors, by the suffix; a file that is complete or absent.
 
     Raises:
         ValueError: another suffix.
@@ -152,7 +155,7 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
     check_ending(path)
     partial = path.with_name(f"{path.name}.tmp")
     arrays = {"mu": statistics.mean.cpu(), "sigma": statistics.covariance.cpu()}
-    notes = {name: getattr(statistics, name) for name in ("count", "features", "transform", "split")}
+    notes = {name: getattr(statistics, name) for name in (*CONTENT[2:], PREPARED)}
     try:
         if path.suffix == ".safetensors":
             meta = {name: json.dumps(value) for name, value in notes.items()}
@@ -197,21 +200,27 @@ def load_statistics(path: str | Path, *, features: str, origin: Origin | None = 
         raise ValueError(f"{path} has no {' and no '.join(missing)} but {', '.join(found) or 'nothing'}; it is another kind of file")
     if unsaid := [name for name in CONTENT if name not in found]:
         if origin is None or "features" in found:
-            raise ValueError(f"{path} has no {', '.join(unsaid)}; make it with maskless image-statistics, or, where it is of Inception's features, "
+            raise ValueError(f"{path} has no {', '.join(unsaid)}; make it with maskless image-statistics, or, for Inception's features alone, "
                              "say how many images it is of: images.reference_count=50000")
         found |= {"features": features, "count": origin.count, "transform": origin.transform, "split": origin.split}
+    elif origin is not None and (origin.count, origin.split) != (found["count"], found["split"]):
+        raise ValueError(f"{path} is of {found['count']} images of {found['split']}, and {origin.count} of {origin.split} were said; leave "
+                         "images.reference_count out")
     if found["features"] != features:
         raise ValueError(f"{path} holds statistics of {found['features']!r} and the images are measured with {features!r}; use one extractor")
-    mean, covariance = (torch.as_tensor(found[name]).double() for name in ("mu", "sigma"))
+    try:
+        mean, covariance, count = torch.as_tensor(found["mu"]).double(), torch.as_tensor(found["sigma"]).double(), int(found["count"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no statistics ({error}); make the file again") from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ValueError(f"{path} has mu {tuple(mean.shape)} and sigma {tuple(covariance.shape)}, which do not fit; make the file again")
     if not bool(mean.isfinite().all() and covariance.isfinite().all()):
         raise ValueError(f"{path} holds numbers that are not finite; make the file again")
-    return Statistics(mean, covariance, int(found["count"]), features, str(found["transform"]), str(found["split"]))
+    return Statistics(mean, covariance, count, features, str(found["transform"]), str(found["split"]), prepared=str(found.get(PREPARED, "")))
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    arrays = read_npz(path, *(name for name in names_in(path) if name in CONTENT))
+    arrays = read_npz(path, *(name for name in names_in(path) if name in (*CONTENT, PREPARED)))
     return {name: array.item() if array.ndim == 0 else array for name, array in arrays.items()}
 
 
@@ -219,7 +228,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            meta = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in CONTENT}
+            meta = {name: json.loads(value) for name, value in (file.metadata() or {}).items() if name in (*CONTENT, PREPARED)}
     except FileNotFoundError:
         raise ValueError(f"{path} cannot be read (no such file); correct the path") from None
     except (SafetensorError, OSError, json.JSONDecodeError) as error:

@@ -8,7 +8,7 @@ Letters: B images, C channels, H x W pixels, F features, K classes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -66,6 +66,9 @@ class InceptionFeatures:
     def transform(self) -> str:
         return self.resize.name
 
+    def check(self, channels: int, height: int, width: int) -> None:
+        """Images of any size will do, grey or in colour."""
+
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
         weight = self.network.fc.weight
         return self.network(self.resize(images).to(weight.device, weight.dtype))
@@ -97,12 +100,15 @@ class ClassifierFeatures:
         self.channels, self.side = network.config.channels, network.config.size
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F"]:
-        config, weight = self.network.config, self.network.head.weight
-        wanted = (config.channels, config.size, config.size)
-        if tuple(images.shape[1:]) != wanted:
-            raise ValueError(f"images of shape {tuple(images.shape)} do not fit the {self.name}, which takes (B, {', '.join(map(str, wanted))}); "
-                             "pad or resize them, or train a classifier of their size")
+        self.check(*images.shape[1:])
+        weight = self.network.head.weight
         return self.network.penultimate(images.to(weight.device, weight.dtype).clamp(-1, 1))
+
+    def check(self, channels: int, height: int, width: int) -> None:
+        """Raise ValueError for images of a shape that the classifier does not take."""
+        if (channels, height, width) != (self.channels, self.side, self.side):
+            raise ValueError(f"images of {height} x {width} pixels in {channels} channels do not fit the {self.name}, which takes "
+                             f"{self.side} x {self.side} in {self.channels}; use a classifier of such images")
 
     def logits(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
         weight = self.network.head.weight
@@ -149,11 +155,12 @@ def extract(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, 
 
 
 @torch.no_grad()
-def gathered(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, split: str) -> Statistics:
+def gathered(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *, split: str, prepared: str = "") -> Statistics:
     """Mean and covariance of any number of images in the memory of a batch, without the groups of an error: as a file keeps them.
 
     Args:
         batches, split: as for `extract`.
+        prepared: as in `Statistics`.
 
     Raises:
         ValueError: fewer than two images, or features that are not finite.
@@ -161,7 +168,7 @@ def gathered(features: Features, batches: Iterable[Float[Tensor, "_ C H W"]], *,
     moments = Moments(features.width, features.name, features.transform, split, groups=1)
     for images in batches:
         moments.add(features(images))
-    return moments.statistics()
+    return replace(moments.statistics(), prepared=prepared)
 
 
 def statistics_of(sample: Sample, *, groups: int = GROUPS) -> Statistics:

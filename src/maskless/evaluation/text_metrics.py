@@ -281,8 +281,8 @@ def mauve(real: Float[Tensor, "M F"], generated: Float[Tensor, "N E"], *, cluste
     """MAUVE of two sets of features, the mean over `seeds` quantisations.
 
     Features of both together are scaled to length 1, reduced to the principal directions that hold 0.9 of their variance and clustered by
-    k-means, as the authors' package does; the two histograms over the clusters give the curve. Which features (a language model's last hidden state in the paper) is the
-    caller's to say: values compare only with equal features, clusters and numbers of samples.
+    k-means, as the authors' package does; the two histograms over the clusters give the curve. Which features (a language model's last
+    hidden state in the paper) is the caller's to say: values compare only with equal features, clusters and numbers of samples.
 
     Args:
         clusters: K; a tenth of the smaller set if None, as in the paper.

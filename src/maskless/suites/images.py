@@ -60,6 +60,7 @@ class Real:
     statistics: Statistics | None
     sample: Sample | None
     record: DataRecord
+    prepared: str                       # how they were brought to one size, where that is known
 
 
 @dataclass
@@ -93,6 +94,7 @@ def evaluate_images(session: Session, settings: ImageQuality) -> Iterator[Result
         drawn(session, settings)
         return
     features = extractor(settings.features, model.device)
+    features.check(model.codec.channels, *model.size)
     check_generated(settings, features)
     real = _real(session, settings, features, model)
     check_count(settings, real.record.documents, real.record.split, features)
@@ -143,7 +145,8 @@ def _measured(settings: ImageQuality, features: Extractor, made: Sample, real: R
 def _result(session: Session, found: Measurement, real: Real, about: dict[str, Any]) -> Result:
     metric = METRICS.get(found.metric, found.metric.replace(" ", "_"))
     better = "lower" if metric in METRICS.values() else "higher"
-    details = {"transform": found.transform, "error_from": found.error_from, "real_images": found.reference_count}
+    details = {"transform": found.transform, "error_from": found.error_from, "real_images": found.reference_count,
+               **({"real_images_prepared": real.prepared} if found.reference_count is not None and real.prepared else {})}
     data = None if found.reference_count is None else real.record
     return session.result(metric, found.value, found.standard_error, found.count, kind="estimate", better=better, data=data, details=details,
                           **about)
@@ -160,7 +163,7 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
     """
     if settings.reference is not None:
         found = load_statistics(settings.reference, features=features.name, origin=_origin(settings, features))
-        return Real(found, None, DataRecord(Path(settings.reference).name, found.split, hash_of(settings.reference), found.count))
+        return Real(found, None, DataRecord(Path(settings.reference).name, found.split, hash_of(settings.reference), found.count), found.prepared)
     source = session.subject.data(settings.data)
     if not isinstance(source, Pictures):
         raise ValueError(f"the data of {session.subject.record.path} are no pictures (codes are not compared); name data of images, "
@@ -172,13 +175,17 @@ def _real(session: Session, settings: ImageQuality, features: Extractor, model: 
     passing = Passing(chain([first], pictures))
     sample = extract(features, session.counted("real images", passing, settings.rows or 0, len), split=settings.split)
     record = DataRecord(name_of(source, settings.split), settings.split, passing.digest.hexdigest(), passing.count)
-    return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record)
+    return Real(statistics_of(sample) if "distance" in settings.metrics else None, sample, record,
+                f"{source.fit} to {source.size} x {source.size}")
 
 
 def _origin(settings: ImageQuality, features: Extractor) -> Origin | None:
     """What a reference file of others is of; they all hold Inception's features."""
-    if settings.reference_count is None or not isinstance(features, InceptionFeatures):
+    if settings.reference_count is None:
         return None
+    if not isinstance(features, InceptionFeatures):
+        raise ValueError("reference_count is for files of others, which hold Inception's features, and the images are measured with "
+                         f"{features.name}; leave it out, or make the file with maskless image-statistics")
     return Origin(settings.reference_count, features.transform, settings.split)
 
 
