@@ -1,9 +1,11 @@
 """Digits of tokens: exact bases, codes there and back, filters and marginals against brute force."""
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from maskless.objectives.chunks import sites_per_chunk
 from maskless.subtokens import SubTokenCode, idle_share, smallest_base
 
 LENGTHS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -122,8 +124,8 @@ def test_marginals_far_below_what_a_float_can_hold():
     (lambda: SubTokenCode.given(torch.tensor([[0, -1]]), base=4), "lie in 0..3"),
     (lambda: SubTokenCode.digits(50, 2, base=7), "tells 49 classes apart"),
     (lambda: SubTokenCode.digits(50, 70), "take fewer digits"),
-    (lambda: SubTokenCode.shuffled(50, 40), "take fewer digits"),
-    (lambda: SubTokenCode.digits(69999, 16).log_marginals(torch.zeros(1, 69999)), "take fewer digits"),
+    (lambda: SubTokenCode.shuffled(50, 40), "take another number of digits"),
+    (lambda: SubTokenCode.digits(69999, 16).log_marginals(torch.zeros(1, 69999)), "take another number of digits"),
     (lambda: SubTokenCode.digits(50, 0), "at least 1"),
     (lambda: SubTokenCode.balanced_tree(torch.full((5, 2), torch.nan), 2), "not finite"),
 ])
@@ -136,3 +138,33 @@ def test_idle_steps_are_the_published_column():
     shares = [round(100 * idle_share(1024, 1024 * length), 2) for length in (1, 2, 3, 4, 6, 8)]
     assert shares == [36.77, 13.52, 4.97, 1.83, 0.25, 0.03]
     assert idle_share(1, 4) == 0.0
+
+
+def test_digits_out_of_range_are_no_code():
+    """Among them the one more that stands for a digit that is not known."""
+    code = SubTokenCode.digits(50, 2)
+    assert code.decode(torch.tensor([[0, 8], [-1, 9], [1, 0]]))[1].tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("wrong, word", [
+    (lambda: SubTokenCode.digits(50, 2).encode(torch.tensor([-1, 3])), r"tokens go from -1 to 3; classes are 0\.\.49"),
+    (lambda: SubTokenCode.digits(50, 2).encode(torch.tensor([50])), "tokens go from 50 to 50"),
+    (lambda: SubTokenCode.balanced_tree(torch.rand(9), 2), r"embeddings of shape \(9,\)"),
+    (lambda: SubTokenCode.digits(1024, 2, base=3), "take base 32 or more, or more digits"),
+    (lambda: SubTokenCode.shuffled(50257, 15), "take another number of digits"),
+])
+def test_what_makes_no_code(wrong, word):
+    with pytest.raises(ValueError, match=word):
+        wrong()
+
+
+def test_codes_of_lists_and_arrays():
+    assert SubTokenCode.given([[0, 1], [1, 1]]).base == 2
+    points = np.array([[3.0], [0.0], [2.0], [1.0]])
+    assert torch.equal(SubTokenCode.balanced_tree(points, 2).table, SubTokenCode.balanced_tree(torch.tensor(points), 2).table)
+
+
+def test_chunks_hold_the_numbers_that_marginals_go_through():
+    """3^8 numbers for 259 classes: fewer sites at a time, the same sums."""
+    assert sites_per_chunk(6561, torch.device("cpu"), least=1) * 6561 <= 1 << 22
+    assert sites_per_chunk(1 << 22, torch.device("cpu"), least=1) == 1

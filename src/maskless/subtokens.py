@@ -7,6 +7,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -94,8 +96,9 @@ class SubTokenCode:
         return SubTokenCode.given(digits_of(numbers, length, base), base)
 
     @staticmethod
-    def given(table: Int[Tensor, "V l"], base: int | None = None) -> SubTokenCode:
-        """Any code: one row of digits for each class, none twice. The base is one more than the largest digit if None."""
+    def given(table: Any, base: int | None = None) -> SubTokenCode:
+        """Any code: one row of digits for each class, none twice (a tensor or nested lists, (V, l)). The base is one more than the largest digit if
+        None."""
         table = _whole(table, 2)
         base = _checked(len(table), table.shape[1], int(table.max()) + 1 if base is None else base)
         if bool(((table < 0) | (table >= base)).any()):
@@ -109,14 +112,14 @@ class SubTokenCode:
         return code
 
     @staticmethod
-    def balanced_tree(vectors: Float[Tensor, "V D"], length: int, base: int | None = None) -> SubTokenCode:
+    def balanced_tree(vectors: Any, length: int, base: int | None = None) -> SubTokenCode:
         """Codes whose first digits say the coarse, from embeddings: classes are halved along their principal axis until there are b equal parts.
 
         The first digit is the part, the second the part of a part, found the same way: classes that share digits from the left lie near each
         other. Parts are never larger than what the digits left can tell apart, so the smallest base always does.
 
         Args:
-            vectors: an embedding of each class (a model's table, a VQ codebook); float64 inside, no randomness.
+            vectors: (V, D) an embedding of each class (a model's table, a VQ codebook), a tensor or an array; float64 inside, no randomness.
             length: l.
 
         Example:
@@ -125,6 +128,9 @@ class SubTokenCode:
             >>> sorted(code.table[[1, 3], 0].tolist()) in ([0, 0], [1, 1])
             True
         """
+        vectors = torch.as_tensor(vectors)
+        if vectors.dim() != 2:
+            raise ValueError(f"embeddings of shape {tuple(vectors.shape)} were given; give one vector for each class, (V, D)")
         base = _checked(len(vectors), length, base)
         if not bool(vectors.isfinite().all()):
             raise ValueError("the embeddings hold numbers that are not finite; check the table they come from")
@@ -179,13 +185,17 @@ class SubTokenCode:
         return self.numbers[self._order]
 
     def encode(self, tokens: Int[Tensor, "*n"]) -> Int[Tensor, "*n l"]:
+        """Raises ValueError for a token that is no class (on a CPU: elsewhere asking would wait for the device)."""
+        if tokens.device.type == "cpu" and bool(((tokens < 0) | (tokens >= self.classes)).any()):
+            raise ValueError(f"tokens go from {int(tokens.min())} to {int(tokens.max())}; classes are 0..{self.classes - 1}")
         return self.table[tokens]
 
     def decode(self, digits: Int[Tensor, "*n l"]) -> tuple[Int[Tensor, "*n"], Bool[Tensor, "*n"]]:
-        """(tokens, valid): where a code has no class, the class of the nearest number below it (above, for the lowest)."""
-        numbers = self.number_of(digits)
+        """(tokens, valid): where a code has no class, the class of the nearest number below it (above, for the lowest); a digit out of range, such
+        as the one that is not known, makes a code invalid."""
+        numbers, inside = self.number_of(digits), ((digits >= 0) & (digits < self.base)).all(-1)
         at = (torch.searchsorted(self._sorted, numbers.contiguous(), right=True) - 1).clamp(min=0)
-        return self._order[at], self._sorted[at] == numbers
+        return self._order[at], inside & (self._sorted[at] == numbers)
 
     def one_hot(self) -> Float[Tensor, "V n"]:
         """(V, l b): a one for every digit of every class, so that `p @ one_hot()` are the marginals of all digits."""
@@ -231,18 +241,23 @@ class SubTokenCode:
         return _spread(values[:, :_half(self.length)])[:, left] + _spread(values[:, _half(self.length):])[:, right]
 
 
-def _whole(numbers: Tensor, dims: int) -> Tensor:
+def _whole(given: Any, dims: int) -> Tensor:
     """As int64. Raises ValueError for anything but whole numbers in so many dimensions."""
+    numbers = torch.as_tensor(given)
     if numbers.is_floating_point() or numbers.dim() != dims or numbers.numel() == 0:
         raise ValueError(f"{numbers.dtype} of shape {tuple(numbers.shape)} was given; give whole numbers in {dims} dimension{'s' * (dims > 1)}")
     return numbers.long()
 
 
 def _checked(classes: int, length: int, base: int | None) -> int:
+    for name, number in (("classes", classes), ("length", length), ("base", base)):
+        if number is not None and (not isinstance(number, Integral) or isinstance(number, bool)):
+            raise ValueError(f"{name} is {number!r}; give a whole number")
     least = smallest_base(classes, length)
     base = max(least, 2) if base is None else base
     if base < least:
-        raise ValueError(f"base {base} with {length} digits tells {base**length} classes apart, and there are {classes}; take {least} or more digits")
+        raise ValueError(f"base {base} with {length} digits tells {base**length} classes apart, and there are {classes}; take base {least} or more, "
+                         "or more digits")
     if base**length >= 1 << 62:
         raise ValueError(f"{length} digits in base {base} are {base**length} codes, more than 64 bits can number; take fewer digits")
     return base
@@ -251,7 +266,8 @@ def _checked(classes: int, length: int, base: int | None) -> int:
 def enumerable(classes: int, length: int, base: int) -> int:
     """b^l. Raises ValueError where these are more numbers than marginals can go through."""
     if base**length > max(MOST_CODES, classes):
-        raise ValueError(f"{length} digits in base {base} are {base**length} codes for {classes} classes, beyond {MOST_CODES}; take fewer digits")
+        raise ValueError(f"{length} digits in base {base} are {base**length} codes for {classes} classes, beyond {MOST_CODES}; "
+                         "take another number of digits")
     return base**length
 
 

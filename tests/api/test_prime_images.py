@@ -75,6 +75,10 @@ def test_digits_that_cannot_be_kept(digits, says):
         opened("grey").impute(np.zeros((4, 4), np.uint8), digits)
 
 
+def test_an_entropy_bound_is_its_own_plan():
+    assert 1 <= opened("grey").generate(1, order="entropy-bound", steps=6).nfe <= 6
+
+
 def in_groups(**changes) -> maskless.ImageModel:
     torch.manual_seed(0)
     sizes = {"length": 16, "width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "classes": 3, "positions": "axial", "grid": (4, 4)}

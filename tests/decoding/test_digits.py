@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,9 +98,10 @@ def test_one_digit_is_mdlm_to_the_bit(model):
     masked = tiny(model, torch.float32)
     prime = as_prime(masked)
     for name, sampler in ORDERS.items():
+        other = replace(sampler, order=Random()) if isinstance(sampler.order, CoarseFirst | TokenByToken) else sampler  # of one digit: random
         plain, digits = ragged_canvas(), opened(prime, ragged_canvas())
         assert isinstance(digits, DigitCanvas)
-        for mine, theirs in zip(sampler.records(masked, plain, Noise.of(3, 4)), sampler.records(prime, digits, Noise.of(3, 4)), strict=True):
+        for mine, theirs in zip(other.records(masked, plain, Noise.of(3, 4)), sampler.records(prime, digits, Noise.of(3, 4)), strict=True):
             assert torch.equal(mine.kept, theirs.kept) and torch.equal(mine.draw.logp, theirs.draw.logp), name
         assert torch.equal(plain.known, digits.known) and torch.equal(plain.tokens[plain.known], digits.by_site().tokens[plain.known])
 

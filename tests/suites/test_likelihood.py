@@ -157,6 +157,8 @@ def test_every_bound_of_digits_has_its_own_name_and_says_whose_it_is(text, tmp_p
     (tmp_path / "masked" / masked.file).unlink()
     (tmp_path / "masked").rmdir()
     assert {path.name for path in tmp_path.iterdir()} == {f"likelihood-prime-{metric}.json" for metric in found}
+    with pytest.raises(ValueError, match=r"joint_ce is no likelihood bound.*report sub_nelbo or finite_steps"):
+        evaluate(subject, [Likelihood(data=data, objective=JointCE(), rows=4)], out=tmp_path)
     assert set(found) == {"nelbo", "nelbo_unfiltered", "bound_of_tokens", "bound_of_4_steps", "bound_of_4_steps_unfiltered"}
     assert len({result.value for result in found.values()}) == 5
     said = {metric: result.details["objective"] for metric, result in found.items()}

@@ -68,6 +68,8 @@ MISTAKES = {
     "recipe: AR with a plan": ("train tiny/ar sampling.sampler.plan=ancestral --out {tmp}/run", "leave the plan out"),
     "a chunk point of a model of whole tokens": ("sample {model} --sampler chunk_point=0.5", "write tokens in digits"),
     "registers of a model that has none": ("sample {model} --sampler count_registers=false", "packs no registers"),
+    "an order of digits of a model of whole tokens": ("sample {model} --order coarse-first", "order goes by digits, which is of models"),
+    "recipe: an order of digits of a model of whole tokens": ("train tiny/pgm sampling.sampler.order=coarse-first --out {tmp}/run", "in digits"),
     "digits of a model of whole tokens": ("sample {model} --factorised-digits", "factorised_digits"),
     "no filter for a model of whole tokens": ("infill {model} --text a___b --lengths 2 --no-filter-observed", "filter_observed"),
     "recipe: a chunk point of a model of whole tokens": ("train tiny/mdlm sampling.sampler.chunk_point=0.5 --out {tmp}/run", "in digits"),

@@ -5,7 +5,7 @@ n images, H and W pixels, h and w cells, L sites, C channels.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Number
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +144,7 @@ class ImageModel(LoadedModel):
         count = self.model.per_site
         if not isinstance(self.model, WrittenInDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")
-        chosen = [digits] if isinstance(digits, int) else list(digits)
+        chosen: list[Any] = list(digits) if isinstance(digits, Iterable) else [digits]
         for digit in chosen:
             check_whole("a digit to keep", digit)
         if not chosen or any(not 0 <= digit < count for digit in chosen) or len(set(chosen)) == count:
@@ -208,6 +208,8 @@ class ImageModel(LoadedModel):
                 return {"plan": "ancestral", "steps": usual["steps"]}
             return {"order": usual["order"]} if options.get("draft") else usual
         usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
+        if options.get("order") == "entropy-bound":
+            return {"steps": usual["steps"]}
         return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
 
     def _within(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:

@@ -180,10 +180,16 @@ class DigitDraw:
         Raises:
             ValueError: a canvas of whole tokens.
         """
-        if not isinstance(canvas, DigitCanvas):
-            asked = "factorised_digits" if self.factorised else "filter_observed"
-            raise ValueError(f"{asked} was set, which is of models that write tokens in digits (Prime), and this one does not; leave it out")
+        _check_digits(canvas, "factorised_digits" if self.factorised else "filter_observed")
+        assert isinstance(canvas, DigitCanvas)
         canvas.factorised, canvas.filter_observed = self.factorised, self.filter_observed
+
+
+def _check_digits(canvas: Canvas, asked: str) -> None:
+    """Raise ValueError for a canvas of whole tokens, to which what was `asked` says nothing."""
+    if not isinstance(canvas, DigitCanvas):
+        said = "order goes by digits" if asked == "order" else f"{asked} was set"
+        raise ValueError(f"{said}, which is of models that write tokens in digits (Prime), and this one does not; leave it out")
 
 
 def _check_possible(digits: Int[Tensor, "B L l"], known: Bool[Tensor, "B L l"], code: SubTokenCode, allowed: Bool[Tensor, " V"] | None) -> None:
@@ -230,5 +236,6 @@ class CoarseFirst(Planned):
     """
 
     def key(self, canvas: Canvas, noise: Noise) -> Float[Tensor, "B S"]:
+        _check_digits(canvas, "order")
         slot = torch.arange(canvas.length, device=canvas.count.device)[None]
         return slot % canvas.per_site + noise.at(ORDER, 0, slot)

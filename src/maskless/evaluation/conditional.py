@@ -4,9 +4,10 @@ An any-order model factorises the target sites along any order. The mean over ra
 
     sum over orders' entries  =  E over k uniform in 1..n, over subsets H of k targets:  (n / k) sum over i in H of -log p(x_i | all but H)
 
-so one pass with k of n targets hidden is an unbiased draw of it (Uria et al., arXiv 1310.1757, eq. 8; Nie et al., arXiv 2502.09992, eq. 6). With
-n = 1 every draw is the value itself. An order-causal model runs a whole order in one pass. Which tokens a draw happens to hide is most of its
-noise, and is taken out (`controlled`). Why this and not a random time t: docs/tasks.md.
+so one pass with k of n targets hidden (of n digits, where a model writes tokens in digits) is an unbiased draw of it (Uria et al.,
+arXiv 1310.1757, eq. 8; Nie et al., arXiv 2502.09992, eq. 6). With n = 1 every draw is the value itself. An order-causal model runs a whole
+order in one pass. Which tokens a draw happens to hide is most of its noise, and is taken out (`controlled`). Why this and not a random time t:
+docs/tasks.md.
 
 Letters: B rows, L sites, S samples, n target sites of a row, P rows of a pass.
 """
@@ -24,9 +25,11 @@ from torch import Tensor
 from maskless.data.batch import Batch
 from maskless.models import Denoiser, kind_of
 from maskless.noise import uniform
-from maskless.objectives import AnyOrder, Masked, Partition, own
+from maskless.objectives import AnyOrder, Masked, Partition, PrimePartition, SubNelbo, own
 from maskless.objectives.base import Draws, Timed, presence
+from maskless.objectives.chunks import sites_per_chunk, weighted_sum
 from maskless.objectives.cross_entropy import weighted_nll
+from maskless.objectives.prime import Hidden, digit_uniforms, single
 
 COUNTS, ORDERS, PROMPTS = 0x434F554E, 0x4F524452, 0x50524F4D        # purpose words: how many targets are hidden, which; the order of a prompt
 
@@ -133,8 +136,9 @@ def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor
     if not isinstance(objective, Timed):                            # it runs whole orders, or the only one it has
         nll = objective(model, batch, draws).token_loss
         return nll, batch.targets.to(nll)
-    if not isinstance(objective, (Masked, Partition)):
-        return _timed(model, objective, batch, draws)
+    if isinstance(objective, (SubNelbo, PrimePartition)):
+        return _digits(model, batch, draws)
+    assert isinstance(objective, (Masked, Partition))
     n = batch.targets.sum(1)
     count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
     rank = torch.where(batch.targets, draws.u, 2.0).argsort(dim=1, stable=True).argsort(1)
@@ -145,13 +149,19 @@ def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor
     return torch.where(hidden, nll, 0.0), hidden / share[:, None]
 
 
-def _timed(model: Denoiser, objective: Any, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
-    """What hides other things than whole tokens, at a time between its first and last: its bound of a row, put at the first target."""
-    low, high = objective.bound_times
-    t = (low + (high - low) * draws.t).clamp(2.0**-24, 1 - 2.0**-24)
-    bound = objective(model, batch, Draws(t, draws.u)).bound
-    first = batch.targets & (batch.targets.cumsum(1) == 1)
-    return torch.where(first, bound[:, None], 0.0), batch.targets.to(bound)
+def _digits(model: Any, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
+    """The same with k of all n l digits of the targets hidden: nlls of l digits by the site's hidden ones, weighted by how many these are."""
+    targets, per_site = batch.targets[..., None].expand(-1, -1, model.per_site).flatten(1), model.per_site
+    n = targets.sum(1)
+    count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
+    rank = torch.where(targets, digit_uniforms(draws.u, per_site).flatten(1), 2.0).argsort(dim=1, stable=True).argsort(1)
+    hidden = (targets & (rank < count[:, None])).unflatten(1, (-1, per_site))
+    share = (count / n.clamp_min(1)).float()
+    seen = Hidden.of(model, batch, hidden, share)
+    some, number = hidden.any(-1), hidden.sum(-1)
+    size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), share.device, least=1)
+    _, nll = weighted_sum(model, seen.states, some.float(), single(model.code, seen, True), wanted=some, chunk=size)
+    return torch.where(some, nll * per_site / number.clamp_min(1), 0.0), number / (per_site * share[:, None])
 
 
 def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0) -> LogProb:

@@ -173,7 +173,7 @@ class TwoSided(Timed):
         return 0.0, 1.0
 
     def site_weights(
-        self, t: Float[Tensor, " B"], first: Bool[Tensor, "B L"], share: Float[Tensor, "#B 1"],
+        self, t: Float[Tensor, " B"], first: Bool[Tensor, "B L"], share: Float[Tensor, "#B 1"], *, alone: bool = False,
     ) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"]]:
         """What the nll of every site weighs in the loss and in the bound, by the half it is in.
 
@@ -181,15 +181,22 @@ class TwoSided(Timed):
             t: times.
             first: sites of the first half.
             share: what a half counts, 1 / 2 where the other one counts as well.
+            alone: the bound is of the first half by itself, where the other one has another law.
         """
         schedule = self.schedule
         own = torch.where(first, schedule.hiding(t)[:, None], schedule.alpha(t)[:, None])
-        bound = share * (sides(own, self.low) * -schedule.rate(t)[:, None])
+        whole = sides(own, self.low) * -schedule.rate(t)[:, None]
+        bound = torch.where(first, whole, 0.0) if alone else share * whole
         if self.weights == "unit":
             return torch.ones_like(own), bound
         if self.weights == "half":
             return share.expand(own.shape).to(own), bound
         return share * torch.where(first, schedule.weight(t)[:, None], schedule.weight_of_known(t)[:, None]), bound
+
+
+def two_laws(model: Any) -> bool:
+    """Whether a model of two groups predicts each by a law of its own: a query sees the registers of the group it looks at."""
+    return getattr(model, "registers", None) is not None
 
 
 def check_low(low: float) -> None:
@@ -225,7 +232,7 @@ def terms(
     if piece is None:
         loss, nll = weighted_nll(model, hidden, batch.tokens, loss_weight, wanted=wanted)
     else:
-        size = sites_per_chunk(model.head.weight.shape[0], hidden.device)
+        size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), hidden.device, least=1)   # marginals go through all numbers
         loss, nll = weighted_sum(model, hidden, loss_weight, piece, wanted=wanted, chunk=size)
     zero = torch.zeros_like(nll)
     return Terms(

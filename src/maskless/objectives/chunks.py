@@ -51,9 +51,9 @@ def weighted_sum(
     return total, each.view(weights.shape)
 
 
-def sites_per_chunk(vocabulary: int, device: torch.device) -> int:
+def sites_per_chunk(vocabulary: int, device: torch.device, *, least: int = 64) -> int:
     budget = CHUNK_NUMBERS if device.type == "cpu" else DEVICE_CHUNK_NUMBERS
-    return max(64, budget // vocabulary)
+    return max(least, budget // vocabulary)
 
 
 def _logits(flat: Tensor, weight: Tensor, bias: Tensor | None, allowed: Tensor | None) -> tuple[Tensor, torch.dtype]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Terms, TwoSided, presence, terms
+from maskless.objectives.base import Draws, Terms, TwoSided, presence, terms, two_laws
 
 if TYPE_CHECKING:
     from maskless.data.batch import Batch
@@ -24,6 +24,9 @@ class Partition(TwoSided):
 
     Group 1 plays the unknown sites and group 0 the known ones (`known` of the model); either is predicted from the
     other. The paper's equation 8 names the two cases the other way round from its own text; this follows the text.
+
+    With registers either side has a law of its own, since each sees the registers of the other group; group 0 is what is known when a model
+    samples, so the bound is then that of group 1 alone. The loss trains both.
 
     Rows with given sites (Sudoku) put them in group 0 and train group 1 alone, with weight 1 / t not halved: group 0
     would be predicted without the givens, which is another question. A row whose only given site is site 0, an anchor
@@ -47,6 +50,6 @@ class Partition(TwoSided):
         group = (draws.u < self.schedule.hiding(draws.t)[:, None]) & ~batch.given  # (B, L) True: group 1
         states = self.states(model, batch, group, draws, presence(batch))
         one_sided = batch.given[:, 1:].any(1)[:, None]  # (B, 1)
-        loss, bound = self.site_weights(draws.t, group, torch.where(one_sided, 1.0, 0.5))
+        loss, bound = self.site_weights(draws.t, group, torch.where(one_sided, 1.0, 0.5), alone=two_laws(model))
         wanted = batch.targets & (group | ~one_sided)
         return terms(model, states, batch, wanted=wanted, loss_weight=loss, bound_weight=bound)

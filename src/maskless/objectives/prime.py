@@ -253,8 +253,8 @@ class FiniteSteps(Timed):
     filter_observed: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; a sampler takes at least 1")
+        if self.steps < 1 or self.steps != int(self.steps):
+            raise ValueError(f"steps is {self.steps}; a sampler takes a whole number, at least 1")
 
     @property
     def times(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskless.objectives.base import Draws, Terms, TwoSided, presence
+from maskless.objectives.base import Draws, Terms, TwoSided, presence, two_laws
 from maskless.objectives.chunks import sites_per_chunk, weighted_sum
 from maskless.objectives.prime import Hidden, digit_uniforms, joint, single
 
@@ -21,7 +21,8 @@ class PrimePartition(TwoSided):
     """E_t 1/2 [ sum over digits of group 1 of nll / t + sum over digits of group 0 of nll / (1 - t) ], P(a digit is in group 1) = t.
 
     The nll of a digit is that of its marginal under the law of its token given the digits of the other group, as in `SubNelbo`; each side is that
-    bound, at complementary times, so their mean is one. Every digit is supervised once. With one digit it is `Partition`.
+    bound, at complementary times, so their mean is one; with registers it is that of group 1 alone, as in `Partition`. Every digit is supervised
+    once. With one digit it is `Partition`.
 
     Args:
         schedule, weights, low: as for `Partition`.
@@ -68,10 +69,10 @@ class PrimePartition(TwoSided):
         seen = Hidden(tokens, digits.repeat_interleave(2, 1), torch.stack([group, ~group], 2).flatten(1, 2), states.flatten(1, 2))
         one_sided = batch.given[:, 1:].any(1)[:, None]
         second = torch.arange(2, device=t.device).bool().repeat(batch.tokens.shape[1]).expand(len(t), -1)             # True: group 1
-        loss, bound = self.site_weights(t, second, torch.where(one_sided, 1.0, 0.5))
+        loss, bound = self.site_weights(t, second, torch.where(one_sided, 1.0, 0.5), alone=two_laws(model))
         wanted = batch.targets.repeat_interleave(2, 1) & ~seen.known.all(-1) & (second | ~one_sided)
         piece = (joint if whole else single)(model.code, seen, self.filter_observed)
-        size = sites_per_chunk(model.head.weight.shape[0], states.device)
+        size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), states.device, least=1)
         total, nll = weighted_sum(model, seen.states, loss, piece, wanted=wanted, chunk=size)
         zero = torch.zeros_like(nll)
         by_token = torch.where(wanted, loss * nll, zero).unflatten(1, (-1, 2)).sum(2)

@@ -158,6 +158,8 @@ def _objective(subject: Subject, settings: Likelihood) -> Objective:
     asked = tag(settings.objective)
     if asked not in FITS[kind]:
         raise ValueError(f"objective {asked} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")
+    if (reason := getattr(settings.objective, "no_bound", None)) is not None:
+        raise ValueError(reason)
     return settings.objective
 
 

@@ -372,10 +372,11 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
             "site at a time; leave the plan out"
         )
     sampler = recipe.sampling.sampler
-    if (sampler.digits is not None or sampler.chunk_point != 1) and not hasattr(recipe.model, "digits"):
+    of_digits = sampler.digits is not None or sampler.chunk_point != 1 or sampler.order in ("coarse-first", "token-by-token")
+    if of_digits and not hasattr(recipe.model, "digits"):
         raise ValueError(
-            f"sampling.sampler has factorised_digits, filter_observed or chunk_point and model.type is {model}, which writes no tokens "
-            "in digits; leave them out, or use a Prime model"
+            f"sampling.sampler has factorised_digits, filter_observed, chunk_point or an order of digits and model.type is {model}, which writes "
+            "no tokens in digits; leave them out, or use a Prime model"
         )
     if not sampler.count_registers and not (type(recipe.model) is PartitionConfig and recipe.model.registers):
         raise ValueError(
