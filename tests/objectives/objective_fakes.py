@@ -8,6 +8,8 @@ from torch import Tensor, nn
 class Oracle(nn.Module):
     """hidden = exact log p(x_i | the sites on the other side of `known`), head = identity, in float64."""
 
+    registers = None
+
     def __init__(self, joint: Tensor) -> None:
         super().__init__()
         size, self.length = joint.shape[0], joint.dim()
@@ -59,6 +61,8 @@ class Labelled(Oracle):
 class Tiny(nn.Module):
     """Random weights; each state mixes its own embedding with the mean of the known sites that are present."""
 
+    registers = None
+
     def __init__(self, vocabulary: int = 7, width: int = 6, *, forbidden: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.embedding, self.unknown = nn.Embedding(vocabulary, width), nn.Parameter(torch.randn(width))
@@ -76,6 +80,8 @@ class Tiny(nn.Module):
 
 class Opinions(nn.Module):
     """Conditionals of no joint law: any set of seen tokens has its own random opinion on every other site (float64, head = identity)."""
+
+    registers = None
 
     def __init__(self, length: int, vocabulary: int, seed: int = 0) -> None:
         super().__init__()

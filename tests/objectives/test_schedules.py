@@ -78,7 +78,7 @@ def test_recipes_name_schedules_and_old_ones_stay_what_they_were():
 class Table:
     """An oracle whose states for every row and mask of a small joint are looked up: they do not depend on the time."""
 
-    allowed = None
+    allowed = registers = None
 
     def __init__(self) -> None:
         table = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64) ** 3
@@ -100,7 +100,7 @@ class Looked(torch.nn.Module):
 
     def __init__(self, table: Table) -> None:
         super().__init__()
-        self.head, self.allowed, self.hidden = table.head, None, table.hidden
+        self.head, self.allowed, self.registers, self.hidden = table.head, None, None, table.hidden
 
 
 @cache

@@ -38,7 +38,7 @@ from tests.suites.conftest import CONFIGS, LENGTH, randomised
 class Exact(nn.Module):
     """The oracle as a network: every site from the sites on the other side of `known`, which is all that losses ask."""
 
-    allowed = None
+    allowed = registers = None
 
     def __init__(self, oracle: Oracle) -> None:
         super().__init__()
@@ -165,8 +165,6 @@ def test_every_bound_of_digits_has_its_own_name_and_says_whose_it_is(text, tmp_p
     assert said["nelbo"] == {"type": "sub_nelbo", "schedule": {"type": "linear", "eps": 0.0}, "chunk_point": 1.0, "filter_observed": True,
                              "low": 1e-3}
     assert not said["nelbo_unfiltered"]["filter_observed"] and said["bound_of_tokens"]["chunk_point"] == 0 and said["bound_of_4_steps"]["steps"] == 4
-    ends = evaluate(subject, [Likelihood(data=data, objective=JointCE(chunk_point=0.5, filter_observed=False), rows=4)], out=tmp_path / "ends")
-    assert {each.metric: each.value for each in ends} == {metric: found[metric].value for metric in ("nelbo_unfiltered", "bound_of_tokens")}
 
 
 def test_names_of_bounds():

@@ -196,7 +196,7 @@ class TwoSided(Timed):
 
 def two_laws(model: Any) -> bool:
     """Whether a model of two groups predicts each by a law of its own: a query sees the registers of the group it looks at."""
-    return getattr(model, "registers", None) is not None
+    return model.registers is not None
 
 
 def check_low(low: float) -> None:

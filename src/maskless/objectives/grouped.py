@@ -39,6 +39,10 @@ class GroupedModel:
     def per_site(self) -> int:
         return self.model.per_site
 
+    @property
+    def registers(self) -> Any:
+        return self.model.registers
+
     def hidden(self, *args: Any, **named: Any) -> Tensor:
         return self.model.hidden(*args, **named, grouping=self.grouping)
 

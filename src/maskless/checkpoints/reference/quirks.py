@@ -53,7 +53,7 @@ class AttendsPadding:
     """A model that does not know which sites are padding."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.head, self.allowed = model, model.head, model.allowed
+        self.model, self.head, self.allowed, self.registers = model, model.head, model.allowed, getattr(model, "registers", None)
 
     def hidden(self, tokens: Tensor, known: Tensor, *, cond: Any = None, t: Any = None, present: Any = None) -> Tensor:
         return self.model.hidden(tokens, known, cond=cond, t=t)
@@ -63,7 +63,7 @@ class CountedIds:
     """A model in whose softmax some of its forbidden ids count: they take mass from the ids that occur."""
 
     def __init__(self, model: Any, ids: tuple[int, ...]) -> None:
-        self.model, self.head, self.allowed = model, model.head, None
+        self.model, self.head, self.allowed, self.registers = model, model.head, None, getattr(model, "registers", None)
         if left := set(model.config.forbidden) - set(ids):
             self.allowed = torch.ones(model.vocab_size, dtype=torch.bool, device=model.head.weight.device)
             self.allowed[sorted(left)] = False
