@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from maskless.cli.imaging import Fitting, ImagesArgument, Part
+from maskless.cli.imaging import ImagesArgument, Part
 from maskless.cli.live import passing
 
 
@@ -16,7 +16,7 @@ def encode_images(
     codec: Annotated[str, typer.Option(help="Folder of a codec or of the run that trained it, a released .pt, "
                                             "or pixels:LEVELS (pixels:8:rgb for colour).")],
     size: Annotated[int, typer.Option(help="Pixels of a side, after scaling the short side and cutting out the middle.")] = 256,
-    fit: Fitting = "crop",
+    fit: Annotated[str, typer.Option(help="crop, or pad: black around images that are smaller.")] = "crop",
     batch: Annotated[int, typer.Option(help="Images in memory, and seen by the codec at once.")] = 32,
     split: Part = "train",
     mirror: Annotated[bool, typer.Option("--mirror", help="Encode mirror images: data={type: encoded, train: ..., mirrored: DESTINATION}.")] = False,

@@ -70,7 +70,7 @@ def _batches(pictures: Iterator[Any], size: int, channels: int, fit: str | None,
     import numpy as np
     import torch
 
-    from maskless.data.pictures import in_unit_range, sized
+    from maskless.data.pictures import in_unit_range
 
     wanted, done = islice(pictures, rows), 0
     while together := list(islice(wanted, batch)):
@@ -79,10 +79,7 @@ def _batches(pictures: Iterator[Any], size: int, channels: int, fit: str | None,
             if fit is None and each.image.size != (size, size):
                 width, height = each.image.size
                 raise ValueError(f"{each.name} has {height} x {width} pixels and the classifier takes {size} x {size}; say --fit pad or --fit crop")
-            try:
-                fitted.append(sized(each.image, size, channels, "pad" if fit == "pad" else "crop"))
-            except ValueError as error:
-                raise ValueError(f"{each.name}: {error}") from None
+            fitted.append(each.sized(size, channels, fit or "crop"))
         yield in_unit_range(torch.from_numpy(np.stack(fitted)))
         done += len(together)
         progress(done)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 ImagesArgument = Annotated[str, typer.Argument(help="A folder of images, subfolders are classes; an .npz file of arrays or JPEG files; hub:NAME, a "
                                                     "Hugging Face data set (hub:imagenet, hub:owner/name); or digits, those of scikit-learn.")]
-Fitting = Annotated[str, typer.Option(help="crop, or pad: black around images that are smaller.")]
 Part = Annotated[str, typer.Option(help="train, or valid: the part for validation of an .npz or a Hugging Face data set.")]
 
 

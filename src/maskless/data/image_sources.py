@@ -15,7 +15,7 @@ from maskless.data.definition import digest
 from maskless.data.files import find_files, fingerprint, stamp
 from maskless.data.hub import fetched, parts
 from maskless.data.npz import names_in, read_npz
-from maskless.data.pictures import SUFFIXES, from_array, read_picture
+from maskless.data.pictures import SUFFIXES, Pixels, from_array, read_picture, sized
 from maskless.data.source import Split
 
 if TYPE_CHECKING:
@@ -29,6 +29,13 @@ class Picture(NamedTuple):
     label: int | None
     name: str
     stamp: Any = None
+
+    def sized(self, size: int, channels: int, fit: str) -> Pixels:
+        """(C, size, size) bytes, as `pictures.sized`. Raises ValueError, with the name, where it does not fit."""
+        try:
+            return sized(self.image, size, channels, "pad" if fit == "pad" else "crop")
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

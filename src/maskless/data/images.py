@@ -25,7 +25,7 @@ from maskless.data.codec import Codec, PixelCodec, code_grid, load_codec
 from maskless.data.definition import digest, read_json, write_json
 from maskless.data.image_sources import IMAGE_SOURCES
 from maskless.data.pack import Row
-from maskless.data.pictures import Fit, Pixels, in_unit_range, sized
+from maskless.data.pictures import Pixels, in_unit_range
 from maskless.data.source import Source, Split, one_of
 from maskless.vocabulary import Vocabulary
 
@@ -152,12 +152,8 @@ class Pictures(Source):
 
     def pictures(self, split: Split, channels: int) -> Iterator[tuple[Pixels, int | None]]:
         """(C, size, size) bytes and the class of each image of a split, mirror images after their originals."""
-        fit: Fit = "pad" if self.fit == "pad" else "crop"
         for picture in self.source.pictures(split):
-            try:
-                pixels = sized(picture.image, self.size, channels, fit)
-            except ValueError as error:
-                raise ValueError(f"{picture.name}: {error}") from None
+            pixels = picture.sized(self.size, channels, self.fit)
             if not self.divided and not self.in_split(split, hashlib.sha256(pixels.tobytes()).hexdigest()):
                 continue
             label = picture.label if self.labels else None

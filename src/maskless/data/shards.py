@@ -39,7 +39,7 @@ from maskless.data.image_sources import ImageFolder, ImageSource, Picture
 from maskless.data.images import ImageCodes, load_image_codes
 from maskless.data.loader import Rows
 from maskless.data.pack import Row
-from maskless.data.pictures import SUFFIXES, Fit, in_unit_range, sized
+from maskless.data.pictures import SUFFIXES, Fit, in_unit_range
 from maskless.data.source import Source, Split
 from maskless.data.store import Store, build_store
 from maskless.noise import uniform
@@ -227,11 +227,8 @@ def _rows(
 
 
 def _sized(picture: Picture, encoding: Encoding) -> Any:
-    try:
-        pixels = sized(picture.image, encoding.size, encoding.codes.codec.channels, encoding.fit)
-        return pixels[..., ::-1] if encoding.mirror else pixels
-    except ValueError as error:
-        raise ValueError(f"{picture.name}: {error}") from None
+    pixels = picture.sized(encoding.size, encoding.codes.codec.channels, encoding.fit)
+    return pixels[..., ::-1] if encoding.mirror else pixels
 
 
 def _differing(path: Path, plan: dict[str, Any]) -> list[str]:

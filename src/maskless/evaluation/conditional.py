@@ -27,7 +27,7 @@ from maskless.models import Denoiser, kind_of
 from maskless.noise import uniform
 from maskless.objectives import AnyOrder, Masked, Partition, PrimePartition, SubNelbo, own
 from maskless.objectives.base import Draws, Timed, presence
-from maskless.objectives.chunks import sites_per_chunk, weighted_sum
+from maskless.objectives.chunks import sites_of_digits, weighted_sum
 from maskless.objectives.cross_entropy import weighted_nll
 from maskless.objectives.prime import Hidden, digit_uniforms, single
 
@@ -139,28 +139,28 @@ def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor
     if isinstance(objective, (SubNelbo, PrimePartition)):
         return _digits(model, batch, draws)
     assert isinstance(objective, (Masked, Partition))
-    n = batch.targets.sum(1)
-    count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
-    rank = torch.where(batch.targets, draws.u, 2.0).argsort(dim=1, stable=True).argsort(1)
-    hidden = batch.targets & (rank < count[:, None])
-    share = (count / n.clamp_min(1)).float()
+    hidden, share = _hidden(batch.targets, draws.u, draws.t)
     states = model.hidden(batch.tokens, ~hidden, cond=batch.labels, t=share, present=presence(batch))
     _, nll = weighted_nll(model, states, batch.tokens, hidden.float(), wanted=hidden)
     return torch.where(hidden, nll, 0.0), hidden / share[:, None]
 
 
+def _hidden(targets: Bool[Tensor, "P S"], u: Float[Tensor, "P S"], position: Float[Tensor, " P"]) -> tuple[Bool[Tensor, "P S"], Float[Tensor, " P"]]:
+    """Which k of n targets are hidden, those with the smallest `u`, and k / n; `position` says where k lies between 1 and n."""
+    n = targets.sum(1)
+    count = 1 + torch.minimum((position * n).long(), (n - 1).clamp_min(0))
+    rank = torch.where(targets, u, 2.0).argsort(dim=1, stable=True).argsort(1)
+    return targets & (rank < count[:, None]), (count / n.clamp_min(1)).float()
+
+
 def _digits(model: Any, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
     """The same with k of all n l digits of the targets hidden: nlls of l digits by the site's hidden ones, weighted by how many these are."""
-    targets, per_site = batch.targets[..., None].expand(-1, -1, model.per_site).flatten(1), model.per_site
-    n = targets.sum(1)
-    count = 1 + torch.minimum((draws.t * n).long(), (n - 1).clamp_min(0))
-    rank = torch.where(targets, digit_uniforms(draws.u, per_site).flatten(1), 2.0).argsort(dim=1, stable=True).argsort(1)
-    hidden = (targets & (rank < count[:, None])).unflatten(1, (-1, per_site))
-    share = (count / n.clamp_min(1)).float()
+    per_site = model.per_site
+    slots, share = _hidden(batch.targets.repeat_interleave(per_site, 1), digit_uniforms(draws.u, per_site).flatten(1), draws.t)
+    hidden = slots.unflatten(1, (-1, per_site))
     seen = Hidden.of(model, batch, hidden, share)
     some, number = hidden.any(-1), hidden.sum(-1)
-    size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), share.device, least=1)
-    _, nll = weighted_sum(model, seen.states, some.float(), single(model.code, seen, True), wanted=some, chunk=size)
+    _, nll = weighted_sum(model, seen.states, some.float(), single(model.code, seen, True), wanted=some, chunk=sites_of_digits(model))
     return torch.where(some, nll * per_site / number.clamp_min(1), 0.0), number / (per_site * share[:, None])
 
 

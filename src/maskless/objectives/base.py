@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskless.objectives.chunks import Piece, sites_per_chunk, weighted_sum
+from maskless.objectives.chunks import Piece, sites_of_digits, weighted_sum
 from maskless.objectives.cross_entropy import weighted_nll
 from maskless.schedules import SCHEDULES, LogLinear, Schedule
 from maskless.tagged import Tagged
@@ -232,8 +232,7 @@ def terms(
     if piece is None:
         loss, nll = weighted_nll(model, hidden, batch.tokens, loss_weight, wanted=wanted)
     else:
-        size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), hidden.device, least=1)   # marginals go through all numbers
-        loss, nll = weighted_sum(model, hidden, loss_weight, piece, wanted=wanted, chunk=size)
+        loss, nll = weighted_sum(model, hidden, loss_weight, piece, wanted=wanted, chunk=sites_of_digits(model))
     zero = torch.zeros_like(nll)
     return Terms(
         loss=loss,

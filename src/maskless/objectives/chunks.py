@@ -56,6 +56,11 @@ def sites_per_chunk(vocabulary: int, device: torch.device, *, least: int = 64) -
     return max(least, budget // vocabulary)
 
 
+def sites_of_digits(model: Any) -> int:
+    """Sites of a chunk where tokens are written in digits: marginals go through all b^l numbers, which may be many more than V."""
+    return sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), model.head.weight.device, least=1)
+
+
 def _logits(flat: Tensor, weight: Tensor, bias: Tensor | None, allowed: Tensor | None) -> tuple[Tensor, torch.dtype]:
     """Logits in at least float32, and the dtype in which the product was made (bfloat16 under autocast)."""
     made = F.linear(flat, weight, bias)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskless.objectives.base import Draws, Terms, TwoSided, presence, two_laws
-from maskless.objectives.chunks import sites_per_chunk, weighted_sum
+from maskless.objectives.chunks import sites_of_digits, weighted_sum
 from maskless.objectives.prime import Hidden, digit_uniforms, joint, single
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ class PrimePartition(TwoSided):
         loss, bound = self.site_weights(t, second, torch.where(one_sided, 1.0, 0.5), alone=two_laws(model))
         wanted = batch.targets.repeat_interleave(2, 1) & ~seen.known.all(-1) & (second | ~one_sided)
         piece = (joint if whole else single)(model.code, seen, self.filter_observed)
-        size = sites_per_chunk(max(model.head.weight.shape[0], model.code.codes), states.device, least=1)
-        total, nll = weighted_sum(model, seen.states, loss, piece, wanted=wanted, chunk=size)
+        total, nll = weighted_sum(model, seen.states, loss, piece, wanted=wanted, chunk=sites_of_digits(model))
         zero = torch.zeros_like(nll)
         by_token = torch.where(wanted, loss * nll, zero).unflatten(1, (-1, 2)).sum(2)
         return Terms(total, torch.where(wanted, bound * nll, zero).sum(1), batch.targets.sum(1), by_token)
