@@ -125,3 +125,29 @@ def test_inverse_cdf_follows_the_law_and_never_draws_the_impossible():
     assert (seen - p).abs().max() < 5 * math.sqrt(0.25 / ROWS)
     assert inverse_cdf(p.log()[None], torch.ones(1, dtype=torch.float64)).item() == 4
     assert inverse_cdf(p.log()[None], torch.zeros(1, dtype=torch.float64)).item() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 1000])
+def test_inverse_cdf_among_blocks_is_the_cumulative_sum(size, dtype):
+    from maskless.decoding.noise import inverse_cdf
+
+    torch.manual_seed(size)
+    logits = 3 * torch.randn(1, size, dtype=dtype)
+    logits[:, torch.rand(size) < 0.5] = -torch.inf                  # and a block in which nothing may be drawn
+    logits[:, 256:512] = -torch.inf
+    logits[:, 0] = 0.0
+    p = logits.softmax(-1).double()[0]
+    u = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    tokens = inverse_cdf(logits.log_softmax(-1).expand(len(u), -1), u)
+    assert bool((p[tokens] > 0).all())
+    ends = p.cumsum(0) / p.sum()
+    slack = 1e-12 if dtype == torch.float64 else 1e-6
+    assert bool((ends[tokens] >= u - slack).all()) and bool((ends[tokens] - p[tokens] / p.sum() <= u + slack).all())
+
+
+def test_inverse_cdf_of_a_law_that_is_not_finite_is_an_id_all_the_same():
+    from maskless.decoding.noise import inverse_cdf
+
+    logp = torch.full((2, 300), torch.nan)
+    assert bool((inverse_cdf(logp, torch.tensor([0.0, 1.0], dtype=torch.float64)) < 300).all())

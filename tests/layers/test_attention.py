@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from maskless.layers import attention
-from maskless.layers.attention import Masked, by_products, merge
+from maskless.layers.attention import Masked, bias, by_products, merge
 
 MASKS = {"none": lambda n, m: None, "causal": lambda n, m: torch.ones(n, m, dtype=torch.bool).tril()[None, None],
          "keys": lambda n, m: torch.rand(3, 1, 1, m) < 0.7, "pairs": lambda n, m: (torch.rand(3, 1, n, m) < 0.5) | torch.eye(n, m, dtype=torch.bool)}
@@ -25,7 +25,8 @@ def test_products_equal_the_fused_attention(monkeypatch, mask, queries, piece):
     if seen is not None:
         seen = seen | (torch.arange(9) == 0)
     with torch.no_grad():
-        torch.testing.assert_close(by_products(q, k, v, seen), F.scaled_dot_product_attention(q, k, v, attn_mask=seen), rtol=0, atol=1e-12)
+        found = by_products(q, k, v, bias(seen, q, v.dtype))
+        torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v, attn_mask=seen), rtol=0, atol=1e-12)
 
 
 def test_queries_shared_by_all_rows_are_taken_in_pieces(monkeypatch):
@@ -58,9 +59,29 @@ def test_bfloat16_stays_close_and_a_query_that_sees_nothing_gets_zeros(monkeypat
     torch.testing.assert_close(found.double(), want, rtol=0, atol=0.03)
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+def test_queries_that_all_see_something_need_no_second_look(monkeypatch, vectors):
+    monkeypatch.setattr(attention, "_bf16_in_vectors", lambda: vectors)
+    q, k, v = (x.bfloat16() for x in inputs(7, 9))
+    seen = MASKS["pairs"](7, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(Masked(seen, blind=False)(q, k, v), Masked(seen)(q, k, v), rtol=0, atol=0)
+
+
+def test_one_bias_serves_all_layers_and_every_number_of_queries(monkeypatch):
+    monkeypatch.setattr(attention, "_bf16_in_vectors", lambda: True)
+    attend = Masked(torch.rand(3, 1, 1, 9) < 0.7)
+    for queries in (7, 70, 7):
+        q, k, v = (x.bfloat16() for x in inputs(queries, 9))
+        want = Masked(attend.mask)(q, k, v)
+        with torch.no_grad():
+            torch.testing.assert_close(attend(q, k, v), want, rtol=0, atol=0)
+    assert sorted(queries for queries, _ in attend.biases) == [7, 70]
+
+
 def test_products_are_taken_in_bfloat16_on_such_processors_only(monkeypatch):
     asked = []
-    monkeypatch.setattr(attention, "by_products", lambda q, k, v, mask: asked.append(v.dtype) or by_products(q, k, v, mask))
+    monkeypatch.setattr(attention, "by_products", lambda q, k, v, bias: asked.append(v.dtype) or by_products(q, k, v, bias))
     monkeypatch.setattr(attention, "_bf16_in_vectors", lambda: True)
     q, k, v = inputs(7, 9)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):

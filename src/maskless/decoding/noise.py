@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,16 +16,32 @@ from maskless.noise import uniform
 
 ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT, ACCEPT, CORRECT = range(8)                        # purposes
 
+BLOCK = 256                             # tokens whose probabilities are added up at once
+
 LARGEST = 1 << 42                                                   # seed * 2^20 + row fits 64 bits with its sign
 
 Pick = Callable[[Float[Tensor, "n V"], slice], Int[Tensor, " n"]]   # tokens of the queries in a slice of the flattened (B * Q)
 
 
 def inverse_cdf(logp: Float[Tensor, "n V"], u: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The first token whose cumulative probability exceeds u, summed in float64: never a token of probability 0."""
-    sums = logp.exp().cumsum(-1, dtype=u.dtype)
-    below = u.clamp(max=1 - 2 * torch.finfo(u.dtype).eps) * sums[:, -1]
-    return torch.searchsorted(sums, below[:, None], right=True)[:, 0].clamp(max=logp.shape[-1] - 1)
+    """The first token whose cumulative probability exceeds u: never a token of probability 0.
+
+    Found by two looks, among blocks of tokens and then inside one: the sums of blocks, and those inside it, are added up in float64.
+    """
+    vocab_size = logp.shape[-1]
+    p = F.pad(logp.exp(), (0, -vocab_size % BLOCK)).unflatten(-1, (-1, BLOCK))
+    ends = p.sum(-1).cumsum(-1, dtype=u.dtype)                      # (n, blocks)
+    below = _under(u, 1.0) * ends[:, -1]
+    at = torch.searchsorted(ends, below[:, None], right=True).clamp(max=ends.shape[-1] - 1)
+    before = F.pad(ends, (1, 0)).gather(1, at)[:, 0]
+    inside = p.gather(1, at[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1, dtype=u.dtype)
+    token = torch.searchsorted(inside, _under(below - before, inside[:, -1])[:, None], right=True)
+    return (at * BLOCK + token)[:, 0].clamp(max=vocab_size - 1)
+
+
+def _under(x: Float[Tensor, " n"], most: float | Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """x, and where that is not below `most`, a number that is."""
+    return x.clamp(max=most * (1 - 2 * torch.finfo(x.dtype).eps))
 
 
 class Noise:

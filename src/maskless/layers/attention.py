@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from maskless.layers.rotary import Rotation
 
 Mask = Bool[Tensor, "#B 1 #N M"] | None       # True where a query may look; N may be 1 where all queries see the same keys
+Bias = Float[Tensor, "#B 1 N M"] | None       # what is added to scores: 0 where a query may look, elsewhere the least number there is
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention under some rule of who looks at whom: q (#B, h, N, d), k and v (B, h, M, d) -> (B, N, D), heads merged, scale 1/sqrt(d)."""
 
@@ -36,12 +37,22 @@ def attention(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Floa
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
     if is_causal:
         mask = upto(q, k)
-    return by_products(q, k, v, mask)
+    return by_products(q, k, v, bias(mask, q, v.dtype))
 
 
 def upto(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 N M"]:
     """The mask of `causal`: query i looks at keys 0..i."""
     return torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()[None, None]
+
+
+def bias(mask: Mask, q: Float[Tensor, "#B h N d"], dtype: torch.dtype) -> Bias:
+    """A mask as what is added to the scores of `q`, laid out in memory as `by_products` makes them: a sum costs less than a filling."""
+    if mask is None:
+        return None
+    wide = mask.expand(-1, -1, q.shape[2], -1)
+    made = wide.transpose(-1, -2) if _few(q) else wide
+    made = torch.zeros(made.shape, dtype=dtype, device=made.device).masked_fill_(~made, torch.finfo(dtype).min)
+    return made.transpose(-1, -2) if _few(q) else made
 
 
 def _products_pay(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -74,27 +85,30 @@ def _scores(q: Tensor, k: Tensor) -> int:
 
 
 def by_products(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"],
-                mask: Mask = None) -> Float[Tensor, "B h N d"]:
+                bias: Bias = None) -> Float[Tensor, "B h N d"]:
     """Product, softmax, product, in the dtype of `v`; without gradients in pieces whose scores stay in the processor's caches."""
     if torch.is_grad_enabled() or _scores(q, k) <= PIECE or len(k) == q.shape[2] == 1:
-        return _mixed(q, k, v, mask)
+        return _mixed(q, k, v, bias)
     if len(k) > 1:
-        return torch.cat([by_products(*half) for half in zip(*(_halves(x, 0) for x in (q, k, v, mask)))])
-    return torch.cat([by_products(half, k, v, seen) for half, seen in zip(_halves(q, 2), _halves(mask, 2))], 2)
+        return torch.cat([by_products(*half) for half in zip(*(_halves(x, 0) for x in (q, k, v, bias)))])
+    return torch.cat([by_products(half, k, v, part) for half, part in zip(_halves(q, 2), _halves(bias, 2))], 2)
 
 
 def _halves(x: Tensor | None, axis: int) -> Sequence[Any]:
     return (x, x) if x is None or x.shape[axis] == 1 else x.chunk(2, axis)
 
 
-def _mixed(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+def _mixed(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     with torch.autocast(q.device.type, enabled=False):              # which would have the softmax in float32
         q, k = (q * q.shape[-1] ** -0.5).to(v.dtype), k.to(v.dtype)
-        few = q.shape[2] < FEW
-        scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if few else q @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if _few(q) else q @ k.transpose(-1, -2)
+        if bias is not None:
+            scores += bias
         return scores.softmax(-1) @ v
+
+
+def _few(q: Tensor) -> bool:
+    return q.shape[2] < FEW
 
 
 def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -114,14 +128,25 @@ def before(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Masked:
-    """Queries look where `mask` is True. A query that may look at nothing gets zeros and finite gradients, on every backend."""
+    """Queries look where `mask` is True. A query that may look at nothing gets zeros and finite gradients, on every backend.
 
-    def __init__(self, mask: Bool[Tensor, "#B 1 #N M"]):
-        self.sees = mask.any(-1, keepdim=True)
-        self.mask = mask | ~self.sees
+    Args:
+        blind: whether there may be such a query.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "#B 1 #N M"], blind: bool = True):
+        self.unseeing = ~mask.any(-1, keepdim=True) if blind else None
+        self.mask = mask if self.unseeing is None else mask | self.unseeing
+        self.biases: dict[tuple[int, torch.dtype], Bias] = {}       # one for all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return merge(attention(q, k, v, mask=self.mask).masked_fill(~self.sees, 0.0))
+        mixed = by_products(q, k, v, self.bias(q, v.dtype)) if _products_pay(q, k, v) else attention(q, k, v, mask=self.mask)
+        return merge(mixed if self.unseeing is None else mixed.masked_fill(self.unseeing, 0.0))
+
+    def bias(self, q: Tensor, dtype: torch.dtype) -> Bias:
+        if (kind := (q.shape[2], dtype)) not in self.biases:
+            self.biases[kind] = bias(self.mask, q, dtype)
+        return self.biases[kind]
 
 
 class Absorbing:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskless.layers.attention import by_products, merge, upto
+from maskless.layers.attention import bias, by_products, merge, upto
 
 Counts = Int[Tensor, "B S"]             # how long the segments of each row are; they sum to N (of queries) or M (of keys)
 Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
@@ -34,7 +34,7 @@ def fused(q: Float[Tensor, "1 h n d"], k: Float[Tensor, "1 h m d"], v: Float[Ten
 
 def plain(q: Float[Tensor, "1 h n d"], k: Float[Tensor, "1 h m d"], v: Float[Tensor, "1 h m d"], causal: bool) -> Float[Tensor, "1 h n d"]:
     """Product, softmax, product. Short segments: their scores stay in the processor's caches, and its backward is plain products too."""
-    return by_products(q, k, v, upto(q, k) if causal else None)
+    return by_products(q, k, v, bias(upto(q, k), q, v.dtype) if causal else None)
 
 
 def flat(x: Float[Tensor, "B h N d"]) -> Float[Tensor, "B*N h d"]:

@@ -283,7 +283,7 @@ class FixedCached(CachedPredictor):
         if index.shape[1]:
             fresh = index < known
             where = Place(index, fresh, None, span, span)
-            x = self._encode(ids, self.rotations.at(positions), where, Masked((entry <= index[..., None])[:, None]))
+            x = self._encode(ids, self.rotations.at(positions), where, Masked((entry <= index[..., None])[:, None], blind=False))
             if self.model.swap.reads_memory:
                 summary = self._running(x.masked_fill(~fresh[..., None], self._nothing), summary)[:, -1]
         looks = Masked((entry < known)[:, None, None])

@@ -28,7 +28,7 @@ from torch import Tensor
 from maskless.decoding.canvas import Canvas, Sites
 from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
-from maskless.layers.attention import Attend, Masked, before, causal, everywhere, span, under
+from maskless.layers.attention import Attend, Masked, before, causal, everywhere, span
 from maskless.layers.groups import Grouping, dense
 from maskless.layers.modulation import Condition
 from maskless.layers.packed import linear_map
@@ -309,7 +309,7 @@ class CachedPredictor:
         if where.start is not None and where.span == where.end and (width == 1 or one_commit or (not token and canvas.commits == self.commits + 1)):
             return everywhere
         if token:
-            return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None])
+            return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None], blind=False)
         known = entry < self.ahead + canvas.count[:, None]
         if one_commit:
             return Masked(known[:, None, None])
@@ -350,9 +350,10 @@ class CachedPredictor:
         known = self.ahead + pick_rows(canvas.count, rows)
         memory = self._decoded(span(self._end(canvas), self.decoder[0].shape[-2] - 1, self.decoder[0]), rows)
         entry = torch.arange(memory[0].shape[-2], device=known.device)
-        mask = None if self.ahead + canvas.fewest == len(entry) else (entry < known[:, None])[:, None, None]
+        fewest = self.ahead + canvas.fewest
+        attend = everywhere if fewest == len(entry) else Masked((entry < known[:, None])[:, None, None], blind=fewest == 0)
         of_rows = (memory, pick_rows(self.summary, rows)[:, None], known[:, None], rows if self.labels is not None else None)
-        return self._answer(pick_rows(sites.index, rows), under(mask), *of_rows)
+        return self._answer(pick_rows(sites.index, rows), attend, *of_rows)
 
     def _decoded(self, end: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The keys and values (M + 1, R, h, end, d) that queries look at."""
@@ -384,7 +385,7 @@ class CachedPredictor:
         end = min(self.ahead + canvas.length, self._end(canvas) + tokens.shape[1])
         where = self._place(place, sites.valid[:, :-1], None, end)
         entry = torch.arange(where.span, device=seen.device)
-        x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None]))
+        x = self._encode(tokens, self.rotations.at(self.first + drafts), where, Masked((entry <= place[..., None])[:, None], blind=False))
         self.running = self._running(x, self.summary) if self.model.swap.reads_memory else self.summary[:, None]
         known = seen + torch.arange(tokens.shape[1] + 1, device=seen.device)
         memory = self._decoded(where.span)
