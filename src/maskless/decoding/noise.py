@@ -29,7 +29,8 @@ def inverse_cdf(logp: Float[Tensor, "n V"], u: Float[Tensor, " n"]) -> Int[Tenso
     Found by two looks, among blocks of tokens and then inside one: the sums of blocks, and those inside it, are added up in float64.
     """
     vocab_size = logp.shape[-1]
-    p = F.pad(logp.exp(), (0, -vocab_size % BLOCK)).unflatten(-1, (-1, BLOCK))
+    p, lacking = logp.exp(), -vocab_size % BLOCK
+    p = (F.pad(p, (0, lacking)) if lacking else p).unflatten(-1, (-1, BLOCK))
     ends = p.sum(-1).cumsum(-1, dtype=u.dtype)                      # (n, blocks)
     below = _under(u, 1.0) * ends[:, -1]
     at = torch.searchsorted(ends, below[:, None], right=True).clamp(max=ends.shape[-1] - 1)

@@ -99,12 +99,14 @@ def _halves(x: Tensor | None, axis: int) -> Sequence[Any]:
 
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    with torch.autocast(q.device.type, enabled=False):              # which would have the softmax in float32
-        q, k = (q * q.shape[-1] ** -0.5).to(v.dtype), k.to(v.dtype)
-        scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if _few(q) else q @ k.transpose(-1, -2)
-        if bias is not None:
-            scores += bias
-        return scores.softmax(-1) @ v
+    if torch.is_autocast_enabled(q.device.type):                    # which would have the softmax in float32
+        with torch.autocast(q.device.type, enabled=False):
+            return _mixed(q, k, v, bias)
+    q, k = (q * q.shape[-1] ** -0.5).to(v.dtype), k.to(v.dtype)
+    scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) if _few(q) else q @ k.transpose(-1, -2)
+    if bias is not None:
+        scores += bias
+    return scores.softmax(-1) @ v
 
 
 def _few(q: Tensor) -> bool:
