@@ -263,7 +263,7 @@ def test_a_row_stops_at_its_first_eos():
 
 
 def test_what_cannot_be_speculated_is_refused():
-    with pytest.raises(ValueError, match="draft 0"):
+    with pytest.raises(ValueError, match="draft is 0"):
         Speculative(0)
     with pytest.raises(ValueError, match="Confidence"):
         Speculative(order=Confidence())

@@ -20,6 +20,7 @@ from maskless.decoding import (
     decode,
     remask,
 )
+from maskless.decoding.plan import Step
 from maskless.layers import attention
 from maskless.models import CausalPartitionConfig, PartitionConfig, build
 
@@ -156,6 +157,25 @@ def test_reencoding_is_the_bidirectional_model(name, every):
     assert len(calls) == 6
 
 
+@pytest.mark.parametrize("name", CAUSAL)
+def test_what_was_forgotten_is_forgotten_by_all_that_was_encoded_with_it(name):
+    """Between two refreshes: the known sites were one bidirectional commit, and all of them have looked at the one that goes."""
+    model, labels = tiny(name), labels_of(name, 1)
+    found = []
+    for token in (1, 2):
+        tokens = torch.arange(L)[None] % V
+        tokens[0, 3] = token
+        canvas = Canvas(tokens, torch.zeros(1, L, dtype=torch.bool))
+        canvas.commit(Sites(torch.arange(5)[None], torch.ones(1, 5, dtype=torch.bool)), tokens[:, :5], torch.ones(1, 5, dtype=torch.bool), (5,))
+        asked = Sites(torch.tensor([[7, 8]]), torch.ones(1, 2, dtype=torch.bool))
+        predictor = model.reencoding(4).predictor(labels)
+        with torch.no_grad():
+            predictor(canvas, asked, Step(0, 3))
+            canvas.forget(torch.arange(L)[None] == 3)
+            found.append(predictor(canvas, asked, Step(1, 3)))
+    torch.testing.assert_close(*found, **EXACT)
+
+
 class _Model:
     left_to_right = False
     shuffle_prompt = False
@@ -263,3 +283,11 @@ def test_left_to_right_is_an_order_like_any_other():
     with torch.no_grad():
         Sampler(Scheduled(L - 1), LeftToRight())(Both(tiny("causal, token")), canvas, Noise.of(0, 3))
     assert canvas.log.tolist() == [list(range(L))] * 3
+
+
+@pytest.mark.parametrize("name, word", [("causal", "tokens"), ("prompt", "left"), ("query", "foo")])
+def test_words_that_name_nothing_build_no_other_model(name, word):
+    config = CausalPartitionConfig(V, length=L, width=8, heads=2, encoder_layers=1, decoder_layers=1)
+    object.__setattr__(config, name, word)                          # which the types of the tests would refuse
+    with pytest.raises(ValueError, match=f"{name} is '{word}'; choose"):
+        build(config)

@@ -126,6 +126,11 @@ def test_commits_of_a_row_do_not_depend_on_its_batch():
     assert both.tolist() == [[0, 0, 1, 1, 2], alone[0].tolist()] and alone.tolist() == [[0, 1, 1, 2, 2]]
 
 
+def test_no_bound_counts_rows_from_left_to_right():
+    assert AnyOrder(left_to_right=0.3).reported(8) == {"bound": AnyOrder()}
+    assert AnyOrder(2, left_to_right=0.3, anchor=False).reported(8) == {"bound_of_2_a_step": AnyOrder(2, anchor=False)}
+
+
 def test_the_dial_turns_through_its_modes_and_never_takes_the_whole_row():
     dial = Dial(p_two_group=0.25)
     assert dial.sizes(128) == [1, 2, 4, 8, 16] and dial.sizes(12) == [1] and Dial(largest=5).sizes(128) == [1, 2, 4]

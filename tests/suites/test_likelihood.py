@@ -31,6 +31,7 @@ from maskless.suites.likelihood import named
 from maskless.suites.run import evaluate
 from maskless.suites.session import Shard
 from maskless.suites.subject import open_subject, subject_of
+from maskless.training.recipe import load_recipe
 from tests.oracle import Oracle, all_sequences
 from tests.suites.conftest import CONFIGS, LENGTH, randomised
 
@@ -133,9 +134,19 @@ def test_the_bounds_of_another_objective(models, text, tmp_path):
     subject, data = open_subject(models / "causal", device="cpu"), Files(train=str(text), valid=str(text))
     found = {each.metric: each for each in evaluate(subject, [Likelihood(data=data, objective=Dial(), rows=4)], out=tmp_path)}
     assert {metric: each.kind for metric, each in found.items()} == {
-        "nelbo": "bound", "bound_of_2_a_step": "bound", "bound_of_two_groups": "bound"}
+        "nelbo": "bound", "weighted_bound": "bound", "bound_of_2_a_step": "bound", "bound_of_two_groups": "bound"}
+    assert found["weighted_bound"].value < found["nelbo"].value
     with pytest.raises(ValueError, match="objective masked does not fit a causal_partition model"):
         evaluate(subject, [Likelihood(data=data, objective=Masked())], out=tmp_path)
+
+
+def test_a_model_that_a_dial_trained_is_measured_in_all_its_modes(models, text, tmp_path):
+    subject, data = open_subject(models / "causal", device="cpu"), Files(train=str(text), valid=str(text))
+    trained = replace(subject, recipe=load_recipe("tiny/dial", "objective.largest=4"))
+    metrics = [each.metric for each in evaluate(trained, [Likelihood(data=data, rows=4)], out=tmp_path)]
+    assert metrics == ["nelbo", "weighted_bound", "bound_of_2_a_step", "bound_of_4_a_step", "bound_of_two_groups"]
+    with pytest.raises(ValueError, match="budget is 1"):
+        evaluate(trained, [Likelihood(data=data, rows=4, budget=1)], out=tmp_path / "one")
 
 
 DIGITS = {"vocab_size": 259, "digits": 2, "length": LENGTH, "width": 16, "heads": 2, "dropout": 0.0, "forbidden": (258,)}

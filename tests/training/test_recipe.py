@@ -121,6 +121,22 @@ def test_the_vocabulary_comes_from_the_tokenizer_or_must_agree(tmp_path):
             complete(load_recipe(recipe(tmp_path), wrong), words)
 
 
+@pytest.mark.parametrize("objective, said", [({"type": "dial", "largest": 24}, "objective.largest is 24"),
+                                             ({"type": "any_order", "commit": 30}, "objective.commit is 30")])
+def test_a_commit_is_never_the_whole_row(objective, said, tmp_path):
+    tree = {**recipe(tmp_path), "model": {**recipe(tmp_path)["model"], "type": "causal_partition"}}
+    with pytest.raises(ValueError, match=f"{said} and rows have 24 sites: .* make it smaller .an eighth of the row is 3"):
+        load_recipe({**tree, "objective": objective})
+    assert load_recipe({**tree, "objective": {**objective, list(objective)[1]: 23}})
+
+
+@pytest.mark.parametrize("kind", ["dial", "any_order"])
+def test_rows_without_a_bos_have_no_anchor(kind, tmp_path):
+    tree = {**recipe(tmp_path), "model": {**recipe(tmp_path)["model"], "type": "causal_partition"}, "objective": {"type": kind}}
+    assert complete(load_recipe(tree), Vocabulary(259, bos=256, eos=257, pad=258, forbidden=(258,))).objective.anchor
+    assert not complete(load_recipe(tree), Vocabulary(64)).objective.anchor
+
+
 def test_run_folders_of_the_first_version_are_still_read(tmp_path):
     old = {"low_var": True, "low": 0.001, "schedule": {"eps": 0.0}}
     for kind, weights in (("masked", "unit"), ("partition", "half")):

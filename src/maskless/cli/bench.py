@@ -43,7 +43,7 @@ def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Bat
     from maskless.evaluation.bench.sampling import run
 
     chosen = _chosen(preset, batch, length, steps, dtype, sweep)
-    names = checked(models.split(","), CONTENDERS) if models else list(USUAL)
+    names = list(USUAL) if models is None else checked(_words(models), CONTENDERS)
     networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
     _head(found.setting, networks.device)
@@ -60,11 +60,10 @@ def training(preset: PresetName = "cpu-small",
     from maskless.evaluation.bench import report
     from maskless.evaluation.bench.training import run
 
-    if batch == "best":
-        raise ValueError("--batch best is of `bench sampling`; training compares times at one batch: give a number")
+    _refuse_best(batch, "training compares times at one batch")
     chosen, where = _chosen(preset, batch, length, None, dtype, False), _device(device)
     lengths = _numbers(length, "length", 2) or list(chosen.training)
-    rows = run(chosen.setting, lengths, models.split(","), where, repeats=repeats or 5, progress=_progress)
+    rows = run(chosen.setting, lengths, list(dict.fromkeys(_words(models))), where, repeats=repeats or 5, progress=_progress)
     _head(chosen.setting, where)
     report.print_training(rows)
     if out is not None:
@@ -87,11 +86,10 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
     from maskless.evaluation.bench.contenders import CONTENDERS, checked
     from maskless.evaluation.bench.scaling import DEFAULT, run
 
-    if batch == "best":
-        raise ValueError("--batch best is of `bench sampling`; scaling compares times at one batch: give a number")
+    _refuse_best(batch, "scaling compares times at one batch")
     chosen = _chosen(preset, batch, length, None, dtype, True)
     chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
-    names = checked(models.split(","), CONTENDERS) if models else list(DEFAULT)
+    names = list(DEFAULT) if models is None else checked(_words(models), CONTENDERS)
     networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or 3, progress=_progress)
     _head(found.setting, networks.device)
@@ -111,8 +109,9 @@ def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = 
     from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
     from maskless.evaluation.bench.peak import measure
 
+    _refuse_best(batch, "memory is measured at one batch")
     chosen = _chosen(preset, batch, length, steps, dtype, False)
-    names = checked((models or "pgm-cached").split(","), CONTENDERS)
+    names = checked(["pgm-cached"] if models is None else _words(models), CONTENDERS)
     networks = Networks(chosen.setting, _device(device), weights or ())
     rows = [measure(name, networks, calls) for name in names]
     _head(networks.setting, networks.device)
@@ -151,6 +150,15 @@ def _head(setting: Any, device: torch.device) -> None:
     typer.echo(", ".join(f"{name} {value}" for name, value in where(device, setting.dtype).items()))
 
 
+def _words(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
+def _refuse_best(batch: str | None, why: str) -> None:
+    if batch == "best":
+        raise ValueError(f"--batch best is of `bench sampling`; {why}: give a number")
+
+
 def _device(name: str) -> torch.device:
     import torch
 
@@ -176,7 +184,9 @@ def _chosen(preset: str, batch: str | None, length: str | None, steps: str | Non
     if dtype is not None:
         changed["dtype"] = s.dtype_of(dtype)
     if batch is not None and batch != "best":
-        changed["batch"] = _numbers(batch, "batch", 1)[0]
+        changed["batch"], *others = _numbers(batch, "batch", 1)
+        if others:
+            raise ValueError(f"--batch {batch} is several numbers; give one, or `best`")
     best = batch == "best" or (batch is None and chosen.best_batch)
     beside = {"lengths": tuple(lengths[1:]) if lengths else chosen.lengths, "steps": tuple(counts[1:]) if counts else chosen.steps}
     return replace(chosen, setting=replace(chosen.setting, **changed), best_batch=best, **(beside if sweep else {"lengths": (), "steps": ()}))

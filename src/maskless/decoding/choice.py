@@ -18,6 +18,7 @@ from maskless.decoding.noise import Pick
 from maskless.decoding.plan import Step
 
 FIRST = 32                              # queries of the first piece of a draw
+COLDEST = 1e-30                         # logits divided by less are not finite
 
 Head = Callable[[Float[Tensor, "n D"]], Float[Tensor, "n V"]]
 Measure = Callable[[Float[Tensor, "n V"]], Float[Tensor, " n"]]     # what an order wants to know of each law (margin, entropy)
@@ -73,8 +74,8 @@ class Choice:
     chunk: int = 1 << 21
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature {self.temperature} is not a finite number >= 0; "
+        if not (self.temperature == 0 or COLDEST <= self.temperature < float("inf")):
+            raise ValueError(f"temperature {self.temperature} is not 0 or a finite number of at least {COLDEST:g}; "
                              "1 samples the model's own law, 0 takes the most probable token")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"top_k {self.top_k} must be >= 0 (0 keeps all) and top_p {self.top_p} in (0, 1] (1 keeps all)")

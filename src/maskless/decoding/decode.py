@@ -66,10 +66,12 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
         a `Record` for every call of the predictor: their number is the NFE.
 
     Raises:
-        ValueError: a plan that forgets sites, and `stop_at`, whose EOS it might forget.
+        ValueError: a plan that forgets sites, and `stop_at`, whose EOS it might forget; noise of another number of rows.
     """
     if stop_at is not None and any(step.gone is not None for step in steps):
         raise ValueError("a plan that forgets what was drawn may forget the EOS that ended a text; use one without a corrector, or do not stop")
+    if len(noise.seeds) != canvas.rows:
+        raise ValueError(f"the noise has {len(noise.seeds)} seeds and the canvas {canvas.rows} rows; give one seed for each")
     device = canvas.count.device
     order_at_work = order.start(canvas, steps, noise)
     reads = order.adaptive or stop_at is not None

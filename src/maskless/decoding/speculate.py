@@ -122,8 +122,10 @@ class Speculative:
     stop_at: int | None = None
 
     def __post_init__(self) -> None:
-        if self.draft < 1:
-            raise ValueError(f"draft {self.draft} is below 1; give the number of sites to draft per round")
+        if not isinstance(self.draft, int) or self.draft < 1:
+            raise ValueError(f"draft is {self.draft!r}; give the number of sites to draft per round, a whole number of at least 1")
+        if not isinstance(self.choice, Choice):
+            raise ValueError(f"choice is {self.choice!r}; a draft and its check draw by one law, so give a Choice that stays the same")
         if not isinstance(self.order, Planned):
             raise ValueError(f"order {type(self.order).__name__} chooses sites by what it sees; speculation needs a planned order such as Random")
         constant(self.guidance)

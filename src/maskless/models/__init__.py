@@ -4,7 +4,7 @@ from numbers import Integral
 from typing import Any
 
 from maskless.models.autoregressive import AutoregressiveConfig, AutoregressiveTransformer
-from maskless.models.base import Denoiser
+from maskless.models.base import Denoiser, check_words
 from maskless.models.causal_partition import CausalPartitionConfig, CausalPartitionTransformer
 from maskless.models.fold import fold, for_sampling
 from maskless.models.masked import MaskedConfig, MaskedTransformer
@@ -40,12 +40,13 @@ def build(config: ModelConfig) -> Denoiser:
     """The model of a configuration, freshly initialised.
 
     Raises:
-        ValueError: if the sizes do not fit each other, or one is below 1.
+        ValueError: if the sizes do not fit each other, or one is below 1, or a word is not one of those to choose from.
 
     Example:
         >>> build(MaskedConfig(vocab_size=11, length=12, width=8, heads=2, layers=1)).vocab_size
         11
     """
+    check_words(config)
     for name in ("vocab_size", "length", "width"):
         size: Any = getattr(config, name)
         if not isinstance(size, Integral) or size < 1:

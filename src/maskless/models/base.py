@@ -5,7 +5,7 @@ B rows, L sites, Q queried sites, D width, V vocabulary (without [MASK]), C widt
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -129,6 +129,13 @@ def check_grid(config: Any, kinds: tuple[str, ...] = ("line", "axial")) -> None:
     width = config.width // config.heads
     if config.positions == "axial" and width % 4:
         raise ValueError(f"positions is axial and heads have width {width}; it must be a multiple of 4: change width or heads")
+
+
+def check_words(config: Any) -> None:
+    """Raises ValueError if a field that names one of a few things names another."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in (words := get_args(hint)):
+            raise ValueError(f"{name} is {getattr(config, name)!r}; choose {' or '.join(map(str, words))}")
 
 
 def check_conditions(config: Any) -> None:

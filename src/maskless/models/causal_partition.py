@@ -198,7 +198,8 @@ class CachedPredictor:
 
     Args:
         cond: labels (B,).
-        refresh: encode everything known afresh, as one bidirectional commit, at every `refresh`-th call; 0: never.
+        refresh: encode everything known afresh, as one bidirectional commit, at every `refresh`-th call and after sites were forgotten;
+            0: never.
     """
 
     def __init__(self, model: CausalPartitionTransformer, cond: Int[Tensor, " B"] | None = None, *, refresh: int = 0):
@@ -234,10 +235,10 @@ class CachedPredictor:
         wide = torch.promote_types(self.starts.dtype, torch.float32)                            # a sum of many in bfloat16 stops growing
         self.summary = self.starts.new_full((canvas.rows, self.starts.shape[-1]), self._nothing, dtype=wide)
 
-    def _follow(self, canvas: Canvas) -> None:
-        """Drop what was computed from sites that were forgotten since the last look: all from the first of them on."""
+    def _follow(self, canvas: Canvas) -> bool:
+        """Drop what was computed from sites that were forgotten since the last look, all from the first of them on; False if there were none."""
         if canvas.revision == self.revision:
-            return
+            return False
         if self.model.swap.reads_memory:
             self._restart(canvas)                                                               # a running summary cannot be cut back
         for kept in canvas.intact[self.revision:]:
@@ -246,14 +247,15 @@ class CachedPredictor:
             self.passed = [min(pair) for pair in zip(self.passed, stays)]
             self.reached = [min(pair) for pair in zip(self.reached, stays)]
         self.revision, self.commits = canvas.revision, -1                                       # what is fresh may be of any commit
+        return True
 
     # -- a call -------------------------------------------------------------------------------------------------------------------------------
 
     def __call__(self, canvas: Canvas, sites: Sites, step: Step) -> Float[Tensor, "B Q D"]:
         if self.calls == 0:
             self._open(canvas)
-        self._follow(canvas)
-        afresh = self.refresh > 0 and self.calls % self.refresh == 0
+        forgot = self._follow(canvas)                               # and what was encoded as one commit has looked at what went
+        afresh = self.refresh > 0 and (forgot or self.calls % self.refresh == 0)
         if afresh:
             self._restart(canvas)
         self.calls += 1

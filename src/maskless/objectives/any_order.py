@@ -8,7 +8,7 @@ B rows, L sites, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +32,7 @@ class AnyOrder(Untimed):
 
     Args:
         commit: sites of a commit; the last may have fewer.
-        left_to_right: share of rows that go from left to right instead of in random order.
+        left_to_right: share of rows that are trained from left to right instead of in random order; no bound counts them.
         anchor: site 0 (BOS) opens every order, as when sampling; it stays a target.
 
     Raises:
@@ -49,8 +49,13 @@ class AnyOrder(Untimed):
         if not 0 <= self.left_to_right <= 1:
             raise ValueError(f"left_to_right is {self.left_to_right}; a share of rows lies in [0, 1]")
 
+    @property
+    def most(self) -> int:
+        """The largest commit."""
+        return self.commit
+
     def reported(self, length: int) -> Mapping[str, Objective]:
-        return {"bound" if self.commit == 1 else f"bound_of_{self.commit}_a_step": self}
+        return {"bound" if self.commit == 1 else f"bound_of_{self.commit}_a_step": replace(self, left_to_right=0.0)}
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         if self.commit >= batch.tokens.shape[1]:
@@ -122,6 +127,11 @@ class Dial(Single):
             raise ValueError(f"largest is {self.largest}; give the largest commit, or 0 for an eighth of the row")
         if not 0 <= self.p_two_group <= 1:
             raise ValueError(f"p_two_group is {self.p_two_group}; a share of batches lies in [0, 1]")
+
+    @property
+    def most(self) -> int:
+        """The largest commit that was asked for; 1 where the row decides."""
+        return self.largest or 1
 
     @property
     def times(self) -> tuple[float, float]:

@@ -3,6 +3,7 @@
     masked, maskgit, partition   nelbo                  a bound; both groups of a partition model are predicted and count
     order-causal partition       nelbo                  one pass an order: the mean over K orders of -log p along an order
                                  weighted_bound         -log of the mean over the same K orders of p: tighter, still a bound
+      trained with a dial        bound_of_2_a_step, ..., bound_of_two_groups: its other modes
     digits (Prime)               nelbo                  a bound: digits are hidden one by one
                                  bound_of_tokens        a bound: whole tokens are hidden
                                  ..._unfiltered         a bound of the law that known digits do not filter
@@ -34,7 +35,7 @@ from maskless.evaluation.likelihood import Bound, any_order_bound, bound
 from maskless.evaluation.micro import micro_rows
 from maskless.evaluation.results import DataRecord, Kind, Result
 from maskless.evaluation.settings import Likelihood
-from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Complementary, Masked, Objective, PrimePartition, own
+from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Complementary, Dial, Masked, Objective, PrimePartition, own
 from maskless.suites.names import name_of
 from maskless.suites.session import Session
 from maskless.suites.subject import Subject
@@ -72,27 +73,26 @@ def evaluate_likelihood(session: Session, settings: Likelihood) -> Iterator[Resu
     subject, model = session.subject, session.subject.opened.model
     length = settings.length or subject.length
     objective = _objective(subject, settings)
-    along_orders = isinstance(objective, AnyOrder) and objective.commit == 1 and not objective.left_to_right
-    if along_orders and settings.budget == 1:
-        raise ValueError("budget is 1, and the error of a mean over orders needs at least 2 of them; give budget 2 or more")
     asked: dict[str, tuple[Objective, Kind]] = {}
     for reported, each in objective.reported(length).items():
         metric, kind = named(model, each, reported)
         asked[metric] = each, kind
-    if along_orders:
-        asked["weighted_bound"] = objective, "bound"
+    nelbo = asked["nelbo"][0] if "nelbo" in asked else None
+    if isinstance(nelbo, AnyOrder):                                 # a mean over orders of single sites, which can be weighted
+        asked["weighted_bound"] = nelbo, "bound"
+        if settings.budget == 1:
+            raise ValueError("budget is 1, and the error of a mean over orders needs at least 2 of them; give budget 2 or more")
     called = settings.name if settings.data is not None else ""
     held = open_held(subject, settings.data, settings.split, length, limit=settings.rows, name=called)
     for metric, (each, _) in asked.items():
         session.refuse_another(metric, _question(session, each), held.record)
     size = micro_rows(held.rows.length)
-    if isinstance(objective, AnyOrder) and along_orders:
-        orders, anchor = settings.budget or ORDERS, objective.anchor
-        found = any_order_bound(model, _read(session, held), orders=orders, seed=settings.seed, anchor=anchor, micro=size)
-        about = {"orders": found.orders, "error_over_orders": found.order_error}
-        yield _result(session, "nelbo", found.average, "bound", held, size, objective, about)
-        yield _result(session, "weighted_bound", found.weighted, "bound", held, size, objective, about)
-        return
+    if isinstance(nelbo, AnyOrder):
+        orders = any_order_bound(model, _read(session, held), orders=settings.budget or ORDERS, seed=settings.seed, anchor=nelbo.anchor, micro=size)
+        about = {"orders": orders.orders, "error_over_orders": orders.order_error}
+        for metric, found in (("nelbo", orders.average), ("weighted_bound", orders.weighted)):
+            del asked[metric]
+            yield _result(session, metric, found, "bound", held, size, nelbo, about)
     for metric, (each, kind) in asked.items():
         found = bound(model, each, _read(session, held), seed=settings.seed, samples=budget_of(model, settings), micro=size)
         yield _result(session, metric, found, kind, held, size, each, {"draws_per_row": found.samples})
@@ -146,15 +146,16 @@ def tree(objective: Objective) -> dict[str, Any]:
 
 
 def _objective(subject: Subject, settings: Likelihood) -> Objective:
-    """What is measured: the objective that was asked for, or the one of the model's kind.
+    """What is measured: the objective that was asked for, or the one of the model's kind; of a model that a dial trained, all its modes.
 
     Raises:
         ValueError: an objective that does not fit the model.
     """
     kind = subject.record.kind
     if settings.objective is None:
-        objective = own(kind)
-        return replace(objective, anchor=_anchored(subject)) if isinstance(objective, AnyOrder) else objective
+        trained = None if subject.recipe is None else subject.recipe.objective
+        objective = trained if isinstance(trained, Dial) else own(kind)
+        return replace(objective, anchor=_anchored(subject)) if isinstance(objective, AnyOrder | Dial) else objective
     asked = tag(settings.objective)
     if asked not in FITS[kind]:
         raise ValueError(f"objective {asked} does not fit a {kind} model; use {' or '.join(FITS[kind])}, or leave it out")

@@ -14,7 +14,7 @@ import torch
 from maskless.evaluation.attention import Shape, available, measure
 from maskless.layers.groups import GROUPINGS
 from maskless.models import PartitionConfig, PrimePartitionConfig
-from maskless.objectives import Objective
+from maskless.objectives import AnyOrder, Objective
 from maskless.objectives.grouped import Grouped
 from maskless.training.distributed import Machine
 from maskless.training.recipe import Recipe
@@ -25,7 +25,7 @@ class Chosen:
     """A way of attending among groups.
 
     Attributes:
-        name: in `GROUPINGS`; None: the model has no groups.
+        name: in `GROUPINGS`; None: there are no groups, in the model or in the loss (one pass in any order).
         seconds: what a step's attention took by each way that was measured; empty where nothing was.
         failed: a line for each way that failed when it was measured.
     """
@@ -58,7 +58,7 @@ def choose(recipe: Recipe, machine: Machine, recorded: str | None) -> Chosen:
         ValueError: if the recipe asks for a way that this device, precision or width of heads does not have.
     """
     wanted = recipe.training.attention
-    if not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
+    if not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig) or (wanted == "auto" and isinstance(recipe.objective, AnyOrder)):
         return Chosen(None)
     dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
     masks_alone = isinstance(recipe.model, PrimePartitionConfig) and recipe.model.masks_alone

@@ -29,7 +29,7 @@ from maskless.models import (
 )
 from maskless.models import build as construct
 from maskless.models.prime import base_of
-from maskless.objectives import FITS, OBJECTIVES
+from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Dial
 from maskless.subtokens import enumerable
 from maskless.training.distillation import Distillation
 from maskless.vocabulary import Vocabulary
@@ -285,7 +285,8 @@ def _with_objective(tree: dict) -> dict:
 
 
 def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None) -> R:
-    """The recipe with the model's vocabulary filled in, or checked if the recipe states it; padding is never predicted.
+    """The recipe with the model's vocabulary filled in, or checked if the recipe states it; padding is never predicted, and rows without
+    a BOS have no anchor.
 
     Args:
         recipe: as loaded.
@@ -298,6 +299,9 @@ def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None
     if images is not None:
         recipe = dataclasses.replace(recipe, model=_fitting(recipe.model, images))
         _check_steps(recipe)
+        _check_commits(recipe)
+    if vocabulary.bos is None and isinstance(recipe.objective, AnyOrder | Dial):
+        recipe = dataclasses.replace(recipe, objective=dataclasses.replace(recipe.objective, anchor=False))
     if recipe.model.vocab_size != FROM_TOKENIZER:
         check_vocabulary(vocabulary.size, recipe.model, "the tokenizer of the recipe")
     _check_dropout(recipe)
@@ -384,6 +388,7 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         )
     if not _open_length(recipe):
         _check_steps(recipe)
+        _check_commits(recipe)
 
 
 def _check_dropout(recipe: Recipe) -> None:
@@ -398,6 +403,16 @@ def _check_steps(recipe: Recipe) -> None:
     if steps is not None and steps > most:
         what = "sites" if most == recipe.length else "digits"
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {most} {what} of a row; lower it")
+
+
+def _check_commits(recipe: Recipe) -> None:
+    objective = recipe.objective
+    if isinstance(objective, AnyOrder | Dial) and objective.most >= recipe.length > 1:
+        key = "commit" if isinstance(objective, AnyOrder) else "largest"
+        raise ValueError(
+            f"objective.{key} is {objective.most} and rows have {recipe.length} sites: every token would be predicted from nothing; "
+            f"make it smaller (an eighth of the row is {max(1, recipe.length // 8)})"
+        )
 
 
 def classes_of(model: Any) -> int:

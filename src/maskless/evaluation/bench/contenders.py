@@ -133,12 +133,16 @@ class Networks:
         if entry.trained and entry.kind not in self.trained:
             raise ValueError(f"the cost of {name} depends on its predictions, and random weights would say nothing; "
                              f"give a checkpoint of a {entry.kind} model with --weights")
-        if entry.kind in self.trained and setting.length > (most := self.trained[entry.kind].config.length):
-            raise ValueError(f"length {setting.length} is beyond the {most} sites of the {entry.kind} checkpoint; "
-                             f"give --length {most} or less, and --no-sweep")
+        self.check_length(name, setting.length)
         steps = entry.steps(setting)
         timed = None if entry.timed is None else min(entry.timed, steps)
         return Contender(name, self.sampled(entry), entry.generate, setting.batch, setting.length, steps, timed, entry.noise)
+
+    def check_length(self, name: str, length: int) -> None:
+        """Raise ValueError where a contender's checkpoint is not made for so many sites."""
+        kind = CONTENDERS[name].kind
+        if kind in self.trained and length > (most := self.trained[kind].config.length):
+            raise ValueError(f"length {length} is beyond the {most} sites of the {kind} checkpoint; give --length {most} or less, and --no-sweep")
 
 
 def _loaded(folder: Path) -> Denoiser:

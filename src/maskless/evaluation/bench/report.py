@@ -79,12 +79,12 @@ def _cells(row: Row) -> list[str]:
 
 
 def ratios(rows: Sequence[Row]) -> list[str]:
-    """How many times as fast the partition models are as each of the others."""
+    """How many times as fast the partition models are as each of the others, and variants of them as the plain and the cached one."""
     rates = {row.contender: row.tokens_per_second for row in rows}
     lines = []
     for ours in (name for name in rates if name.startswith("pgm")):
         others = [f"{rates[ours] / rate:.2f}x {name}" for name, rate in rates.items()
-                  if name != ours and (name == "pgm" or not name.startswith("pgm"))]
+                  if name != ours and (name == "pgm" or not name.startswith("pgm") or (name == "pgm-cached" and ours != "pgm"))]
         if others:
             lines.append(f"{ours} is {', '.join(others)}")
     return lines
@@ -95,7 +95,8 @@ def print_scaling(found: Sampling) -> None:
             "attention a token", "counted a token", "tokens/s")
     for point, title in (("size", f"Time per call as k falls, L = {found.setting.length}"), ("length", "Time per token as L grows")):
         rows = found.at(point)
-        print_table(title, head, [_scaling_cells(row) for row in rows])
+        if rows:
+            print_table(title, head, [_scaling_cells(row) for row in rows])
 
 
 def _scaling_cells(row: Row) -> list[str]:

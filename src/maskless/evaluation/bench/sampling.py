@@ -88,7 +88,9 @@ def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: in
     """
     setting, device = networks.setting, networks.device
     until = time.monotonic() + 60 * preset.minutes
-    field = [networks.contender(name, setting) for name in names]
+    field, beside = [networks.contender(name, setting) for name in names], curves(preset, setting)
+    for name in names:
+        networks.check_length(name, max(changed.length for _, changed in [("headline", setting), *beside]))
     if preset.best_batch:
         field = [best for contender in field if (best := fitted(contender, device, MOST_ROWS, progress)) is not None]
     timings = race_those_that_fit(field, device=device, repeats=repeats, until=until, progress=progress)
@@ -96,7 +98,7 @@ def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: in
     if not rows:
         raise ValueError(f"no contender fits into the memory of {device}; give a smaller --batch or --length")
     batches = {contender.name: contender.batch for contender in field}
-    for point, changed in curves(preset, setting):
+    for point, changed in beside:
         if time.monotonic() > until:
             progress("out of time: the rest of the curves is left out")
             break
