@@ -96,22 +96,12 @@ class Training:
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
-        at_least(
-            0,
-            seed=self.seed,
-            warmup=self.warmup,
-            lr=self.lr,
-            clip=self.clip,
-            weight_decay=self.weight_decay,
-            lr_floor=self.lr_floor,
-        )
+        rates = {"lr": self.lr, "clip": self.clip, "weight_decay": self.weight_decay, "lr_floor": self.lr_floor}
+        at_least(0, seed=self.seed, warmup=self.warmup, **rates)
         below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1], class_dropout=self.class_dropout or 0.0)
         at_least(1, threads=1 if self.threads is None else self.threads, length=1 if self.length is None else self.length)
         if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}; choose a "
-                f"divisor of it"
-            )
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}; choose a divisor of it")
         if self.lr_floor > self.lr:
             raise ValueError(f"lr_floor {self.lr_floor} is above lr {self.lr}; lower it")
 
