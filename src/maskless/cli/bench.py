@@ -1,6 +1,7 @@
 """`maskless bench`: speed and memory, side by side in one process."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,11 +40,11 @@ def sampling(preset: PresetName = "cpu-small", models: Models = None, batch: Bat
              out: Out = None) -> None:
     """Tokens per second, calls, memory and counted cost of whole generations."""
     from maskless.evaluation.bench import report
-    from maskless.evaluation.bench.contenders import CONTENDERS, USUAL, checked
+    from maskless.evaluation.bench.contenders import USUAL
     from maskless.evaluation.bench.sampling import run
 
     chosen = _chosen(preset, batch, length, steps, dtype, sweep)
-    names = list(USUAL) if models is None else checked(_words(models), CONTENDERS)
+    names = _contenders(models, USUAL)
     networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or chosen.repeats, progress=_progress)
     _head(found.setting, networks.device)
@@ -63,7 +64,7 @@ def training(preset: PresetName = "cpu-small",
     _refuse_best(batch, "training compares times at one batch")
     chosen, where = _chosen(preset, batch, length, None, dtype, False), _device(device)
     lengths = _numbers(length, "length", 2) or list(chosen.training)
-    rows = run(chosen.setting, lengths, list(dict.fromkeys(_words(models))), where, repeats=repeats or 5, progress=_progress)
+    rows = run(chosen.setting, lengths, _words(models), where, repeats=repeats or 5, progress=_progress)
     _head(chosen.setting, where)
     report.print_training(rows)
     if out is not None:
@@ -83,13 +84,12 @@ def scaling(preset: PresetName = "cpu-small", models: Models = None, batch: Batc
     from dataclasses import replace
 
     from maskless.evaluation.bench import report
-    from maskless.evaluation.bench.contenders import CONTENDERS, checked
     from maskless.evaluation.bench.scaling import DEFAULT, run
 
     _refuse_best(batch, "scaling compares times at one batch")
     chosen = _chosen(preset, batch, length, None, dtype, True)
     chosen = replace(chosen, sizes=tuple(_numbers(sizes, "sizes", 1)) or chosen.sizes, scaling=tuple(_numbers(length, "length", 2)) or chosen.scaling)
-    names = list(DEFAULT) if models is None else checked(_words(models), CONTENDERS)
+    names = _contenders(models, DEFAULT)
     networks = _networks(chosen.setting, device, weights, compile)
     found = run(chosen, names, networks, repeats=repeats or 3, progress=_progress)
     _head(found.setting, networks.device)
@@ -106,12 +106,12 @@ def memory(preset: PresetName = "memory", models: Models = None, batch: Batch = 
            out: Annotated[Path | None, typer.Option(help="Write bench.json into this folder.", callback=_folder)] = None) -> None:
     """Peak memory of sampling beside weights and caches; by default the published 8/8 model at 32 rows of 1024 sites."""
     from maskless.evaluation.bench import report
-    from maskless.evaluation.bench.contenders import CONTENDERS, Networks, checked
+    from maskless.evaluation.bench.contenders import Networks
     from maskless.evaluation.bench.peak import measure
 
     _refuse_best(batch, "memory is measured at one batch")
     chosen = _chosen(preset, batch, length, steps, dtype, False)
-    names = checked(["pgm-cached"] if models is None else _words(models), CONTENDERS)
+    names = _contenders(models, ("pgm-cached",))
     networks = Networks(chosen.setting, _device(device), weights or ())
     rows = [measure(name, networks, calls) for name in names]
     _head(networks.setting, networks.device)
@@ -150,8 +150,16 @@ def _head(setting: Any, device: torch.device) -> None:
     typer.echo(", ".join(f"{name} {value}" for name, value in where(device, setting.dtype).items()))
 
 
+def _contenders(models: str | None, usual: Sequence[str]) -> Sequence[str]:
+    """The names that `--models` gives, each known, or the usual ones."""
+    from maskless.evaluation.bench.contenders import CONTENDERS, checked
+
+    return usual if models is None else checked(_words(models), CONTENDERS)
+
+
 def _words(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",")]
+    """What stands between commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in names.split(",")))
 
 
 def _refuse_best(batch: str | None, why: str) -> None:

@@ -142,7 +142,10 @@ class Masked:
         self.biases: dict[tuple[int, torch.dtype], Bias] = {}       # one for all layers
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mixed = by_products(q, k, v, self.bias(q, v.dtype)) if _products_pay(q, k, v) else attention(q, k, v, mask=self.mask)
+        if _products_pay(q, k, v):
+            mixed = by_products(q, k, v, self.bias(q, v.dtype))
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
         return merge(mixed if self.unseeing is None else mixed.masked_fill(self.unseeing, 0.0))
 
     def bias(self, q: Tensor, dtype: torch.dtype) -> Bias:

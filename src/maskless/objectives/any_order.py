@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from maskless.data.batch import Batch
 
 
+def _never_all(name: str, commit: int, length: int) -> None:
+    if commit >= length:
+        raise ValueError(f"{name} is {commit} and rows have {length} sites: every token would be predicted from nothing; "
+                         f"make it smaller (an eighth of the row is {max(1, length // 8)})")
+
+
 @dataclass(frozen=True)
 class AnyOrder(Untimed):
     """E over orders of sum_r -log p(x at log r | earlier commits), r over the entries of the log; no times, no weights.
@@ -49,18 +55,15 @@ class AnyOrder(Untimed):
         if not 0 <= self.left_to_right <= 1:
             raise ValueError(f"left_to_right is {self.left_to_right}; a share of rows lies in [0, 1]")
 
-    @property
-    def most(self) -> int:
-        """The largest commit."""
-        return self.commit
+    def check_length(self, length: int, where: str = "") -> None:
+        """Raise ValueError where a commit is the whole row; `where` is what a reader of the error knows this objective by."""
+        _never_all(f"{where}commit", self.commit, length)
 
     def reported(self, length: int) -> Mapping[str, Objective]:
         return {"bound" if self.commit == 1 else f"bound_of_{self.commit}_a_step": replace(self, left_to_right=0.0)}
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
-        if self.commit >= batch.tokens.shape[1]:
-            raise ValueError(f"commit is {self.commit} and rows have {batch.tokens.shape[1]} sites: every token would be predicted from nothing; "
-                             "make it smaller")
+        self.check_length(batch.tokens.shape[1])
         log = self.order(batch, draws)
         ordered = batch.in_order(log)
         states = model.hidden_in_order(batch.tokens, log, self.commits(ordered), cond=batch.labels)                # (B, L, D)
@@ -128,10 +131,9 @@ class Dial(Single):
         if not 0 <= self.p_two_group <= 1:
             raise ValueError(f"p_two_group is {self.p_two_group}; a share of batches lies in [0, 1]")
 
-    @property
-    def most(self) -> int:
-        """The largest commit that was asked for; 1 where the row decides."""
-        return self.largest or 1
+    def check_length(self, length: int, where: str = "") -> None:
+        """Raise ValueError where the largest commit is the whole row; `where` is what a reader of the error knows this objective by."""
+        _never_all(f"{where}largest", self.largest, length)
 
     @property
     def times(self) -> tuple[float, float]:

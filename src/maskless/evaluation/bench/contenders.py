@@ -88,7 +88,7 @@ USUAL = ("pgm-cached", "pgm", "mdlm-fair", "mdlm-published", "ar")
 
 
 def checked(names: Sequence[str], table: Mapping[str, Any]) -> list[str]:
-    """The names, each once.
+    """The names, each of them in the table.
 
     Raises:
         ValueError: for one that is not in the table.
@@ -96,7 +96,7 @@ def checked(names: Sequence[str], table: Mapping[str, Any]) -> list[str]:
     for name in names:
         if name not in table:
             raise ValueError(f"there is no contender {name}; choose from {', '.join(table)}")
-    return list(dict.fromkeys(names))
+    return list(names)
 
 
 class Networks:

@@ -89,8 +89,9 @@ def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: in
     setting, device = networks.setting, networks.device
     until = time.monotonic() + 60 * preset.minutes
     field, beside = [networks.contender(name, setting) for name in names], curves(preset, setting)
-    for name in names:
-        networks.check_length(name, max(changed.length for _, changed in [("headline", setting), *beside]))
+    for _, changed in beside:
+        for name in names:
+            networks.check_length(name, changed.length)
     if preset.best_batch:
         field = [best for contender in field if (best := fitted(contender, device, MOST_ROWS, progress)) is not None]
     timings = race_those_that_fit(field, device=device, repeats=repeats, until=until, progress=progress)
