@@ -15,6 +15,7 @@ from torch import nn
 
 from maskless.models.masked import MaskedConfig, MaskedTransformer
 from maskless.training import ema
+from maskless.training.muon import Muon
 from maskless.training.optim import learning_rate, moments, optimizer, restore_moments
 from maskless.training.recipe import Training
 from maskless.training.run import train
@@ -122,6 +123,20 @@ def test_muon_moves_matrices_along_their_singular_vectors():
     assert torch.nn.functional.cosine_similarity(update.flatten(), (left @ right).flatten(), 0) > 0.95
     for name in ("head.weight", "embedding.weight", "blocks.0.mlp.up.bias"):
         torch.testing.assert_close(before[name] - model.get_parameter(name), 0.1 * gradients[name].sign(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_muon_moves_as_torchs_does(shape):
+    """Theirs rounds to bfloat16; ours does where the processor multiplies it."""
+    torch.manual_seed(0)
+    first, second = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    ours = Muon([first], 0.1, weight_decay=0.2)
+    theirs = torch.optim.Muon([second], lr=0.1, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        first.grad = torch.randn(shape)
+        second.grad = first.grad.clone()
+        ours.step(), theirs.step()
+    torch.testing.assert_close(first, second, rtol=0, atol=0.02 * second.abs().max().item())
 
 
 def test_muon_resumes_bit_for_bit(tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from maskless import __version__
+from maskless.layers.packed import fast_bf16
 
 
 def best_device() -> torch.device:
@@ -40,15 +41,6 @@ def processor() -> str:
         if names:
             return names[0]
     return platform.processor() or platform.machine()
-
-
-def fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False
 
 
 def versions(device: torch.device | None = None) -> dict[str, str]:

@@ -20,10 +20,18 @@ from maskless.layers.mlp import MLP
 LinearMap = Callable[[Tensor], Tensor]
 
 
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
 def packing_pays(weight: Tensor) -> bool:
     """Whether this is a bfloat16 weight on a CPU that multiplies bfloat16."""
-    return (weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and fast_bf16(weight.device)
 
 
 def linear_map(weight: Float[Tensor, "O I"], like: nn.Module) -> LinearMap:

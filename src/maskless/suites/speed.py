@@ -23,11 +23,11 @@ from torch import Tensor
 from maskless.api.image import ImageModel
 from maskless.decoding import Canvas, Noise, Sampler, Speculative, check
 from maskless.evaluation.bench.setting import name_of
-from maskless.evaluation.machine import fast_bf16
 from maskless.evaluation.results import Precision, Result, Uncertainty
 from maskless.evaluation.settings import Speed
 from maskless.evaluation.speed import Contender, Timing, race_them
 from maskless.evaluation.training_speed import TrainingSetting, contender_of, time_steps
+from maskless.layers.packed import fast_bf16
 from maskless.models import Denoiser
 from maskless.suites.drawing import options_of
 from maskless.suites.session import Session

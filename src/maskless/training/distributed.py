@@ -20,7 +20,7 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from maskless.evaluation.machine import fast_bf16
+from maskless.layers.packed import fast_bf16
 from maskless.noise import hashed
 
 DROPOUT = 0x44524F50  # the purpose word of the dropout seeds

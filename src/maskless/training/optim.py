@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskless.training.distributed import is_shard, like
+from maskless.training.muon import Muon
 
 if TYPE_CHECKING:
     from maskless.training.recipe import Training
@@ -63,10 +64,7 @@ def adamw(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) on the matrices of linear maps, AdamW on the rest: embeddings, head, norms, biases.
-
-    An update of Muon is a momentum made orthogonal, scaled to the size that AdamW's updates have (arXiv 2502.16982,
-    section 2.2), so that one rate serves both.
+    """Muon on the matrices of linear maps, AdamW on the rest: embeddings, head, norms, biases; one rate serves both.
 
     Raises:
         ValueError: for a model without linear maps besides its head, or one whose weights are sharded.
@@ -83,7 +81,7 @@ class MuonAdamW(torch.optim.Optimizer):
             raise ValueError("training.optimizer is muon and the model has no linear maps; use adamw")
         if any(is_shard(parameter) for parameter in matrices):
             raise ValueError("training.optimizer is muon, which needs whole matrices, and strategy fsdp shards them; use ddp or adamw")
-        self.muon = torch.optim.Muon(matrices, lr=training.lr, weight_decay=training.weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.muon = Muon(matrices, training.lr, weight_decay=training.weight_decay)
         self.adamw = adamw(rest, training)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self.muon.param_groups, self.adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
