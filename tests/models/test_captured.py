@@ -87,6 +87,7 @@ def test_what_fits():
     assert not {"autoregressive", "partition, self", "prime", "prime, groups"} & set(FITTING)
     with pytest.raises(ValueError, match="calls of a PartitionTransformer are not captured; use compile=off"):
         Captured(tiny("partition, self"), reruns)
+    assert not fits(tiny("causal, token").reencoding(2))                                    # which would lose its encoding afresh
 
 
 @pytest.mark.parametrize("name", ["causal, token", "partition", "masked"])

@@ -273,14 +273,14 @@ def test_impossible_sizes_are_refused():
         build(replace(CONFIGS["masked"], heads=5))
     image = CONFIGS["partition, axial"]
     for field, value in [("registers", 3), ("registers", -2), ("self_layers", (2,)), ("self_layers", (0, 0)), ("time_conditioned", True),
-                         ("grid", (3, 5)), ("grid", None), ("grid", (-3, -4)), ("heads", 16)]:
+                         ("grid", (3, 5)), ("grid", None), ("grid", (-3, -4)), ("heads", 16), ("decoder_layers", 0)]:
         with pytest.raises(ValueError, match=field):
             replace(image, **{field: value})
     for field, value in [("registers", -1), ("heads", 33), ("classes", -1), ("grid", (2, 2))]:
         with pytest.raises(ValueError, match=field):
             replace(CONFIGS["maskgit"], **{field: value})
     with pytest.raises(ValueError, match="self_layers"):
-        replace(CONFIGS["causal, image"], self_layers=(0,))
+        replace(CONFIGS["causal, image"], decoder_layers=2, self_layers=(0,))
 
 
 @pytest.mark.parametrize("name", ["masked", "partition", "causal, token", "causal, set", "maskgit, axial", "autoregressive"])

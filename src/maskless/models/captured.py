@@ -383,9 +383,10 @@ FIXED: dict[type, Callable[..., Any]] = {FullPredictor: _full, MaskGITPredictor:
                                          CachedPredictor: FixedCached}
 
 
-def fits(model: Denoiser) -> bool:
+def fits(model: Any) -> bool:
     """Whether a model's calls can be captured: those of masked and partition models of whole tokens, whose queries do not see each other."""
-    return type(model.predictor()) in FIXED and model.per_site == 1 and not getattr(model.config, "self_layers", ())
+    whole = isinstance(model, Denoiser) and model.per_site == 1 and not getattr(model.config, "self_layers", ())
+    return whole and type(model.predictor()) in FIXED
 
 
 class Opened:

@@ -102,6 +102,8 @@ class PartitionConfig:
         check_conditions(self)
         if any(not 0 <= layer < self.decoder_layers for layer in self.self_layers) or len({*self.self_layers}) < len(self.self_layers):
             raise ValueError(f"self_layers is {list(self.self_layers)}; give different decoder layers, in 0..{self.decoder_layers - 1}")
+        if self.decoder_layers == len(self.self_layers):
+            raise ValueError(f"decoder_layers is {self.decoder_layers}, none of which looks at the other group; give at least one that does")
 
 
 class GroupSwap(nn.Module):
