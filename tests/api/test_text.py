@@ -63,6 +63,25 @@ def test_what_is_known_comes_back_byte_for_byte(name, lengths):
         assert len(filled.tokens) == 1 + len((first + middle + last).encode()) + sum(sizes)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_several_prompts_go_in_one_batch(name):
+    model, prompts = opened(name), ["To be", "or no", "To be", "12345"] if name == "autoregressive" else ["To be", "Größe: ", "a", ""]
+    together = model.generate(prompt=prompts, length=24, steps=6, seed=[4, 1, 1, 9])
+    alone = [model.generate(prompt=prompt, length=24, steps=6, seed=seed)[0] for prompt, seed in zip(prompts, (4, 1, 1, 9))]
+    assert [text.tokens for text in together] == [text.tokens for text in alone]
+    assert [str(text) for text in together] == [str(text) for text in alone]
+
+
+@pytest.mark.parametrize("name", ["masked", "partition", "causal_partition", "prime"])
+def test_several_texts_are_filled_in_one_batch(name):
+    model, texts = opened(name), ["The ___{5} sat.", "___ and ___{2}", " a  ___"]
+    way = {"steps": 2, "order": "confidence" if name == "partition" else None}
+    together = model.infill(texts, lengths=3, seed=[3, 1, 4], **way)
+    alone = [model.infill(text, lengths=3, seed=seed, **way) for text, seed in zip(texts, (3, 1, 4))]
+    assert [(text.text, text.gaps, text.tokens) for text in together] == [(text.text, text.gaps, text.tokens) for text in alone]
+    assert len(model.infill(texts[:1], lengths=3)) == 1
+
+
 def test_an_order_causal_model_reencodes_and_speculates_where_asked():
     model = opened("causal_partition")
     ways = {"steps": 8}, {"steps": 8, "refresh": 1}, {"draft": 3}

@@ -50,6 +50,30 @@ class Completion:
         return self.text
 
 
+@dataclass(frozen=True)
+class Gapped:
+    """A text with gaps, and the rows that are filled for it: one, or one for each of several lengths.
+
+    Attributes:
+        texts: the pieces between the gaps, as they were written.
+        pieces: their ids.
+        lent: gap by gap, whether its first token brings the space before it.
+        layouts: tokens (L,) and known (L,) of every row.
+        spans: of every row, where its gaps lie.
+    """
+
+    texts: tuple[str, ...]
+    pieces: list[list[int]]
+    lent: tuple[bool, ...]
+    layouts: list[tuple[Tensor, Tensor]]
+    spans: list[list[tuple[int, int]]]
+
+    @property
+    def spaced(self) -> list[list[int]]:
+        """Of every row, the sites whose tokens bring a space."""
+        return [[start for (start, _), space in zip(spans, self.lent) if space] for spans in self.spans]
+
+
 class TextModel(LoadedModel):
     """A network, its tokenizer, and where it runs.
 
@@ -77,13 +101,13 @@ class TextModel(LoadedModel):
         super().__init__(model, device=device, dtype=dtype, compile=compile)
         self.tokenizer = tokenizer
 
-    def generate(self, n: int = 1, *, prompt: str = "", length: int | None = None, seed: Seeds = 0,
+    def generate(self, n: int = 1, *, prompt: str | list[str] = "", length: int | None = None, seed: Seeds = 0,
                  sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]:
         """Texts, in parallel and in any order. BOS and what the vocabulary forbids (padding) are never drawn.
 
         Args:
             n: how many.
-            prompt: the beginning of each; kept as it is.
+            prompt: the beginning of each, kept as it is; or a list with one for each of the n (which may be left out).
             length: sites of a row, BOS and prompt included; the model's length if None.
             seed: one number (row b of any call with this seed draws the same noise), or one per text.
             sampler: full control, a `Sampler` or all `SamplerOptions`; without it one is made from `options`, the fields of `SamplerOptions`
@@ -102,22 +126,24 @@ class TextModel(LoadedModel):
             'To be'
         """
         check_count("n", n, of="texts")
-        check_text("prompt", prompt)
+        prompts = _one_each("prompt", prompt, n)
         sites: int = self.model.config.length if length is None else length
-        lent = prompt.endswith(" ") and self._spaces is not None
-        row = [*self._opening, *self.tokenizer.encode(prompt[:-1] if lent else prompt)]
         self._check_length(sites)
-        if len(row) >= sites:
-            raise ValueError(f"the prompt takes {len(row)} of {sites} sites, none is left to generate; shorten it or raise length")
-        tokens = torch.full((n, sites), self.tokenizer.vocabulary.filler)
-        tokens[:, :len(row)] = torch.tensor(row, dtype=torch.int64)
-        known = (torch.arange(sites) < len(row)).expand(n, -1)
-        chosen = self._chosen(sampler, options, sites - len(row), self._opening)
-        canvas = self._canvas(tokens, known)
-        if lent:
-            self._begin_with_space(canvas, (torch.arange(sites) == len(row)).expand(n, -1))
-        nfe = self._fill(canvas, Noise(seeds_of(seed, n), self.device), chosen, watch, refresh)
-        return [Completion(self._continued(prompt, row, ids[len(row):]), (), tuple(ids), nfe) for ids in self._rows(canvas)]
+        lent = [prompt.endswith(" ") and self._spaces is not None for prompt in prompts]
+        rows = [[*self._opening, *self.tokenizer.encode(prompt[:-1] if space else prompt)] for prompt, space in zip(prompts, lent)]
+        if (longest := max(map(len, rows))) >= sites:
+            raise ValueError(f"the prompt takes {longest} of {sites} sites, none is left to generate; shorten it or raise length")
+        tokens = torch.full((len(rows), sites), self.tokenizer.vocabulary.filler)
+        for row, ids in enumerate(rows):
+            tokens[row, :len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        taken = torch.tensor([len(ids) for ids in rows])[:, None]
+        chosen = self._chosen(sampler, options, sites - int(taken.min()), self._opening)
+        canvas = self._canvas(tokens, torch.arange(sites) < taken)
+        if any(lent):
+            self._begin_with_space(canvas, (torch.arange(sites) == taken) & torch.tensor(lent)[:, None])
+        nfe = self._fill(canvas, Noise(seeds_of(seed, len(rows)), self.device), chosen, watch, refresh)
+        return [Completion(self._continued(prompt, row, ids[len(row):]), (), tuple(ids), nfe)
+                for prompt, row, ids in zip(prompts, rows, self._rows(canvas))]
 
     @overload
     def infill(self, text: str, *, n: Literal[1] = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
@@ -129,21 +155,25 @@ class TextModel(LoadedModel):
                seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
                **options: Any) -> Completion | list[Completion]: ...
 
-    def infill(self, text: str, *, n: int = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
+    @overload
+    def infill(self, text: list[str], *, lengths: int | Sequence[int] | None = None, seed: Seeds = 0, sampler: GivenSampler = None,
+               watch: Callback | None = None, refresh: int = 0, **options: Any) -> list[Completion]: ...
+
+    def infill(self, text: str | list[str], *, n: int = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,
                seed: Seeds = 0, sampler: GivenSampler = None, watch: Callback | None = None, refresh: int = 0,
                **options: Any) -> Completion | list[Completion]:
         """Fill the gaps of a text; what is known comes back unchanged, byte for byte. BOS, EOS and padding fill no gap, whatever the sampler.
 
         Args:
-            text: with `___` where tokens are missing, or `___{12}` for a gap of 12 tokens.
-            n: how many ways to fill them, in one batch.
+            text: with `___` where tokens are missing, or `___{12}` for a gap of 12 tokens; or a list of such texts, filled in one batch.
+            n: how many ways to fill the gaps of one text, in one batch.
             lengths: tokens of the gaps that do not say: one number, one per gap, or "search": lengths 1 to 16, all gaps alike, decoded in
                 one batch and compared by the bound per token of what was filled in.
-            seed: one number, or one for each of the n.
+            seed: one number, or one for each completion.
             sampler, watch, refresh, options: as for `generate`.
 
         Returns:
-            one `Completion`; a list of them if n is above 1.
+            one `Completion`; a list of them if n is above 1 or `text` is a list.
 
         Raises:
             ValueError: if there is no gap, a gap has no length, the text does not fit, or the model only goes left to right.
@@ -156,24 +186,23 @@ class TextModel(LoadedModel):
             True
         """
         check_count("n", n, of="texts")
-        template = Template.parse(text)
-        wanted = self._searched(template) if isinstance(lengths, str) and lengths == "search" else [template.lengths(lengths)]
-        lent = self._lent(template)
-        pieces = template.ids(self.tokenizer, lent)
-        layouts = [self._layout(pieces, each) for each in wanted]
-        chosen = self._chosen(sampler, options, max(map(sum, wanted)), self._specials)
-        canvas = self._infill_canvas(layouts * n)
-        spans = [_gap_spans(pieces, each, len(self._opening)) for each in wanted]
-        if any(lent):
+        if isinstance(text, list) and (n > 1 or lengths == "search"):
+            raise ValueError(f"a list of texts was given with n {n} and lengths {lengths}; several ways and lengths to search are of one text")
+        gapped = [self._gapped(each, lengths) for each in _one_each("text", text, n)]
+        layouts = [layout for one in gapped for layout in one.layouts]
+        chosen = self._chosen(sampler, options, max(int((~known).sum()) for _, known in layouts), self._specials)
+        canvas = self._infill_canvas(layouts)
+        if any(any(one.lent) for one in gapped):
             begins = torch.zeros_like(canvas.by_site().known, device="cpu")
-            for row, each in enumerate(spans * n):
-                begins[row, [start for (start, _), space in zip(each, lent) if space]] = True
+            for row, starts in enumerate(starts for one in gapped for starts in one.spaced):
+                begins[row, starts] = True
             self._begin_with_space(canvas, begins)
-        nfe = self._fill(canvas, Noise(seeds_of(seed, n, len(layouts)), self.device), chosen, watch, refresh)
-        best = [0] * n if len(layouts) == 1 else self._likeliest(canvas, layouts * n, n)
+        tries = len(gapped[0].layouts)
+        nfe = self._fill(canvas, Noise(seeds_of(seed, len(gapped), tries), self.device), chosen, watch, refresh)
+        best = self._likeliest(canvas, layouts, len(gapped)) if tries > 1 else [0] * len(gapped)
         rows = self._rows(canvas)
-        found = [self._filled(template.pieces, pieces, spans[each], rows[one * len(layouts) + each], nfe) for one, each in enumerate(best)]
-        return found[0] if n == 1 else found
+        found = [self._filled(one, one.spans[each], rows[row * tries + each], nfe) for row, (one, each) in enumerate(zip(gapped, best))]
+        return found[0] if isinstance(text, str) and n == 1 else found
 
     def logprob(self, of: str | Sequence[str], given: str = "___", *, samples: int = 128, seed: int = 0) -> LogProb:
         """log p(of | given), in nats, of the gaps of `given` filled with `of`.
@@ -325,11 +354,18 @@ class TextModel(LoadedModel):
         script.read(ids)
         return script.text
 
-    def _filled(self, texts: Sequence[str], pieces: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], row: Sequence[int],
-                nfe: int) -> Completion:
+    def _gapped(self, text: str, lengths: int | Sequence[int] | Literal["search"] | None) -> Gapped:
+        template = Template.parse(text)
+        lent = self._lent(template)
+        pieces = template.ids(self.tokenizer, lent)
+        wanted = self._searched(template, pieces) if isinstance(lengths, str) and lengths == "search" else [template.lengths(lengths)]
+        spans = [_gap_spans(pieces, each, len(self._opening)) for each in wanted]
+        return Gapped(template.pieces, pieces, lent, [self._layout(pieces, each) for each in wanted], spans)
+
+    def _filled(self, gapped: Gapped, spans: Sequence[tuple[int, int]], row: Sequence[int], nfe: int) -> Completion:
         """A template's texts, with their ids, and the gaps of a row between them."""
         script, gaps = Script(self.tokenizer, self._opening), []
-        for text, ids, span in zip_longest(texts, pieces, spans):
+        for text, ids, span in zip_longest(gapped.texts, gapped.pieces, spans):
             script.write(text, ids)
             gaps += [] if span is None else [script.read(row[slice(*span)])]
         return Completion(script.text, tuple(gaps), tuple(row), nfe)
@@ -357,8 +393,8 @@ class TextModel(LoadedModel):
         present = torch.arange(longest) < torch.tensor([len(ids) for ids, _ in layouts])[:, None]
         return self._canvas(tokens, known, present)
 
-    def _searched(self, template: Template) -> list[list[int]]:
-        taken = len(self._opening) + sum(map(len, template.ids(self.tokenizer, self._lent(template))))
+    def _searched(self, template: Template, pieces: Sequence[Sequence[int]]) -> list[list[int]]:
+        taken = len(self._opening) + sum(map(len, pieces))
         room = [length for length in SEARCHED if taken + sum(template.lengths(length)) <= self.model.config.length]
         if not room:
             least = taken + sum(template.lengths(1))
@@ -381,3 +417,19 @@ def _gap_spans(pieces: Sequence[Sequence[int]], lengths: Sequence[int], start: i
         spans.append((at, at + gap))
         at += gap
     return spans
+
+
+def _one_each(name: str, given: str | list[str], n: int) -> list[str]:
+    """A text for each of n rows: the same, or a list of them.
+
+    Raises:
+        ValueError: if one is no text, there is none, or there are not as many as rows.
+    """
+    texts = [given] * n if isinstance(given, str) else given
+    if not isinstance(texts, list):
+        raise ValueError(f"{name} is {texts!r}; give a text, or a list of texts")
+    if len(texts) != n and (n > 1 or not texts):
+        raise ValueError(f"{len(texts)} texts were given as {name} for {n} rows; give one for each, or one for all")
+    for text in texts:
+        check_text(name, text)
+    return texts
