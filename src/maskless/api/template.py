@@ -57,6 +57,15 @@ class Template:
             raise ValueError(f"the lengths of the gaps are {lengths}; each needs at least 1 token: write ___{{8}} or pass lengths=8")
         return [length for length in lengths if length is not None]
 
+    def stating(self, lengths: Sequence[int]) -> str:
+        """The text in which every gap states its length.
+
+        Example:
+            >>> Template.parse("a ___ b ___{2}").stating([3, 2])
+            'a ___{3} b ___{2}'
+        """
+        return "".join(f"{piece}___{{{length}}}" for piece, length in zip(self.pieces, lengths)) + self.pieces[-1]
+
     @property
     def spaced(self) -> tuple[bool, ...]:
         """Whether a space stands before each gap."""

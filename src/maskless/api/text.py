@@ -358,7 +358,10 @@ class TextModel(LoadedModel):
         template = Template.parse(text)
         lent = self._lent(template)
         pieces = template.ids(self.tokenizer, lent)
-        wanted = self._searched(template, pieces) if isinstance(lengths, str) and lengths == "search" else [template.lengths(lengths)]
+        if isinstance(lengths, str) and lengths == "search":
+            wanted = [template.lengths(None)] if all(template.sizes) else self._searched(template, pieces)
+        else:
+            wanted = [template.lengths(lengths)]
         spans = [_gap_spans(pieces, each, len(self._opening)) for each in wanted]
         return Gapped(template.pieces, pieces, lent, [self._layout(pieces, each) for each in wanted], spans)
 

@@ -22,6 +22,7 @@ from maskless.cli.inspect import inspect
 from maskless.cli.report import report
 from maskless.cli.sample import sample
 from maskless.cli.score import score
+from maskless.cli.serve import serve
 from maskless.cli.train import train
 from maskless.cli.verify import verify
 
@@ -29,9 +30,9 @@ from maskless.cli.verify import verify
 UsageError: Any = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 app = typer.Typer(name="maskless", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
-                  help="Partition generative models and the models they are compared with: train, distil, sample, infill, measure.")
-for verb in (demo, train, distill, encode_images, sample, infill, score, evaluate, image_statistics, report, convert, inspect, verify,
-             doctor):
+                  help="Partition generative models and the models they are compared with: train, distil, sample, infill, serve, measure.")
+for verb in (demo, train, distill, encode_images, sample, infill, score, serve, evaluate, image_statistics, report, convert, inspect,
+             verify, doctor):
     app.command()(verb)
 app.add_typer(bench, name="bench")
 

@@ -151,13 +151,9 @@ class Painter:
     def picture(self, canvas: Canvas, record: Record) -> Any:
         from rich.text import Text
 
-        tokens, known, present = (x[0].tolist() for x in canvas.by_site())
-        fresh = set((record.sites.index[0][record.kept[0]] // canvas.per_site).tolist())
+        from maskless.api.watching import shown
+
         picture = Text(f"step {record.step.index + 1}/{record.step.total}\n", style="dim")
-        pieces = iter(self.tokenizer.pieces([token for token, there in zip(tokens, known) if there]))
-        for site, there in enumerate(known):
-            if not there:
-                picture.append("·" if present[site] else "", style="dim")
-            else:
-                picture.append(next(pieces).decode("utf-8", errors="replace"), style="bold green" if site in fresh else "")
+        for site in shown(self.tokenizer, canvas, record):
+            picture.append("·" if site.text is None else site.text, style="dim" if site.text is None else "bold green" if site.fresh else "")
         return picture

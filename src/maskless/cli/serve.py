@@ -1,0 +1,39 @@
+"""`maskless serve`: a model behind HTTP."""
+from __future__ import annotations
+
+import socket
+from typing import Annotated
+
+import typer
+
+from maskless.cli import imaging
+from maskless.cli import sampling as s
+
+
+def serve(
+    model: s.ModelArgument, *,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for everybody who reaches this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    batch: Annotated[int, typer.Option(min=1, help="Requests that go through the model together, and texts of one request, at most.")] = 32,
+    wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others when nobody is served.")] = 5,
+    device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema",
+) -> None:
+    """Serve a model of texts: a page to try it, and its calls as JSON (/docs describes them)."""
+    try:
+        import uvicorn
+
+        from maskless.serving.app import Service, application
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed, and serving needs it; pip install 'maskless[serve]'") from None
+
+    opened = s.open_model(model, weights, device, compile)
+    if imaging.makes_images(opened):
+        raise ValueError(f"{model} makes images, and texts are served; give a model of text")
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port} cannot be used ({error.strerror or error}); give another, or --port 0 for any") from None
+    service = Service(opened, model, most=batch, wait=wait / 1000)
+    name, number = listening.getsockname()[:2]
+    typer.echo(f"{model} is served at http://{name}:{number} (Ctrl-C ends it)")
+    uvicorn.Server(uvicorn.Config(application(service), log_level="warning")).run(sockets=[listening])

@@ -1,0 +1,107 @@
+"""One worker that answers many askers: what is asked alike while it is busy goes through the model together."""
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+Run = Callable[[Any, list[Any]], Sequence[Any]]
+"""(a kind, what was asked of that kind) -> an answer for each."""
+
+
+class Busy(Exception):
+    """So many wait already that one more would wait too long."""
+
+
+@dataclass
+class Asked:
+    what: Any
+    answer: Future[Any] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Answers in one thread, those first who have waited longest, and with them all who ask for the same kind.
+
+    An error of several together is no answer to any of them: each is then run by itself, and learns of its own.
+
+    Args:
+        run: makes the answers; called in the worker's thread, never twice at a time.
+        most: how many go together.
+        wait: seconds that one who came while nobody was served waits for company.
+        room: how many may wait.
+
+    Example:
+        >>> batcher = Batcher(lambda kind, asked: [kind * what for what in asked])
+        >>> batcher.ask(2, 21).result(), batcher.close()
+        (42, None)
+    """
+
+    def __init__(self, run: Run, *, most: int = 32, wait: float = 0.005, room: int = 1024):
+        self.run, self.most, self.wait, self.room = run, most, wait, room
+        self.waiting: dict[Hashable, deque[Asked]] = {}             # by kind; the kind that has waited longest comes first
+        self.changed, self.closed = threading.Condition(), False
+        self.worker = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self.worker.start()
+
+    def ask(self, kind: Hashable, what: Any) -> Future[Any]:
+        """The answer to come.
+
+        Raises:
+            Busy: if `room` others wait, or the batcher was closed.
+        """
+        asked = Asked(what)
+        with self.changed:
+            if self.closed or sum(map(len, self.waiting.values())) >= self.room:
+                raise Busy("the server is stopping" if self.closed else f"{self.room} requests wait already; try again in a moment")
+            self.waiting.setdefault(kind, deque()).append(asked)
+            self.changed.notify()
+        return asked.answer
+
+    def close(self) -> None:
+        """Answer those who wait, and take no more."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify()
+        self.worker.join()
+
+    def _work(self) -> None:
+        while (taken := self._next()) is not None:
+            kind, asked = taken
+            self._answer(kind, [one for one in asked if one.answer.set_running_or_notify_cancel()])
+
+    def _next(self) -> tuple[Hashable, list[Asked]] | None:
+        """The kind that has waited longest, and who goes together; None when there is nobody left and never will be."""
+        with self.changed:
+            while not self.waiting:
+                if self.closed:
+                    return None
+                self.changed.wait()
+            kind, queue = next(iter(self.waiting.items()))
+            until = queue[0].since + self.wait
+            while len(queue) < self.most and not self.closed and (left := until - time.monotonic()) > 0:
+                self.changed.wait(left)
+            together = [queue.popleft() for _ in range(min(self.most, len(queue)))]
+            del self.waiting[kind]
+            if queue:
+                self.waiting[kind] = queue                          # behind the others
+            return kind, together
+
+    def _answer(self, kind: Hashable, asked: list[Asked]) -> None:
+        if not asked:
+            return
+        try:
+            answers = self.run(kind, [one.what for one in asked])
+        except Exception as error:                                  # whatever it is belongs to who asked
+            if len(asked) == 1:
+                asked[0].answer.set_exception(error)
+                return
+            for one in asked:
+                self._answer(kind, [one])
+            return
+        for one, answer in zip(asked, answers, strict=True):
+            one.answer.set_result(answer)

@@ -1,0 +1,170 @@
+"""What HTTP gives is what Python gives, one by one and in batches."""
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from tests.training.runs import environment
+
+import maskless
+from maskless.serving.app import Service, application
+
+SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
+CONFIGS = {
+    "partition": maskless.PartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
+    "causal_partition": maskless.CausalPartitionConfig(**SIZES, encoder_layers=1, decoder_layers=1, cond_dim=8),
+    "autoregressive": maskless.AutoregressiveConfig(**SIZES, layers=2),
+}
+
+
+class Counted(maskless.TextModel):
+    """Notes how many texts every call had."""
+
+    def __init__(self, *args, **named):
+        super().__init__(*args, **named)
+        self.calls: list[int] = []
+
+    def generate(self, n=1, *, prompt="", **named):
+        self.calls.append(len(prompt) if isinstance(prompt, list) else n)
+        return super().generate(n, prompt=prompt, **named)
+
+    def infill(self, text, **named):
+        self.calls.append(len(text) if isinstance(text, list) else named.get("n", 1))
+        return super().infill(text, **named)
+
+
+def opened(name: str) -> Counted:
+    torch.manual_seed(0)
+    network = maskless.build(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.2)
+    return Counted(network, maskless.load_tokenizer("bytes"), device="cpu")
+
+
+@pytest.fixture(params=CONFIGS)
+def client(request):
+    with TestClient(application(Service(opened(request.param), request.param, most=4, wait=0.05))) as found:
+        yield found
+
+
+@pytest.fixture
+def partition():
+    model = opened("partition")
+    with TestClient(application(Service(model, "toy", most=4, wait=0.5))) as found:
+        yield found, model
+
+
+def test_texts_are_those_of_python(client):
+    name = client.get("/v1/model").json()["name"]
+    model, steps = opened(name), {} if name == "autoregressive" else {"steps": 5}
+    asked = {"prompt": "To be", "length": 20, "seed": 3, "temperature": 0.7, **steps}
+    expected = model.generate(prompt="To be", length=20, seed=3, temperature=0.7, **steps)[0]
+    assert client.post("/v1/generate", json=asked).json() == {"texts": [{"text": expected.text, "gaps": [], "nfe": expected.nfe}]}
+    several = client.post("/v1/generate", json={**asked, "n": 3}).json()["texts"]
+    again = model.generate(3, prompt="To be", length=20, seed=3, temperature=0.7, **steps)
+    assert [each["text"] for each in several] == [each.text for each in again]
+
+
+@pytest.mark.parametrize("lengths", [{}, {"lengths": 3}, {"lengths": [3, 5]}])
+@pytest.mark.parametrize("name", ["partition", "causal_partition"])
+def test_gaps_and_scores_are_those_of_python(name, lengths):
+    model, text = opened(name), "The ___ sat on ___."
+    with TestClient(application(Service(opened(name), name, wait=0.0))) as client:
+        found = client.post("/v1/infill", json={"text": text, "steps": 3, "seed": 2, "order": "spaced", **lengths}).json()["texts"][0]
+        expected = model.infill(text, steps=3, seed=2, order="spaced", **(lengths or {"lengths": "search"}))
+        assert (found["text"], found["gaps"]) == (expected.text, list(expected.gaps))
+        score = client.post("/v1/score", json={"of": ["cat", "it"], "given": text, "samples": 8}).json()
+        assert score["nats"] == model.logprob(["cat", "it"], text, samples=8).nats and score["kind"] == "bound"
+
+
+def test_those_who_ask_at_once_share_a_call_and_get_their_own_texts(partition):
+    client, model = partition
+    texts = ["a ___{4} b", "___{6} und Größe", "x ___{5}", "then ___{4}."]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: client.post("/v1/infill", json={"text": pair[1], "steps": 3, "seed": pair[0]}).json(), enumerate(texts)))
+    assert model.calls == [4]
+    assert [each["texts"][0]["text"] for each in found] == [model.infill(text, steps=3, seed=seed).text for seed, text in enumerate(texts)]
+
+
+def test_others_do_not_share(partition):
+    client, model = partition
+    asked = [{"steps": 3}, {"steps": 4}, {"steps": 3, "temperature": 0.5}, {"steps": 3, "block": 4}]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda more: client.post("/v1/infill", json={"text": "a ___{8} b", **more}).json()["texts"][0]["text"], asked))
+    assert model.calls == [1, 1, 1, 1]
+    assert found == [model.infill("a ___{8} b", **more).text for more in asked]
+
+
+def test_a_text_is_watched_as_it_is_written(partition):
+    client, model = partition
+    reply = client.post("/v1/infill", json={"text": "ab___{4}c", "steps": 4, "stream": True})
+    *steps, last = [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n\n") if line]
+    assert reply.headers["content-type"].startswith("text/event-stream") and [step["step"] for step in steps] == [1, 2, 3, 4]
+    for number, step in enumerate(steps, 1):
+        assert sum(text is None for text, _ in step["sites"]) == 4 - number and sum(fresh for _, fresh in step["sites"]) == 1
+    expected = model.infill("ab___{4}c", steps=4)
+    assert last == {"texts": [{"text": expected.text, "gaps": list(expected.gaps), "nfe": 4}]}
+    assert "".join(text for text, _ in steps[-1]["sites"] if text) == "".join(
+        piece.decode(errors="replace") for piece in model.tokenizer.pieces(expected.tokens))
+
+
+@pytest.mark.parametrize(("verb", "asked", "sentence"), [
+    ("generate", {"promt": "x"}, "promt is no option of a sampler"),
+    ("generate", {"steps": 0}, "steps 0 is below 1"),
+    ("generate", {"n": 5}, "n is 5 and a request has at most 4"),
+    ("generate", {"n": 0}, "n is not as it should be"),
+    ("generate", {"n": "2"}, "n is not as it should be: Input should be a valid integer"),
+    ("generate", {"prompt": "x" * 60}, "the prompt takes 61 of 48 sites"),
+    ("generate", {"length": 900}, "length 900 is not in 1..48"),
+    ("generate", {"refresh": 2}, "this model keeps no cache"),
+    ("generate", {"n": 2, "stream": True}, "stream true, which shows one text"),
+    ("infill", {"text": "nothing is missing"}, "has no gap"),
+    ("infill", {"text": "a ___ b", "lengths": [1, 2]}, "2 lengths were given for 1 gaps"),
+    ("infill", {}, "text is not as it should be: Field required"),
+    ("score", {"of": "", "given": "a ___"}, "span 0 is empty"),
+    ("score", {"of": "a", "size": 3}, "size is not as it should be"),
+    ("score", [1], "the request is no JSON object"),
+])
+def test_a_mistake_is_one_sentence(partition, verb, asked, sentence):
+    reply = partition[0].post(f"/v1/{verb}", json=asked)
+    assert reply.status_code == 400 and list(reply.json()) == ["error"] and sentence in reply.json()["error"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(partition):
+    page = partition[0].get("/")
+    assert page.status_code == 200 and "<title>maskless</title>" in page.text and "://" not in page.text
+
+
+def test_the_command_serves_and_ends(tmp_path):
+    served = subprocess.Popen([sys.executable, "-m", "maskless.cli.main", "serve", "tiny", "--port", "0", "--device", "cpu"], env=environment(),
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = served.stdout.readline()
+        assert line.startswith("tiny is served at http://127.0.0.1:")
+        address = line.split()[4]
+        found = httpx.post(f"{address}/v1/infill", json={"text": "The ___{3}.", "steps": 1}, timeout=60)
+        assert found.json()["texts"][0]["text"].startswith("The ")
+        for mistake, sentence in (({"steps": "8"}, "steps is '8'; give a whole"), ({"order": "up", "stream": True}, "order 'up' is not known")):
+            refused = httpx.post(f"{address}/v1/generate", json=mistake, timeout=60)
+            assert refused.status_code == 400 and sentence in refused.json()["error"]
+    finally:
+        served.send_signal(signal.SIGINT)
+        _, err = served.communicate(timeout=60)
+    assert served.returncode == 130 and "Traceback" not in err
+
+
+def test_a_port_in_use_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run([sys.executable, "-m", "maskless.cli.main", "serve", "tiny", "--port", port], env=environment(), capture_output=True,
+                               text=True, check=False)
+    assert ended.returncode == 2 and f"--port {port} cannot be used" in ended.stderr and ended.stderr.count("\n") == 1
