@@ -25,9 +25,14 @@ class Gate:
         return [kind * what for what in asked]
 
 
+def started(batcher: Batcher) -> Batcher:
+    threading.Thread(target=batcher.work, daemon=True).start()
+    return batcher
+
+
 def held(gate: Gate, **settings) -> Batcher:
     """A batcher whose worker is busy with a first request."""
-    batcher = Batcher(gate, wait=0.0, **settings)
+    batcher = started(Batcher(gate, wait=0.0, **settings))
     batcher.ask("first", 1)
     assert gate.entered.wait(10)
     return batcher
@@ -45,7 +50,7 @@ def test_those_who_ask_alike_go_together_and_the_longest_waiting_first():
 
 def test_one_waits_for_company_and_not_longer_than_said():
     calls = []
-    batcher = Batcher(lambda kind, asked: calls.append(list(asked)) or asked, most=2, wait=0.3)
+    batcher = started(Batcher(lambda kind, asked: calls.append(list(asked)) or asked, most=2, wait=0.3))
     begun = time.monotonic()
     first, second = batcher.ask("a", 1), batcher.ask("a", 2)
     assert [first.result(10), second.result(10)] == [1, 2] and time.monotonic() - begun < 0.25      # full: nobody waits
@@ -77,3 +82,15 @@ def test_a_full_room_and_a_closed_one_take_no_more():
     assert waiting[0].result(10) == "a" and "b" not in dict(gate.calls)
     with pytest.raises(Busy, match="the server is stopping"):
         batcher.ask("a", 1)
+
+
+def test_an_interrupt_ends_the_work_and_leaves_nobody_waiting():
+    def interrupted(kind, asked):
+        raise KeyboardInterrupt
+
+    batcher = Batcher(interrupted)
+    answers = [batcher.ask("a", 1), batcher.ask("a", 2)]
+    batcher.close()
+    with pytest.raises(KeyboardInterrupt):
+        batcher.work()
+    assert all(isinstance(answer.exception(0), KeyboardInterrupt) for answer in answers)

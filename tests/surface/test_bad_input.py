@@ -95,7 +95,7 @@ MISTAKES = {
     "absent device": ("sample {model} --device {absent}", "{absent}, which this machine does not have"),
     "AR with a plan": ("sample {ar} --plan cosine", "leave the plan out"),
     "a file where a folder is": ("sample {model}/config.json", "config.json is no file of torch.save"),
-    "fixed gaps that do not fit": ("infill {model} --text a___{{999}}b", "takes at least 1002 of 96 sites"),
+    "fixed gaps that do not fit": ("infill {model} --text a___{{999}}b", "takes 1002 sites, the model has 96"),
     "two prompts": ("sample {model} --prompt a --prompt-file {tmp}/empty.txt", "give one"),
     "prompt too long": ("sample {model} --length 8 --prompt abcdefghijk", "none is left"),
     "no steps": ("sample {model} --steps 0", "steps 0"),

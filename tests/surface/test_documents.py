@@ -19,8 +19,8 @@ DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((
 CARDS = sorted((REPOSITORY / "src" / "maskless" / "pretrained").glob("*/README.md"))   # their blocks: tests/checkpoints/test_pretrained.py
 BLOCK = re.compile(r"(<!-- not run[^>]*-->\n+)?```python\n(.*?)```", re.DOTALL)
 QUICKER = {'"training.steps=100"': '"training.steps=2", "model.width=16", "model.heads=2", "validation.rows=16", "training.device=cpu"'}
-VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "score", "evaluate", "report", "convert", "inspect", "verify", "bench",
-         "doctor", "image-statistics")
+VERBS = ("demo", "train", "distill", "encode-images", "sample", "infill", "score", "serve", "evaluate",
+         "report", "convert", "inspect", "verify", "bench", "doctor", "image-statistics")
 MODULES = ["maskless", *(module.name for module in pkgutil.walk_packages(maskless.__path__, "maskless."))]
 
 

@@ -12,7 +12,7 @@ from tests.training.runs import REPOSITORY, environment
 SOURCE = REPOSITORY / "src" / "maskless"
 CORE = ("decoding", "layers", "models", "objectives", "schedules.py", "vocabulary.py", "noise.py")
 LIGHT = {"maskless", "torch", "jaxtyping"}
-OPTIONAL = ("datasets", "pyarrow", "transformers", "wandb", "tensorboard", "fastapi", "uvicorn", "scipy", "lm_eval", "flash_attn", "PIL", "sklearn")
+OPTIONAL = ("datasets", "pyarrow", "transformers", "wandb", "tensorboard", "starlette", "uvicorn", "scipy", "lm_eval", "flash_attn", "PIL", "sklearn")
 
 EVERY_MODULE = f"""
 import importlib, pkgutil, sys

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import socket
-from typing import Annotated
+import threading
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -18,13 +20,13 @@ def serve(
     wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others when nobody is served.")] = 5,
     device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema",
 ) -> None:
-    """Serve a model of texts: a page to try it, and its calls as JSON (/docs describes them)."""
+    """Serve a model of texts: a page to try it, and its calls as JSON (docs/serving.md)."""
     try:
+        import starlette  # noqa: F401
         import uvicorn
-
-        from maskless.serving.app import Service, application
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed, and serving needs it; pip install 'maskless[serve]'") from None
+    from maskless.serving.app import Service, application
 
     opened = s.open_model(model, weights, device, compile)
     if imaging.makes_images(opened):
@@ -36,4 +38,18 @@ def serve(
     service = Service(opened, model, most=batch, wait=wait / 1000)
     name, number = listening.getsockname()[:2]
     typer.echo(f"{model} is served at http://{name}:{number} (Ctrl-C ends it)")
-    uvicorn.Server(uvicorn.Config(application(service), log_level="warning")).run(sockets=[listening])
+    server = uvicorn.Server(uvicorn.Config(application(service), log_level="warning", timeout_graceful_shutdown=1))
+    listener = threading.Thread(target=_listen, args=(server, listening, service.batcher.close), name="listener")
+    listener.start()
+    try:
+        service.batcher.work()
+    finally:
+        server.should_exit = True
+        listener.join()
+
+
+def _listen(server: Any, listening: socket.socket, ended: Callable[[], None]) -> None:
+    try:
+        server.run(sockets=[listening])
+    finally:
+        ended()

@@ -8,130 +8,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
-
-from maskless import __version__
-from maskless.api.template import Template
 from maskless.api.text import Completion, TextModel
 from maskless.api.watching import shown
+from maskless.config import build
 from maskless.decoding import Canvas, SamplerOptions
 from maskless.decoding.decode import Callback, Record
-from maskless.decoding.options import check_names
 from maskless.evaluation.conditional import LogProb
 from maskless.models import kind_of
 from maskless.serving.batcher import Batcher, Busy
+from maskless.serving.requests import Generate, Infill, Sampled, Score, sampled
 
-STEPS = 64                                                          # calls of the model where a request names none and has so many open sites
-SHARED = {"steps", "order", "plan", "temperature", "temperature_last", "top_k", "top_k_last", "top_p", "confidence_noise", "candidates",
-          "guidance", "guidance_schedule"}
-"""Options under which a row of a batch is what it is alone; requests with others get calls of their own."""
-
-
-class Sampled(BaseModel):
-    """What all requests for texts have, and by name the fields of `SamplerOptions`: steps, order, temperature, top_p, guidance, ...
-
-    Attributes:
-        n: texts, or ways to fill the gaps.
-        seed: the same seed gives the same texts.
-        refresh: as in `TextModel.generate`.
-        stream: send the text after every step, as server-sent events.
-    """
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    n: Annotated[int, Field(ge=1)] = 1
-    seed: int = 0
-    refresh: Annotated[int, Field(ge=0)] = 0
-    stream: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return self.model_extra or {}
-
-    def steps(self, model: TextModel) -> int | None:
-        """Calls of the model, where this request may go with others that take as many; else None."""
-        steps, sites = self.options.get("steps", STEPS), self.open_sites(model)
-        if self.stream or self.n > 1 or sites < 1 or not isinstance(steps, int) or steps < 1 or not SHARED.issuperset(self.options):
-            return None
-        return sites if model.model.left_to_right else min(steps, sites)
-
-    def open_sites(self, model: TextModel) -> int:
-        """Sites to fill; 0 where that is not known yet."""
-        raise NotImplementedError
-
-    def alone(self, model: TextModel, **watched: Any) -> list[Completion]:
-        """A call for this request."""
-        raise NotImplementedError
-
-    def together(self, model: TextModel, all: Sequence[Any], **options: Any) -> list[Completion]:
-        """A call for several, which differ in texts and seeds."""
-        raise NotImplementedError
-
-
-class Generate(Sampled):
-    """Texts that begin with `prompt`, of `length` sites (BOS and prompt included; the model's length if left out)."""
-
-    prompt: str = ""
-    length: int | None = None
-
-    def open_sites(self, model: TextModel) -> int:
-        taken = len(model.tokenizer.encode(self.prompt)) + (model.tokenizer.vocabulary.bos is not None)
-        return (model.model.config.length if self.length is None else self.length) - taken
-
-    def alone(self, model: TextModel, **watched: Any) -> list[Completion]:
-        return model.generate(self.n, prompt=self.prompt, length=self.length, seed=self.seed, refresh=self.refresh, **self.options, **watched)
-
-    def together(self, model: TextModel, all: Sequence[Generate], **options: Any) -> list[Completion]:
-        prompts, seeds = [each.prompt for each in all], [each.seed for each in all]
-        return model.generate(prompt=prompts, length=self.length, seed=seeds, refresh=self.refresh, **options)
-
-
-class Infill(Sampled):
-    """A text with gaps (`___`, `___{12}`); `lengths` of those that state none: a number, one per gap, or "search"."""
-
-    text: str
-    lengths: int | list[int] | Literal["search"] = "search"
-
-    @property
-    def stating(self) -> str | None:
-        """The text with all lengths in it; None where they are searched for."""
-        template = Template.parse(self.text)
-        if self.lengths == "search":
-            return self.text if all(template.sizes) else None
-        return template.stating(template.lengths(self.lengths))
-
-    def open_sites(self, model: TextModel) -> int:
-        text = self.stating
-        return 0 if text is None else sum(Template.parse(text).lengths(None))
-
-    def alone(self, model: TextModel, **watched: Any) -> list[Completion]:
-        found = model.infill(self.text, n=self.n, lengths=self.lengths, seed=self.seed, refresh=self.refresh, **self.options, **watched)
-        return found if isinstance(found, list) else [found]
-
-    def together(self, model: TextModel, all: Sequence[Infill], **options: Any) -> list[Completion]:
-        texts, seeds = [each.stating or each.text for each in all], [each.seed for each in all]
-        return model.infill(texts, seed=seeds, refresh=self.refresh, **options)
-
-
-class Score(BaseModel):
-    """log p(of | given), as `TextModel.logprob`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    of: str | list[str]
-    given: str = "___"
-    samples: int = 128
-    seed: int = 0
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 
 @dataclass(frozen=True)
@@ -156,7 +52,7 @@ class Job:
 
 
 class Service:
-    """A model and the batcher before it.
+    """A model and the batcher before it, whose `work` somebody must call.
 
     Args:
         model: a model of texts.
@@ -218,7 +114,6 @@ class Service:
             left = True
 
     def _ask(self, asked: Sampled, watch: Callback | None = None) -> Future[list[Completion]]:
-        check_names(asked.options)
         if asked.n > self.most:
             raise ValueError(f"n is {asked.n} and a request has at most {self.most}; ask for fewer, or start the server with another --batch")
         if watch is not None and asked.n > 1:
@@ -244,65 +139,51 @@ def listed(texts: Sequence[Completion]) -> dict[str, Any]:
     return {"texts": [{"text": text.text, "gaps": text.gaps, "nfe": text.nfe} for text in texts]}
 
 
-def application(service: Service) -> FastAPI:
-    """The routes: `/` a page, `/v1/model`, `/v1/generate`, `/v1/infill`, `/v1/score`; `/docs` describes them."""
+def application(service: Service) -> Starlette:
+    """The routes: `/` a page, `/v1/model`, `/v1/generate`, `/v1/infill`, `/v1/score` (docs/serving.md)."""
+    from starlette.applications import Starlette
+    from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
+    from starlette.routing import Route
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.batcher.close()
+    def page(_: Request) -> Response:
+        return HTMLResponse(files("maskless.serving").joinpath("page", "index.html").read_text(encoding="utf-8"))
 
-    app = FastAPI(title="maskless", version=__version__, lifespan=lifespan)
+    def model(_: Request) -> Response:
+        return JSONResponse(service.description())
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return files("maskless.serving").joinpath("page", "index.html").read_text(encoding="utf-8")
+    async def score(request: Request) -> Response:
+        found = await service.score(build(Score, await tree(request)))
+        return JSONResponse({**asdict(found), "nats_per_token": found.nats_per_token})
 
-    @app.get("/v1/model")
-    def model() -> dict[str, Any]:
-        """What is served, and the options of its samplers with their defaults."""
-        return service.description()
+    def texts(kind: type[Sampled]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            asked = sampled(kind, await tree(request))
+            if not asked.stream:
+                return JSONResponse(listed(await service.texts(asked)))
+            steps = service.steps(asked)
+            return StreamingResponse(events(await anext(steps), steps), media_type="text/event-stream")
+        return answer
 
-    @app.post("/v1/generate")
-    async def generate(asked: Generate) -> Any:
-        """Texts that begin with a prompt."""
-        return await texts(asked)
-
-    @app.post("/v1/infill")
-    async def infill(asked: Infill) -> Any:
-        """A text with its gaps filled."""
-        return await texts(asked)
-
-    @app.post("/v1/score")
-    async def score(asked: Score) -> dict[str, Any]:
-        """The log-probability of a text, alone or in the gaps of another."""
-        found = await service.score(asked)
-        return {**asdict(found), "nats_per_token": found.nats_per_token}
-
-    async def texts(asked: Sampled) -> Any:
-        if not asked.stream:
-            return listed(await service.texts(asked))
-        steps = service.steps(asked)
-        first = await anext(steps)
-        return StreamingResponse(events(first, steps), media_type="text/event-stream")
-
-    @app.exception_handler(ValueError)
-    def mistaken(_: Request, error: ValueError) -> JSONResponse:
+    def mistaken(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status_code=400)
 
-    @app.exception_handler(RequestValidationError)
-    def misread(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        unread = first["type"] in ("json_invalid", "model_attributes_type")
-        sentence = "the request is no JSON object; send one, with its Content-Type" if unread else f"{where} is not as it should be: {first['msg']}"
-        return JSONResponse({"error": sentence}, status_code=400)
-
-    @app.exception_handler(Busy)
-    def busy(_: Request, error: Busy) -> JSONResponse:
+    def busy(_: Request, error: Exception) -> Response:
         return JSONResponse({"error": str(error)}, status_code=503, headers={"Retry-After": "1"})
 
-    return app
+    routes = [Route("/", page), Route("/v1/model", model), Route("/v1/score", score, methods=["POST"]),
+              Route("/v1/generate", texts(Generate), methods=["POST"]), Route("/v1/infill", texts(Infill), methods=["POST"])]
+    return Starlette(routes=routes, exception_handlers={ValueError: mistaken, Busy: busy})
+
+
+async def tree(request: Request) -> dict[str, Any]:
+    """The JSON object that a request carries."""
+    try:
+        found = json.loads(await request.body())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError('the request is no JSON object; send one, such as {"text": "The ___ sat."}')
+    return found
 
 
 async def events(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

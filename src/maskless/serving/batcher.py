@@ -27,26 +27,28 @@ class Asked:
 class Batcher:
     """Answers in one thread, those first who have waited longest, and with them all who ask for the same kind.
 
+    The thread is the one that calls `work`. Let it be the one that loaded the model: where two threads have multiplied on as many cores,
+    OpenMP no longer keeps its helpers ready, and a small call takes twice as long (docs/serving.md).
+
     An error of several together is no answer to any of them: each is then run by itself, and learns of its own.
 
     Args:
-        run: makes the answers; called in the worker's thread, never twice at a time.
+        run: makes the answers, never twice at a time.
         most: how many go together.
         wait: seconds that one who came while nobody was served waits for company.
         room: how many may wait.
 
     Example:
         >>> batcher = Batcher(lambda kind, asked: [kind * what for what in asked])
-        >>> batcher.ask(2, 21).result(), batcher.close()
-        (42, None)
+        >>> answer = batcher.ask(2, 21)
+        >>> batcher.close(), batcher.work(), answer.result()
+        (None, None, 42)
     """
 
     def __init__(self, run: Run, *, most: int = 32, wait: float = 0.005, room: int = 1024):
         self.run, self.most, self.wait, self.room = run, most, wait, room
         self.waiting: dict[Hashable, deque[Asked]] = {}             # by kind; the kind that has waited longest comes first
         self.changed, self.closed = threading.Condition(), False
-        self.worker = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self.worker.start()
 
     def ask(self, kind: Hashable, what: Any) -> Future[Any]:
         """The answer to come.
@@ -63,13 +65,13 @@ class Batcher:
         return asked.answer
 
     def close(self) -> None:
-        """Answer those who wait, and take no more."""
+        """Take no more; `work` returns when those who wait have their answers."""
         with self.changed:
             self.closed = True
             self.changed.notify()
-        self.worker.join()
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Answer until closed."""
         while (taken := self._next()) is not None:
             kind, asked = taken
             self._answer(kind, [one for one in asked if one.answer.set_running_or_notify_cancel()])
@@ -96,12 +98,15 @@ class Batcher:
             return
         try:
             answers = self.run(kind, [one.what for one in asked])
-        except Exception as error:                                  # whatever it is belongs to who asked
-            if len(asked) == 1:
-                asked[0].answer.set_exception(error)
+        except BaseException as error:                              # whatever it is belongs to who asked
+            if isinstance(error, Exception) and len(asked) > 1:
+                for one in asked:
+                    self._answer(kind, [one])
                 return
             for one in asked:
-                self._answer(kind, [one])
+                one.answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
             return
         for one, answer in zip(asked, answers, strict=True):
             one.answer.set_result(answer)
