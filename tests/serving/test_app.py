@@ -1,6 +1,7 @@
 """What HTTP gives is what Python gives, one by one and in batches."""
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -17,7 +18,8 @@ from starlette.testclient import TestClient
 from tests.training.runs import environment
 
 import maskless
-from maskless.serving.app import Service, application
+from maskless.serving.app import Job, Kind, Service, application
+from maskless.serving.requests import Generate, Score
 
 SIZES = {"vocab_size": 259, "length": 48, "width": 32, "heads": 2, "dropout": 0.0, "forbidden": (258,)}
 CONFIGS = {
@@ -36,7 +38,11 @@ class Counted(maskless.TextModel):
 
     def generate(self, n=1, *, prompt="", **named):
         self.calls.append(len(prompt) if isinstance(prompt, list) else n)
-        return super().generate(n, prompt=prompt, **named)
+        try:
+            return super().generate(n, prompt=prompt, **named)
+        except ConnectionError:
+            self.calls.append(-1)
+            raise
 
     def infill(self, text, **named):
         self.calls.append(len(text) if isinstance(text, list) else named.get("n", 1))
@@ -132,6 +138,30 @@ def test_a_text_is_watched_as_it_is_written(partition):
         piece.decode(errors="replace") for piece in model.tokenizer.pieces(expected.tokens))
 
 
+def test_one_who_leaves_ends_the_decode():
+    model = opened("partition")
+    service = Service(model, "toy")
+
+    async def leave():
+        steps = service.steps(Generate(stream=True, options={"steps": 40}))
+        threading.Thread(target=service.batcher.work).start()
+        first = await anext(steps)
+        await steps.aclose()
+        return first
+
+    assert asyncio.run(leave())["step"] == 1
+    service.batcher.ask(Kind(None, -1), Job(Score(of="a", samples=2))).result(60)             # whose turn comes when the decode has ended
+    service.batcher.close()
+    assert model.calls == [1, -1]
+
+
+def test_a_full_room_is_said():
+    service = Service(opened("partition"), "toy")
+    service.batcher.room = 0
+    reply = TestClient(application(service)).post("/v1/infill", json={"text": "a ___{2}"})
+    assert reply.status_code == 503 and "try again in a moment" in reply.json()["error"] and reply.headers["retry-after"] == "1"
+
+
 @pytest.mark.parametrize(("verb", "asked", "sentence"), [
     ("generate", {"promt": "x"}, "promt is no option of a sampler"),
     ("generate", {"steps": 0}, "steps 0 is below 1"),
@@ -175,6 +205,12 @@ def test_the_command_serves_and_ends(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
+
+
+def test_what_is_not_installed_is_named():
+    code = "import sys; sys.modules['uvicorn'] = None; sys.argv = ['maskless', 'serve', 'tiny']; from maskless.cli.main import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 2 and ended.stderr == "maskless: uvicorn is not installed, and serving needs it; pip install 'maskless[serve]'\n"
 
 
 def test_a_port_in_use_is_one_sentence():
