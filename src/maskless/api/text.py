@@ -188,7 +188,9 @@ class TextModel(LoadedModel):
         check_count("n", n, of="texts")
         if isinstance(text, list) and (n > 1 or lengths == "search"):
             raise ValueError(f"a list of texts was given with n {n} and lengths {lengths}; several ways and lengths to search are of one text")
-        gapped = [self._gapped(each, lengths) for each in _one_each("text", text, n)]
+        texts = _one_each("text", text, n)
+        read = {each: self._gapped(each, lengths) for each in texts}
+        gapped = [read[each] for each in texts]
         layouts = [layout for one in gapped for layout in one.layouts]
         chosen = self._chosen(sampler, options, max(int((~known).sum()) for _, known in layouts), self._specials)
         canvas = self._infill_canvas(layouts)
