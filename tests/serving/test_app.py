@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -192,17 +191,26 @@ def test_the_page_needs_nothing_from_elsewhere(partition):
     assert page.status_code == 200 and "<title>maskless</title>" in page.text and "://" not in page.text
 
 
+@contextmanager
+def ending(process: subprocess.Popen):
+    """A process that is gone afterwards, whatever happens."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def test_the_command_serves_and_ends(tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "maskless.cli.main", "serve", "tiny", "--port", "0", "--device", "cpu"], env=environment(),
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
+    with ending(process):
         line = process.stdout.readline()
         assert line.startswith("tiny is served at http://127.0.0.1:")
         address = line.split()[4]
         found = httpx.post(f"{address}/v1/infill", json={"text": "The ___{3}.", "steps": 1}, timeout=60)
         assert found.json()["texts"][0]["text"].startswith("The ")
-    finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()                                         # as Ctrl-C, which a process in the background does not hear
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
 

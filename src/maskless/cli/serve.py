@@ -1,6 +1,7 @@
 """`maskless serve`: a model behind HTTP."""
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def serve(
         raise ValueError(f"--host {host} --port {port} cannot be used ({error.strerror or error}); give another, or --port 0 for any") from None
     service = Service(opened, model, most=batch, wait=wait / 1000)
     name, number = listening.getsockname()[:2]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # ends it as Ctrl-C does
     typer.echo(f"{model} is served at http://{name}:{number} (Ctrl-C ends it)")
     server = uvicorn.Server(uvicorn.Config(application(service), log_level="warning", timeout_graceful_shutdown=1))
     listener = threading.Thread(target=_listen, args=(server, listening, service.batcher.close), name="listener")
