@@ -79,7 +79,7 @@ def client(request):
 @pytest.fixture
 def partition():
     model = opened("partition")
-    with served(model, "toy", wait=0.5) as found:
+    with served(model, "toy", wait=0.05) as found:
         yield found, model
 
 
@@ -106,10 +106,10 @@ def test_gaps_and_scores_are_those_of_python(name, lengths):
         assert score["nats"] == model.logprob(["cat", "it"], text, samples=8).nats and score["kind"] == "bound"
 
 
-def test_those_who_ask_at_once_share_a_call_and_get_their_own_texts(partition):
-    client, model = partition
+def test_those_who_ask_at_once_share_a_call_and_get_their_own_texts():
+    model = opened("partition")
     texts = ["a ___{4} b", "___{6} und Größe", "x ___{5}", "then ___{4}."]
-    with ThreadPoolExecutor(4) as pool:
+    with served(model, "toy", wait=20.0) as client, ThreadPoolExecutor(4) as pool:            # the fourth ends the waiting
         found = list(pool.map(lambda pair: client.post("/v1/infill", json={"text": pair[1], "steps": 3, "seed": pair[0]}).json(), enumerate(texts)))
     assert model.calls == [4]
     assert [each["texts"][0]["text"] for each in found] == [model.infill(text, steps=3, seed=seed).text for seed, text in enumerate(texts)]

@@ -50,12 +50,13 @@ def test_those_who_ask_alike_go_together_and_the_longest_waiting_first():
 
 def test_one_waits_for_company_and_not_longer_than_said():
     calls = []
-    batcher = started(Batcher(lambda kind, asked: calls.append(list(asked)) or asked, most=2, wait=0.3))
+    batcher = started(Batcher(lambda kind, asked: calls.append(list(asked)) or asked, most=2, wait=2.0))
     begun = time.monotonic()
     first, second = batcher.ask("a", 1), batcher.ask("a", 2)
-    assert [first.result(10), second.result(10)] == [1, 2] and time.monotonic() - begun < 0.25      # full: nobody waits
-    assert batcher.ask("a", 3).result(10) == 3 and time.monotonic() - begun > 0.3
-    assert calls == [[1, 2], [3]]
+    assert [first.result(10), second.result(10)] == [1, 2] and time.monotonic() - begun < 1.5       # full: nobody waits
+    assert batcher.ask("b", 4, alone=True).result(10) == 4 and time.monotonic() - begun < 1.8
+    assert batcher.ask("a", 3).result(10) == 3 and time.monotonic() - begun > 2.0
+    assert calls == [[1, 2], [4], [3]]
     batcher.close()
 
 

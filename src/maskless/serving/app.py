@@ -82,7 +82,7 @@ class Service:
 
     async def score(self, asked: Score) -> LogProb:
         """As `TextModel.logprob`."""
-        return await asyncio.wrap_future(self.batcher.ask(self._alone(), Job(asked)))
+        return await asyncio.wrap_future(self._alone(Job(asked)))
 
     async def steps(self, asked: Sampled) -> AsyncIterator[dict[str, Any]]:
         """The sites of the text after every step, and the texts at the end. One who leaves ends the decode.
@@ -119,11 +119,13 @@ class Service:
         if watch is not None and asked.n > 1:
             raise ValueError(f"n is {asked.n} and stream true, which shows one text; leave one of the two out")
         steps = asked.steps(self.model)
+        if steps is None:
+            return self._alone(Job(asked, watch))
         like = [type(asked).__name__, getattr(asked, "length", None), asked.refresh, asked.options]
-        return self.batcher.ask(self._alone() if steps is None else Kind(steps, json.dumps(like, sort_keys=True)), Job(asked, watch))
+        return self.batcher.ask(Kind(steps, json.dumps(like, sort_keys=True)), Job(asked))
 
-    def _alone(self) -> Kind:
-        return Kind(None, next(self.numbers))
+    def _alone(self, job: Job) -> Future[Any]:
+        return self.batcher.ask(Kind(None, next(self.numbers)), job, alone=True)
 
     def _run(self, kind: Kind, jobs: list[Job]) -> Sequence[Any]:
         asked = jobs[0].asked

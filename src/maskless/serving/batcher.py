@@ -20,8 +20,8 @@ class Busy(Exception):
 @dataclass
 class Asked:
     what: Any
+    until: float                                                    # how long it waits for company
     answer: Future[Any] = field(default_factory=Future)
-    since: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
@@ -50,13 +50,18 @@ class Batcher:
         self.waiting: dict[Hashable, deque[Asked]] = {}             # by kind; the kind that has waited longest comes first
         self.changed, self.closed = threading.Condition(), False
 
-    def ask(self, kind: Hashable, what: Any) -> Future[Any]:
+    def ask(self, kind: Hashable, what: Any, *, alone: bool = False) -> Future[Any]:
         """The answer to come.
+
+        Args:
+            kind: who is served together.
+            what: given to `run`.
+            alone: nobody else will ask for this kind, so it need not wait for company.
 
         Raises:
             Busy: if `room` others wait, or the batcher was closed.
         """
-        asked = Asked(what)
+        asked = Asked(what, time.monotonic() + (0.0 if alone else self.wait))
         with self.changed:
             if self.closed or sum(map(len, self.waiting.values())) >= self.room:
                 raise Busy("the server is stopping" if self.closed else f"{self.room} requests wait already; try again in a moment")
@@ -84,8 +89,7 @@ class Batcher:
                     return None
                 self.changed.wait()
             kind, queue = next(iter(self.waiting.items()))
-            until = queue[0].since + self.wait
-            while len(queue) < self.most and not self.closed and (left := until - time.monotonic()) > 0:
+            while len(queue) < self.most and not self.closed and (left := queue[0].until - time.monotonic()) > 0:
                 self.changed.wait(left)
             together = [queue.popleft() for _ in range(min(self.most, len(queue)))]
             del self.waiting[kind]
