@@ -129,8 +129,7 @@ class TextModel(LoadedModel):
         prompts = _one_each("prompt", prompt, n)
         sites: int = self.model.config.length if length is None else length
         self._check_length(sites)
-        lent = [prompt.endswith(" ") and self._spaces is not None for prompt in prompts]
-        rows = [[*self._opening, *self.tokenizer.encode(prompt[:-1] if space else prompt)] for prompt, space in zip(prompts, lent)]
+        rows, lent = zip(*map(self.read_prompt, prompts))
         if (longest := max(map(len, rows))) >= sites:
             raise ValueError(f"the prompt takes {longest} of {sites} sites, none is left to generate; shorten it or raise length")
         tokens = torch.full((len(rows), sites), self.tokenizer.vocabulary.filler)
@@ -144,6 +143,11 @@ class TextModel(LoadedModel):
         nfe = self._fill(canvas, Noise(seeds_of(seed, len(rows)), self.device), chosen, watch, refresh)
         return [Completion(self._continued(prompt, row, ids[len(row):]), (), tuple(ids), nfe)
                 for prompt, row, ids in zip(prompts, rows, self._rows(canvas))]
+
+    def read_prompt(self, prompt: str) -> tuple[list[int], bool]:
+        """The tokens that a prompt takes, BOS included, and whether the space at its end is lent to what follows (docs/api.md)."""
+        lent = prompt.endswith(" ") and self._spaces is not None
+        return [*self._opening, *self.tokenizer.encode(prompt[:-1] if lent else prompt)], lent
 
     @overload
     def infill(self, text: str, *, n: Literal[1] = 1, lengths: int | Sequence[int] | Literal["search"] | None = None,

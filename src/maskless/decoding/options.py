@@ -183,12 +183,10 @@ class SamplerOptions:
         """
         if self.stop and eos is None:
             raise ValueError("stop is set and the vocabulary has no EOS id; unset it")
-        steps = min(64, max(sites, 1)) if self.steps is None else self.steps
         order = self._order(self.order or ("left-to-right" if left_to_right else "random"), grid)
         if left_to_right and self.plan != "even":
             raise ValueError(f"plan {self.plan} reveals several sites at a time, an autoregressive model one; leave the plan out")
-        if left_to_right and order.left_to_right:
-            steps = max(sites, 1)                                   # one site a call is all an autoregressive model can do
+        steps = self.calls(sites, left_to_right=left_to_right and order.left_to_right)
         choice, stop_at = self._choice(forbid), eos if self.stop else None
         if self.draft:
             return self._speculative(order, choice, stop_at)
@@ -196,6 +194,12 @@ class SamplerOptions:
         if self.chunk_point != 1:
             order = WholeFirst(self.chunk_point)
         return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits, self.count_registers)
+
+    def calls(self, sites: int, *, left_to_right: bool = False) -> int:
+        """Calls of the model for rows with at most `sites` open sites (of a block, where there are blocks)."""
+        if left_to_right:
+            return max(sites, 1)                                    # one site a call is all an autoregressive model can do
+        return min(64, max(sites, 1)) if self.steps is None else self.steps
 
     @property
     def digits(self) -> DigitDraw | None:

@@ -6,7 +6,6 @@ call in Python gives, up to the rounding of products of more rows.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -36,7 +35,7 @@ class Kind:
 
     Attributes:
         steps: calls of the model; None for a request that goes alone.
-        like: all that they share, or a number of its own.
+        like: all that they share, or an object of its own.
     """
 
     steps: int | None
@@ -62,7 +61,7 @@ class Service:
     """
 
     def __init__(self, model: TextModel, name: str, *, most: int = 32, wait: float = 0.005):
-        self.model, self.name, self.most, self.numbers = model, name, most, itertools.count()
+        self.model, self.name, self.most = model, name, most
         self.batcher = Batcher(self._run, most=most, wait=wait)
 
     def description(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class Service:
         return self.batcher.ask(Kind(steps, json.dumps(like, sort_keys=True)), Job(asked))
 
     def _alone(self, job: Job) -> Future[Any]:
-        return self.batcher.ask(Kind(None, next(self.numbers)), job, alone=True)
+        return self.batcher.ask(Kind(None, object()), job, alone=True)
 
     def _run(self, kind: Kind, jobs: list[Job]) -> Sequence[Any]:
         asked = jobs[0].asked

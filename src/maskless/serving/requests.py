@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from maskless.api.template import Template
@@ -14,7 +15,6 @@ from maskless.config import build
 from maskless.decoding import SamplerOptions
 from maskless.decoding.options import check_names
 
-STEPS = 64                                                          # calls of the model where a request names none and has so many open sites
 SHARED = {"steps", "order", "plan", "temperature", "temperature_last", "top_k", "top_k_last", "top_p", "confidence_noise", "candidates",
           "guidance", "guidance_schedule"}
 """Options under which a row of a batch is what it is alone; requests with others get calls of their own."""
@@ -42,10 +42,10 @@ class Sampled:
 
     def steps(self, model: TextModel) -> int | None:
         """Calls of the model, where this request may go with others that take as many; else None."""
-        steps, sites = self.options.get("steps"), self.open_sites(model)
-        if self.stream or self.n != 1 or sites < 1 or not SHARED.issuperset(self.options):
+        slots = self.open_sites(model) * model.model.per_site
+        if self.stream or self.n != 1 or slots < 1 or not SHARED.issuperset(self.options):
             return None
-        return sites if model.model.left_to_right else min(STEPS if steps is None else steps, sites)
+        return min(replace(SamplerOptions(), **self.options).calls(slots, left_to_right=model.model.left_to_right), slots)
 
     def open_sites(self, model: TextModel) -> int:
         """Sites to fill; 0 where that is not known yet."""
@@ -68,8 +68,8 @@ class Generate(Sampled):
     length: int | None = None
 
     def open_sites(self, model: TextModel) -> int:
-        taken = len(model.tokenizer.encode(self.prompt)) + (model.tokenizer.vocabulary.bos is not None)
-        return (model.model.config.length if self.length is None else self.length) - taken
+        row, _ = model.read_prompt(self.prompt)
+        return (model.model.config.length if self.length is None else self.length) - len(row)
 
     def alone(self, model: TextModel, **watched: Any) -> list[Completion]:
         return model.generate(self.n, prompt=self.prompt, length=self.length, seed=self.seed, refresh=self.refresh, **self.options, **watched)
@@ -86,24 +86,24 @@ class Infill(Sampled):
     text: str
     lengths: int | list[int] | Literal["search"] = "search"
 
-    @property
-    def stating(self) -> str | None:
-        """The text with all lengths in it; None where they are searched for."""
-        template = Template.parse(self.text)
-        if isinstance(self.lengths, str):
-            return self.text if all(template.sizes) else None
-        return template.stating(template.lengths(self.lengths))
+    @cached_property
+    def stating(self) -> tuple[str, int]:
+        """The text with all lengths in it, and their sum; the text as it is, and 0, where they are searched for."""
+        template, given = Template.parse(self.text), None if isinstance(self.lengths, str) else self.lengths
+        if given is None and not all(template.sizes):
+            return self.text, 0
+        lengths = template.lengths(given)
+        return template.stating(lengths), sum(lengths)
 
     def open_sites(self, model: TextModel) -> int:
-        text = self.stating
-        return 0 if text is None else sum(Template.parse(text).lengths(None))
+        return self.stating[1]
 
     def alone(self, model: TextModel, **watched: Any) -> list[Completion]:
         found = model.infill(self.text, n=self.n, lengths=self.lengths, seed=self.seed, refresh=self.refresh, **self.options, **watched)
         return found if isinstance(found, list) else [found]
 
     def together(self, model: TextModel, all: Sequence[Infill], **options: Any) -> list[Completion]:
-        texts, seeds = [each.stating or each.text for each in all], [each.seed for each in all]
+        texts, seeds = [each.stating[0] for each in all], [each.seed for each in all]
         return model.infill(texts, seed=seeds, refresh=self.refresh, **options)
 
 
