@@ -29,6 +29,7 @@ def decoded(sampler: Sampler, model, rows: int = 3) -> tuple[torch.Tensor, list[
 
 @pytest.mark.parametrize("registers", [2, 4])
 @pytest.mark.parametrize("guidance", [None, constant(1.5)], ids=["plain", "guided"])
+@torch.inference_mode()
 def test_the_newest_tokens_are_hidden(registers, guidance):
     """One site a call: the law of every call is the full pass's, with the last tokens that were drawn taken away again."""
     model = partition(registers)

@@ -38,8 +38,8 @@ class Moved(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-            self.bytes += sum(x.numel() * x.element_size() for x in (*args[-2:], result))
+        if function in (torch.ops.aten.linear.default, torch.ops.aten.mm.default):
+            self.bytes += sum(x.numel() * x.element_size() for x in (*args[:2], result))
         return result
 
 

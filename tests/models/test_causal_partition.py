@@ -41,7 +41,7 @@ def random_log(rows: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_rows_that_agree_are_cached_exactly(name, steps, known):
     canvas = blank(known=known)
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(steps), Random())(Both(tiny(name), labels_of(name, 3)), canvas, Noise.of(1, 3))
     assert canvas.known.all()
 
@@ -55,7 +55,7 @@ def test_looking_further_than_what_is_known_changes_nothing(monkeypatch, name, s
     for steps, known in ((3, 0), (11, 1)):
         test_rows_that_agree_are_cached_exactly(name, steps, known)
     canvas = ragged_canvas()
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(5), Random())(Both(tiny(name), labels_of(name, canvas.rows)), canvas, Noise.of(1, canvas.rows))
     test_forgotten_sites_are_cut_out_of_the_cache(name, "random")
 
@@ -98,7 +98,7 @@ def test_a_summary_of_many_keeps_growing_in_bfloat16(name):
 def test_a_token_passes_the_encoder_once(name):
     model, canvas, passed = tiny(name), blank(), []
     model.embedding.register_forward_pre_hook(lambda _, args: passed.append(args[0].shape[1]))
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(4), Confidence())(model, canvas, Noise.of(0, 3))
     first = 1 + model.config.registers // 2
     # registers and BOS, then commit after commit; what the last step revealed is never encoded
@@ -125,7 +125,7 @@ def test_no_gradient_flows_from_an_entry_to_its_own_or_earlier_predictions(name,
 def test_single_commits_need_no_mask_and_equal_the_masked_form(name):
     model, log = tiny(name), random_log(3)
     tokens = torch.randint(V, (3, L))
-    with torch.no_grad():
+    with torch.inference_mode():
         plain = model.hidden_in_order(tokens, log)
         masked = model.hidden_in_order(tokens, log, torch.arange(L)[None])
         per_row = model.hidden_in_order(tokens, log, torch.arange(L).expand(3, -1) * 2)
@@ -152,7 +152,7 @@ def test_reencoding_is_the_bidirectional_model(name, every):
         return a
 
     predict.head, predict.allowed = model.head, model.allowed
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(6), Random())(_Model(predict), canvas, Noise.of(0, canvas.rows))
     assert len(calls) == 6
 
@@ -169,7 +169,7 @@ def test_what_was_forgotten_is_forgotten_by_all_that_was_encoded_with_it(name):
         canvas.commit(Sites(torch.arange(5)[None], torch.ones(1, 5, dtype=torch.bool)), tokens[:, :5], torch.ones(1, 5, dtype=torch.bool), (5,))
         asked = Sites(torch.tensor([[7, 8]]), torch.ones(1, 2, dtype=torch.bool))
         predictor = model.reencoding(4).predictor(labels)
-        with torch.no_grad():
+        with torch.inference_mode():
             predictor(canvas, asked, Step(0, 3))
             canvas.forget(torch.arange(L)[None] == 3)
             found.append(predictor(canvas, asked, Step(1, 3)))
@@ -191,7 +191,7 @@ def test_forgotten_sites_are_cut_out_of_the_cache(name, sampler):
     """Remask between two decodes under one predictor; the cache is cut back, and equals recomputation again."""
     canvas, model = ragged_canvas(), Both(tiny(name), labels_of(name, 4))
     predictor = model.predictor()
-    with torch.no_grad():
+    with torch.inference_mode():
         for round in range(3):
             SAMPLERS[sampler](_Model(predictor), canvas, Noise.of(round, canvas.rows))
             assert torch.equal(canvas.known, canvas.present)
@@ -206,7 +206,7 @@ def test_what_a_cut_leaves_to_encode_again_spans_commits(name):
     canvas, model = blank(rows=1), Both(tiny(name))
     predictor = model.predictor()
     noise, start = Noise.of(0, 1), Sampler(Scheduled(4), Random())
-    with torch.no_grad():
+    with torch.inference_mode():
         start(_Model(predictor), canvas, noise)
         early = torch.zeros(1, L, dtype=torch.bool)
         early[0, canvas.log[0, 3]] = True                           # of the second commit
@@ -223,7 +223,7 @@ def test_forgetting_under_guidance():
     from maskless.decoding import Guided
 
     predictor = Guided(model.predictor(), lambda step: 1.5, forget_prompt=True)
-    with torch.no_grad():
+    with torch.inference_mode():
         for round in range(2):
             Sampler(Scheduled(5), Random())(_Model(predictor), canvas, Noise.of(round, 3))
             remask(canvas, 0.5, Noise.of(round, 3), round=round)
@@ -240,7 +240,7 @@ def test_only_candidates_are_scored(sampler):
         return predictor(canvas, sites, step)
 
     predict.head, predict.allowed = model.head, model.allowed
-    with torch.no_grad():
+    with torch.inference_mode():
         sampler(_Model(predict), canvas, Noise.of(0, 3))
     assert canvas.known.all() and len(asked) > 3
     assert max(asked[:-1]) <= 4                                     # the last step of an adaptive plan reveals the rest
@@ -251,13 +251,13 @@ def test_a_token_causal_model_logs_a_prompt_in_a_random_order_of_the_row():
     long = torch.arange(L) < 10
     canvas = Canvas(torch.zeros(2, L, dtype=torch.int64), long.expand(2, -1), anchor=(torch.arange(L) < 1).expand(2, -1))
     reading = canvas.log.clone()
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(1), Random())(model, canvas, Noise.of(0, 2))
     assert canvas.log[:, 0].tolist() == [0, 0]
     assert sorted(canvas.log[0, 1:10].tolist()) == list(range(1, 10)) and not torch.equal(canvas.log[:, :10], reading[:, :10])
     assert not torch.equal(canvas.log[0, :10], canvas.log[1, :10])
     alone = Canvas(torch.zeros(1, L, dtype=torch.int64), long[None], anchor=(torch.arange(L) < 1)[None])
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(1), Random())(model, alone, Noise.of(0, 1))
     assert torch.equal(alone.log[0], canvas.log[0])
 
@@ -280,7 +280,7 @@ def test_time_conditioned_models_are_refused():
 
 def test_left_to_right_is_an_order_like_any_other():
     canvas = blank()
-    with torch.no_grad():
+    with torch.inference_mode():
         Sampler(Scheduled(L - 1), LeftToRight())(Both(tiny("causal, token")), canvas, Noise.of(0, 3))
     assert canvas.log.tolist() == [list(range(L))] * 3
 
