@@ -26,7 +26,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def hashed(*words: Tensor | int) -> Int[Tensor, "..."]:
+def hashed(*words: Tensor | int) -> Int[Tensor, " ..."]:
     """64 well-mixed bits for every tuple of `words` (integers or int64 tensors, broadcast against each other)."""
     tensors = [word for word in words if isinstance(word, Tensor)]
     device = tensors[0].device if tensors else None
@@ -36,7 +36,7 @@ def hashed(*words: Tensor | int) -> Int[Tensor, "..."]:
     return state
 
 
-def uniform(*words: Tensor | int) -> Float[Tensor, "..."]:
+def uniform(*words: Tensor | int) -> Float[Tensor, " ..."]:
     """Uniform numbers in [0, 1) with 53 random bits (float64; float32 with 24 bits on devices without float64), one for every tuple of `words`.
 
     Args:

@@ -29,34 +29,34 @@ class Schedule(ABC):
         return True
 
     @abstractmethod
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """The probability that a site is known at time `t`."""
 
     @abstractmethod
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """1 - alpha(t), without cancellation: the probability that a site is unknown (in group 1) at time `t`."""
 
     @abstractmethod
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """alpha'(t), negative."""
 
     @abstractmethod
     def time(self, share: float) -> float:
         """When a `share` of all that is hidden at t = 1 is hidden: the inverse of `linear`."""
 
-    def linear(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def linear(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """(1 - alpha(t)) / (1 - alpha(1)): the time at which the linear schedule has come as far. Time-conditioned models read it."""
         return self.hiding(t)
 
-    def weight(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def weight(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """-alpha'(t) / (1 - alpha(t)), the weight of an unknown site (of group 1) in the bound."""
         return -self.rate(t) / self.hiding(t)
 
-    def weight_of_known(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def weight_of_known(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """-alpha'(t) / alpha(t), the weight of a known site (of group 0) where it is predicted from the unknown ones."""
         return -self.rate(t) / self.alpha(t)
 
-    def reveal(self, t: Float[Tensor, "..."], s: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def reveal(self, t: Float[Tensor, " ..."], s: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """(alpha(s) - alpha(t)) / (1 - alpha(t)): the probability that a site unknown at `t` is known at `s` < `t`."""
         return (self.hiding(t) - self.hiding(s)) / self.hiding(t)
 
@@ -91,31 +91,31 @@ class LogLinear(Schedule):
     def exact(self) -> bool:
         return self.eps == 0
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return 1 - (1 - self.eps) * t
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return (1 - self.eps) * t
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """alpha'(t), a constant here."""
         return torch.full_like(t, -(1 - self.eps))
 
     def time(self, share: float) -> float:
         return share
 
-    def linear(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def linear(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return t
 
-    def weight(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def weight(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """-alpha'(t) / (1 - alpha(t)): exactly 1 / t, whatever eps."""
         return 1 / t
 
-    def weight_of_known(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def weight_of_known(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         """The weight at 1 - t, as in the released code; -alpha'(t) / alpha(t) where eps is 0."""
         return self.weight(1 - t)
 
-    def reveal(self, t: Float[Tensor, "..."], s: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def reveal(self, t: Float[Tensor, " ..."], s: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return (t - s) / t
 
 
@@ -126,13 +126,13 @@ class Arccos(Schedule):
     Half of the rows hide more than two thirds of their sites; the mean is 2 / pi.
     """
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return torch.asin(1 - t) * (2 / math.pi)
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return torch.asin((t / 2).sqrt()) * (4 / math.pi)           # arccos(1 - t) = 2 arcsin(sqrt(t / 2)), exact near 0
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -(2 / math.pi) / (t * (2 - t)).sqrt()
 
     def time(self, share: float) -> float:
@@ -143,13 +143,13 @@ class Arccos(Schedule):
 class Cosine(Schedule):
     """1 - alpha(t) = sin(pi t / 2): the masking rate cos(pi r / 2) of MaskGIT's paper (arXiv 2202.04200)."""
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return 2 * torch.sin((1 - t) * (math.pi / 4)).square()
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return torch.sin(t * (math.pi / 2))
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -(math.pi / 2) * torch.sin((1 - t) * (math.pi / 2))
 
     def time(self, share: float) -> float:
@@ -160,13 +160,13 @@ class Cosine(Schedule):
 class Square(Schedule):
     """alpha(t) = (1 - t)^2: the masking rate 1 - r^2."""
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return (1 - t).square()
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return t * (2 - t)
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -2 * (1 - t)
 
     def time(self, share: float) -> float:
@@ -177,13 +177,13 @@ class Square(Schedule):
 class Root(Schedule):
     """alpha(t) = sqrt(1 - t): the masking rate 1 - sqrt(r)."""
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return (1 - t).sqrt()
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return t / (1 + (1 - t).sqrt())
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -0.5 / (1 - t).sqrt()
 
     def time(self, share: float) -> float:
@@ -213,13 +213,13 @@ class Polynomial(Schedule):
         if not 0 < self.power < math.inf:
             raise ValueError(f"schedule.power is {self.power}; give a positive number (3 is published for pixels)")
 
-    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def alpha(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return (1 - t) ** self.power
 
-    def hiding(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def hiding(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -torch.expm1(self.power * torch.log1p(-t))
 
-    def rate(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def rate(self, t: Float[Tensor, " ..."]) -> Float[Tensor, " ..."]:
         return -self.power * (1 - t) ** (self.power - 1)
 
     def time(self, share: float) -> float:

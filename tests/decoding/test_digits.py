@@ -125,12 +125,12 @@ def test_a_row_is_the_same_alone_and_beside_others_and_what_was_known_stays(name
         assert torch.equal(alone.by_site().tokens[seen], found.tokens[one][seen])
 
 
-@pytest.mark.parametrize("sampler", [*ORDERS, *WHOLE])
-@pytest.mark.parametrize(("name", "factorised"), [("prime", True), ("prime, bits", False), ("prime, groups", False)])
-def test_the_loop_never_waits_for_the_device(sampler, name, factorised):
+@pytest.mark.parametrize(("name", "sampler"), [*(("prime", sampler) for sampler in [*ORDERS, *WHOLE]), *(
+    (name, sampler) for name in ("prime, bits", "prime, groups") for sampler in ("confidence", "guided", "whole first"))])
+def test_the_loop_never_waits_for_the_device(name, sampler):
     model, run = tiny(name, torch.float32), (ORDERS | WHOLE)[sampler]
     canvas, noise = opened(model, ragged_canvas()), Noise.of(0, 4)
-    canvas.factorised = factorised and sampler not in WHOLE         # which take whole tokens
+    canvas.factorised = name == "prime" and sampler not in WHOLE    # which take whole tokens
     steps = run.plan(canvas, noise)
     canvas.to("meta")
     noise.seeds = noise.seeds.to("meta")

@@ -125,7 +125,7 @@ def to_bytes(images: Float[Tensor, "n C H W"]) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def in_unit_range(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+def in_unit_range(pixels: UInt8[Tensor, " ..."]) -> Float[Tensor, " ..."]:
     """Bytes as float32 in [-1, 1].
 
     Example:

@@ -24,7 +24,7 @@ from maskless.decoding.plan import from_table
 LAST_TIME = 1e-5
 
 
-def race(p: Float[Tensor, "... V"], u: Float[Tensor, "... V"]) -> Int[Tensor, "..."]:
+def race(p: Float[Tensor, "... V"], u: Float[Tensor, "... V"]) -> Int[Tensor, " ..."]:
     """The released categorical draw, in the precision of `u`."""
     return (p.to(u.dtype) / (1e-10 - (u + 1e-10).log())).argmax(-1)
 

@@ -121,7 +121,7 @@ class Case:
         """Names that begin with `prefix`, in order."""
         return sorted(name for name in self.tensors if name.startswith(prefix))
 
-    def expect(self, name: str, got: Tensor, where: Bool[Tensor, "..."] | None = None) -> None:
+    def expect(self, name: str, got: Tensor, where: Bool[Tensor, " ..."] | None = None) -> None:
         """Compare `got` with an expected tensor, if the file has it; `where` leaves out entries that mean nothing."""
         if not self.has(name):
             return
