@@ -352,6 +352,29 @@ def test_the_verb_prints_and_writes(tmp_path, capsys):
     assert json.loads((tmp_path / "scaling" / "bench.json").read_text())["rows"][0]["attention_flops"] > 0
 
 
+@pytest.mark.parametrize("options, setting, lengths, steps", [
+    ("", (64, 8), (32, 128), (4, 32)), ("--length 16", (16, 8), (), (4,)), ("--length 4", (4, 4), (), (4,)), ("--steps 64", (64, 64), (128,), ()),
+    ("--length 8,4 --steps 2,8", (8, 2), (4,), (8,)), ("--length 8,4", (8, 4), (4,), (4,)),
+    ("--steps 65", "65 .* 64 sites", (), ()), ("--length 8,4 --steps 2,9", "9 .* 8 sites", (), ()),
+    ("--length 8,4 --steps 5", "5 .* 4 sites", (), ()),
+])
+def test_no_row_takes_more_calls_than_it_has_sites(options, setting, lengths, steps):
+    """Those of a preset are left out, those that are asked for refused."""
+    from maskless.cli.bench import _chosen
+
+    said = dict(zip(options.split()[::2], options.split()[1::2]))
+
+    def chosen():
+        return _chosen("toy", None, said.get("--length"), said.get("--steps"), None, True)
+
+    if isinstance(setting, str):
+        with pytest.raises(ValueError, match=f"--steps {setting}"):
+            chosen()
+    else:
+        found = chosen()
+        assert ((found.setting.length, found.setting.steps), found.lengths, found.steps) == (setting, lengths, steps)
+
+
 def test_training_stands_beside_mdlm(tmp_path, capsys):
     from maskless.cli.main import app
 

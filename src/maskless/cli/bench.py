@@ -188,7 +188,12 @@ def _chosen(preset: str, batch: str | None, length: str | None, steps: str | Non
 
     chosen = s.preset(preset)
     lengths, counts = _numbers(length, "length", 2), _numbers(steps, "steps", 1)
-    changed: dict[str, Any] = {name: values[0] for name, values in (("length", lengths), ("steps", counts)) if values}
+    at = lengths[0] if lengths else chosen.setting.length
+    calls = counts[0] if counts else min(chosen.setting.steps, at, *lengths)
+    for most, sites in ((max(counts, default=calls), at), (calls, min(lengths, default=at))):
+        if most > sites:
+            raise ValueError(f"--steps {most} is more calls than a row of {sites} sites can take; give at most {sites}, or a larger --length")
+    changed: dict[str, Any] = {"length": at, "steps": calls}
     if dtype is not None:
         changed["dtype"] = s.dtype_of(dtype)
     if batch is not None and batch != "best":
@@ -196,7 +201,8 @@ def _chosen(preset: str, batch: str | None, length: str | None, steps: str | Non
         if others:
             raise ValueError(f"--batch {batch} is several numbers; give one, or `best`")
     best = batch == "best" or (batch is None and chosen.best_batch)
-    beside = {"lengths": tuple(lengths[1:]) if lengths else chosen.lengths, "steps": tuple(counts[1:]) if counts else chosen.steps}
+    beside = {"lengths": tuple(lengths[1:] if lengths else (n for n in chosen.lengths if n >= calls)),
+              "steps": tuple(counts[1:] if counts else (n for n in chosen.steps if n <= at))}
     return replace(chosen, setting=replace(chosen.setting, **changed), best_batch=best, **(beside if sweep else {"lengths": (), "steps": ()}))
 
 
