@@ -17,8 +17,8 @@ from tests.api import test_text
 from tests.training.runs import environment
 
 import maskless
-from maskless.serving.app import Job, Kind, Service, application
-from maskless.serving.requests import Generate, Score
+from maskless.serving.app import Job, Service, application
+from maskless.serving.texts import Generate, Score
 
 
 class Counted(maskless.TextModel):
@@ -153,7 +153,7 @@ def test_one_who_leaves_ends_the_decode():
         return first
 
     assert asyncio.run(leave())["step"] == 1
-    service.batcher.ask(Kind(None, -1), Job(Score(of="a", samples=2))).result(60)             # whose turn comes when the decode has ended
+    service.batcher.ask(object(), Job(Score(of="a", samples=2))).result(60)             # whose turn comes when the decode has ended
     service.batcher.close()
     assert model.calls == [1, -1]
 
@@ -177,7 +177,7 @@ def test_a_full_room_is_said():
     ("generate", {"prompt": "x" * 60}, "the prompt takes 61 of 48 sites"),
     ("generate", {"length": 900}, "length 900 is not in 1..48"),
     ("generate", {"refresh": 2}, "this model keeps no cache"),
-    ("generate", {"n": 2, "stream": True}, "stream true, which shows one text"),
+    ("generate", {"n": 2, "stream": True}, "stream true, which shows one"),
     ("infill", {"text": "nothing is missing"}, "has no gap"),
     ("infill", {"text": "a ___ b", "lengths": [1, 2]}, "2 lengths were given for 1 gaps"),
     ("infill", {}, "text is missing; add it"),

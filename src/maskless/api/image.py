@@ -185,6 +185,20 @@ class ImageModel(LoadedModel):
         """Height and width of an image in pixels."""
         return self.grid[0] * self.codec.factor // self.codec.planes, self.grid[1] * self.codec.factor
 
+    def usual(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
+        """What stands in for options of a sampler that were not given, beside those that were."""
+        if not isinstance(self.model, WrittenInDigits):
+            usual = {**USUAL, "steps": min(32, open_sites)}
+            if options.get("order") == "entropy-bound":             # which is a plan of its own
+                return {"steps": usual["steps"]}
+            if options.get("corrector"):                            # draws at random, along the ancestral plan
+                return {"plan": "ancestral", "steps": usual["steps"]}
+            return {"order": usual["order"]} if options.get("draft") else usual
+        usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
+        if options.get("order") == "entropy-bound":
+            return {"steps": usual["steps"]}
+        return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
+
     # -- what a film needs --------------------------------------------------------------------------------------------------------------------
 
     def cells(self, sites: Tensor) -> Tensor:
@@ -198,20 +212,6 @@ class ImageModel(LoadedModel):
 
     # -- parts --------------------------------------------------------------------------------------------------------------------------------
 
-    def _usual(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
-        """What stands in for options that were not given."""
-        if not isinstance(self.model, WrittenInDigits):
-            usual = {**USUAL, "steps": min(32, open_sites)}
-            if options.get("order") == "entropy-bound":             # which is a plan of its own
-                return {"steps": usual["steps"]}
-            if options.get("corrector"):                            # draws at random, along the ancestral plan
-                return {"plan": "ancestral", "steps": usual["steps"]}
-            return {"order": usual["order"]} if options.get("draft") else usual
-        usual = {**OF_DIGITS, "steps": min(64, open_sites * self.model.per_site)}
-        if options.get("order") == "entropy-bound":
-            return {"steps": usual["steps"]}
-        return usual if options.get("plan", "ancestral") == "ancestral" else {"steps": usual["steps"]}
-
     def _within(self, options: dict[str, Any], open_sites: int) -> dict[str, Any]:
         """No more steps than there is to draw, so that what goes with the steps (guidance, temperatures) ends where they do."""
         steps, most = options.get("steps"), open_sites * self.model.per_site
@@ -224,7 +224,7 @@ class ImageModel(LoadedModel):
         if sites == 0:
             raise ValueError("no cell is open; mark pixels in the mask, or place the image so that it leaves room")
         sampler = (self._own(how.sampler, how.options, sites, grid=self.grid)
-                   or self._sampler(self._within({**self._usual(how.options, sites), **how.options}, sites), sites, grid=self.grid))
+                   or self._sampler(self._within({**self.usual(how.options, sites), **how.options}, sites), sites, grid=self.grid))
         seeds, classes = seeds_of(how.seed, n), self._labels(labels, n)
         self._check_guided(sampler, classes, known)
         found, nfe = [], 0

@@ -114,10 +114,7 @@ class Film:
             self.canvas = canvas
         if canvas is not self.canvas:
             return
-        tokens, seen, _ = canvas.by_site()
-        known = self.model.cells(seen).unflatten(1, (self.model.codec.planes, -1)).all(1)   # of a pixel in several planes, all
-        pixels = self.model.render(self.model.cells(tokens))
-        frame = np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)
+        frame = so_far(self.model, canvas)
         self.frames.append(grid_of(frame.repeat(self.enlarge, 1).repeat(self.enlarge, 2)))
 
     def save(self, path: str | Path, *, milliseconds: int = 80) -> Path:
@@ -129,6 +126,14 @@ class Film:
         times = [*[milliseconds] * len(rest), 1000]
         first.save(path, save_all=True, append_images=rest, duration=times, loop=0)
         return path
+
+
+def so_far(model: ImageModel, canvas: Canvas) -> np.ndarray:
+    """(n, H, W, C) uint8 of what is known, grey where nothing is."""
+    tokens, seen, _ = canvas.by_site()
+    known = model.cells(seen).unflatten(1, (model.codec.planes, -1)).all(1)     # of a pixel in several planes, all
+    pixels = model.render(model.cells(tokens))
+    return np.where(_enlarged(known, pixels.shape), pixels, GREY).astype(np.uint8)
 
 
 def _enlarged(cells: Bool[Tensor, "n h w"], shape: Sequence[int]) -> np.ndarray:

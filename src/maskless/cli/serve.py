@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from maskless.cli import imaging
 from maskless.cli import sampling as s
 
 
@@ -17,11 +16,11 @@ def serve(
     model: s.ModelArgument, *,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for everybody who reaches this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    batch: Annotated[int, typer.Option(min=1, help="Requests that go through the model together, and texts of one request, at most.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Requests that go through the model together, and texts or images of one request, at most.")] = 32,
     wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others when nobody is served.")] = 5,
     device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema",
 ) -> None:
-    """Serve a model of texts: a page to try it, and its calls as JSON (docs/serving.md)."""
+    """Serve a model of texts or images: a page to try it, and its calls as JSON (docs/serving.md)."""
     try:
         import starlette  # noqa: F401
         import uvicorn
@@ -30,8 +29,6 @@ def serve(
     from maskless.serving.app import Service, application
 
     opened = s.open_model(model, weights, device, compile)
-    if imaging.makes_images(opened):
-        raise ValueError(f"{model} makes images, and texts are served; give a model of text")
     try:
         listening = socket.create_server((host, port))
     except OSError as error:

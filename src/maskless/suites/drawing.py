@@ -18,7 +18,7 @@ SEEDS = 20                                                          # bits of a 
 
 def completed(opened: TextModel | ImageModel, given: Mapping[str, Any]) -> dict[str, Any]:
     """Some options of a sampler, and what the model's `generate` takes in place of the others where that is not the default."""
-    usual = opened._usual(dict(given), opened.codes.length) if isinstance(opened, ImageModel) else {}
+    usual = opened.usual(dict(given), opened.codes.length) if isinstance(opened, ImageModel) else {}
     return {**usual, **given}
 
 
