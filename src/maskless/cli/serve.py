@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maskless.cli import imaging
 from maskless.cli import sampling as s
 
 
@@ -26,9 +27,12 @@ def serve(
         import uvicorn
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed, and serving needs it; pip install 'maskless[serve]'") from None
+    from maskless.data.pictures import pillow
     from maskless.serving.app import Service, application
 
     opened = s.open_model(model, weights, device, compile)
+    if imaging.makes_images(opened):
+        pillow()                                                    # which sends and reads them
     try:
         listening = socket.create_server((host, port))
     except OSError as error:

@@ -29,7 +29,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise ValueError("reading images needs the library Pillow: pip install 'maskless[images]'") from None
+        raise ValueError("reading and writing images needs the library Pillow: pip install 'maskless[images]'") from None
     return Image
 
 
