@@ -1,10 +1,12 @@
 """The loop itself: noise that belongs to rows, EOS, windows, no waiting for the device, bad input."""
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tests.oracle import Oracle
-from tests.tiny import CAUSAL, L, V, labels_of, prefix_canvas, ragged_canvas, tiny
+from tests.tiny import CAUSAL, CONFIGS, L, V, labels_of, prefix_canvas, ragged_canvas, tiny
 
 from maskless.decoding import (
     Adaptive,
@@ -37,6 +39,8 @@ from maskless.decoding import (
     square,
     text_of,
 )
+from maskless.decoding.speculate import Speculative
+from maskless.models import build
 
 VARYING = Choices(Choice(), inverse_linear(0.8, 1.2, warmup=1), linear_top_k(4, 8))
 ORDERS = {
@@ -259,6 +263,29 @@ def _run_without_data(sampler, model, canvas=None, labels=None):
     predictor = sampler.predictor(model.to("meta"), None if labels is None else labels.to("meta"))
     count = sum(1 for _ in decode(predictor, canvas, steps, order=sampler.order, choice=sampler.choice, noise=noise, stop_at=sampler.stop_at))
     assert count == len(steps)
+
+
+@pytest.mark.parametrize("name", ["partition", "causal, token", "autoregressive", "masked"])
+def test_a_canvas_of_digits_is_refused_by_models_of_whole_tokens(name):
+    prime = tiny("prime")
+    canvas = prime.canvas(torch.zeros(2, 12, dtype=torch.int64), torch.arange(12).expand(2, -1) < 1)
+    with pytest.raises(ValueError, match="slots a site"):
+        Sampler(Scheduled(12), LeftToRight())(tiny(name), canvas, Noise.of(0, 2))
+
+
+def test_blocks_that_are_full_cost_no_call():
+    """An entropy bound that lets all pass reveals a block a call; the steps that a block did not need call nobody."""
+    sampler = SamplerOptions(steps=4, order="entropy-bound", gamma=1e9, block=4).sampler(12)
+    canvas = Canvas(torch.zeros(2, 12, dtype=torch.int64), torch.zeros(2, 12, dtype=torch.bool))
+    assert sampler(tiny("partition"), canvas, Noise.of(0, 2)) == 3 and bool(canvas.known.all())
+
+
+@pytest.mark.parametrize("sampler", [Sampler(Scheduled(4)), Speculative(2)])
+@pytest.mark.parametrize("prompt", ["random", "reading"])
+def test_noise_of_another_number_of_rows_is_refused(prompt, sampler):
+    model = build(dataclasses.replace(CONFIGS["causal, token"], prompt=prompt)).eval()
+    with pytest.raises(ValueError, match="the noise has 1 seeds and the canvas 4 rows"):
+        sampler(model, ragged_canvas(), Noise.of(0, 1))
 
 
 def test_a_law_that_is_not_finite_is_reported_after_the_loop():

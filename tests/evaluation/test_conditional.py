@@ -160,7 +160,7 @@ def test_greedy_is_what_decoding_from_left_to_right_writes(name):
         if name.startswith("causal"):
             with torch.no_grad():
                 log = torch.arange(5)[None]
-                commits = torch.tensor([[0, 0, 1, 2, 3]])
+                commits = torch.tensor([[0, 1, 2, 3, 4]])                # the anchor, the rest of the context, the targets
                 logits = model.head(model.hidden_in_order(tokens[None], log, commits))[0, site]
         else:
             logits = law(model, tokens, known, site)

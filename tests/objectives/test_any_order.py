@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 from objective_fakes import Opinions
+from tests.tiny import CAUSAL, tiny
 
 from maskless.data.batch import Batch
+from maskless.decoding import Canvas, Sites, Step
 from maskless.evaluation.likelihood import any_order_bound
 from maskless.objectives import AnyOrder, Dial, Draws, OrderedPartition, Partition, draws
 from maskless.objectives.base import Terms
@@ -105,16 +107,16 @@ def test_givens_come_first_padding_last_and_some_rows_go_left_to_right():
     batch = Batch(torch.zeros(4, 8, dtype=torch.int64), valid, given)
     found = draws(0, 0, torch.arange(4), 4, 8)
     log = AnyOrder(left_to_right=0.5).order(batch, found)
-    assert sorted(log[0, 6:].tolist()) == [6, 7] and set(log[1, :2].tolist()) == {3, 5}
+    assert sorted(log[0, 6:].tolist()) == [6, 7] and log[1, 0] == 0 and set(log[1, 1:3].tolist()) == {3, 5}
     straight = found.t < 0.5
     assert straight.sum() == 2
     free = [row for row in range(4) if straight[row] and row > 1]
     assert all(log[row].tolist() == list(range(8)) for row in free)
-    assert log[[0, 2, 3], 0].tolist() == [0, 0, 0] and log[1, 2] == 0
+    assert log[:, 0].tolist() == [0, 0, 0, 0]
     commits = AnyOrder(2).commits(batch.in_order(log))
-    assert commits[1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and commits[0].tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert commits[1].tolist() == [0, 1, 1, 2, 2, 3, 3, 4] and commits[0].tolist() == [0, 2, 2, 3, 3, 4, 4, 5]
     assert AnyOrder(1).commits(Batch.of(batch.tokens)) is None
-    assert AnyOrder(3).commits(Batch.of(batch.tokens)).tolist() == [[0, 1, 1, 1, 2, 2, 2, 3]]
+    assert AnyOrder(3).commits(Batch.of(batch.tokens)).tolist() == [[0, 2, 2, 2, 3, 3, 3, 4]]
 
 
 def test_commits_of_a_row_do_not_depend_on_its_batch():
@@ -123,7 +125,34 @@ def test_commits_of_a_row_do_not_depend_on_its_batch():
     objective = AnyOrder(commit=2)
     alone = objective.commits(Batch.of(tokens[1:]))
     both = objective.commits(Batch(tokens, torch.ones_like(given), given))
-    assert both.tolist() == [[0, 0, 1, 1, 2], alone[0].tolist()] and alone.tolist() == [[0, 1, 1, 2, 2]]
+    assert both.tolist() == [[0, 1, 2, 2, 3], alone[0].tolist()] and alone.tolist() == [[0, 2, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("anchor", [True, False])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_row_with_a_prompt_is_scored_by_the_law_that_samples_it(name, anchor):
+    """Commit by commit on a canvas: the anchor, the prompt, then site after site of the objective's order."""
+    model, length = tiny(name), 12
+    torch.manual_seed(1)
+    tokens, given = torch.randint(11, (1, length)), torch.zeros(1, length, dtype=torch.bool)
+    given[0, [0, 3, 5, 8] if anchor else [2, 3, 8]] = True
+    batch, objective = Batch(tokens, torch.ones_like(given), given), AnyOrder(anchor=anchor)
+    found = Draws(torch.full((1,), 0.5), torch.where(given, torch.arange(length) / length, torch.rand(1, length)))     # the prompt in reading order
+    canvas = Canvas(tokens, given, anchor=given & (torch.arange(length) < int(anchor)))
+    predictor, chain, one = model.full_predictor(), 0.0, torch.ones(1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        for site in objective.order(batch, found)[0].tolist()[int(given.sum()):]:
+            here = Sites(torch.tensor([[site]]), one)
+            logits = model.head(predictor(canvas, here, Step(0, 1))[0, 0])
+            logits = logits if model.allowed is None else logits.masked_fill(~model.allowed, -math.inf)
+            chain -= float(logits.log_softmax(-1)[tokens[0, site]])
+            canvas.commit(here, tokens[:, [site]], one, [1])
+        assert float(objective(model, batch, found).bound) == pytest.approx(chain, abs=1e-10)
+
+
+def test_a_model_that_reads_no_order_is_refused():
+    with pytest.raises(ValueError, match="a MaskedTransformer does not read tokens one after the other"):
+        any_order_bound(tiny("masked"), [Batch.of(torch.zeros(2, 12, dtype=torch.int64))])
 
 
 def test_no_bound_counts_rows_from_left_to_right():

@@ -10,7 +10,8 @@ from maskless.data.vqgan import VQ, VQConfig
 from maskless.decoding import SamplerOptions
 from maskless.evaluation.settings import Speed
 from maskless.suites.run import evaluate
-from maskless.suites.speed import spread
+from maskless.suites.session import Session
+from maskless.suites.speed import Generation, spread
 from maskless.suites.subject import open_subject, subject_of
 from tests.suites.conftest import randomised
 from tests.suites.test_images import world  # noqa: F401  (a fixture)
@@ -83,6 +84,25 @@ def test_models_that_are_told_the_time_are_trained(tmp_path, kind):
 def test_the_length_of_images_is_theirs(world, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match=r"length is 16 and .*painter makes whole images; leave speed\.length out"):
         evaluate(open_subject(world / "painter", device="cpu"), [Speed(**QUICK, length=16)], out=tmp_path)
+
+
+def test_drafts_are_timed_under_the_law_that_users_draw_by(tmp_path, monkeypatch):
+    """With the labels that guidance is by; and rows of text begin with the vocabulary's BOS."""
+    sizes = {"width": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    config = maskless.CausalPartitionConfig(vocab_size=4, length=16, classes=3, grid=(4, 4), **sizes)
+    codes = maskless.ImageCodes(maskless.PixelCodec(levels=4), grid=(4, 4))
+    subject = subject_of(randomised(config), codes, "drafter", device="cpu")
+    labels, verifier = [], type(subject.opened.model).verifier
+    monkeypatch.setattr(type(subject.opened.model), "verifier", lambda self, cond=None: labels.append(cond) or verifier(self, cond))
+    drafts = SamplerOptions(draft=2, guidance=1.0)
+    evaluate(subject, [Speed(**QUICK, protocols=("throughput",), sampler=drafts)], out=tmp_path)
+    assert labels and all(each is not None and each[:2].tolist() == [0, 1] for each in labels)
+    with pytest.raises(ValueError, match="refresh is 2 and draft 2, which keeps the cache"):
+        evaluate(subject, [Speed(**QUICK, name="b", protocols=("throughput",), sampler=drafts, refresh=2)], out=tmp_path)
+    text = randomised(maskless.PartitionConfig(vocab_size=259, length=8, **sizes))
+    subject = subject_of(text, maskless.load_tokenizer("bytes"), "writer", device="cpu")
+    canvas = Generation(Session(subject, Speed(), tmp_path), Speed(), 2, 8).canvas()
+    assert canvas.tokens[:, 0].tolist() == [256, 256] and canvas.known.sum() == 2
 
 
 def test_protocols_of_one_name_may_be_asked_one_after_the_other(models, tmp_path):

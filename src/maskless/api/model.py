@@ -20,7 +20,6 @@ from maskless.decoding.options import check_names
 from maskless.evaluation.machine import device_of
 from maskless.models import CausalPartitionTransformer, Denoiser, for_sampling
 from maskless.models.captured import Captured, fits, recorder
-from maskless.models.causal_partition import Reencoding
 
 Dtype = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "float64"]
 GivenSampler = Sampler | Speculative | SamplerOptions | None
@@ -96,14 +95,15 @@ class LoadedModel:
               labels: Int[Tensor, " B"] | None = None) -> int:
         """Fill a canvas that lies on the device; returns the NFE."""
         check_count("refresh", refresh, 0)
-        if not isinstance(sampler, Speculative):
-            return sampler(self._decoding(refresh), canvas, noise, watch, cond=labels)
-        if refresh:
-            raise ValueError(f"refresh is {refresh} and draft {sampler.draft}, which keeps the cache; leave one of the two out")
-        return sampler(self.network, canvas, noise, watch, cond=labels)
+        return sampler(self._decoding(sampler, refresh), canvas, noise, watch, cond=labels)
 
-    def _decoding(self, refresh: int) -> Denoiser | Reencoding | Captured:
+    def _decoding(self, sampler: Sampler | Speculative, refresh: int) -> Any:
+        """What a sampler is run with: the network, or its calls captured, or as it encodes afresh."""
         network = self.network
+        if isinstance(sampler, Speculative):
+            if refresh:
+                raise ValueError(f"refresh is {refresh} and draft {sampler.draft}, which keeps the cache; leave one of the two out")
+            return network
         if refresh == 0:
             return self._captured or network
         if not isinstance(network, CausalPartitionTransformer):

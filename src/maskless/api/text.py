@@ -248,7 +248,7 @@ class TextModel(LoadedModel):
         if self.model.left_to_right and not bool(target[int(target.long().argmax()):].all()):
             raise ValueError("an autoregressive model scores continuations only, and text follows the span; use a masked or partition model")
         batch = Batch(tokens[None], torch.ones_like(known)[None], known[None])
-        return log_prob(self.model, batch, samples=samples, seed=seed)
+        return log_prob(self.model, batch, samples=samples, seed=seed, anchor=bool(self._opening))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
         """Write config.json, model.safetensors and tokenizer.json into a new folder; `maskless.load(folder)` gives the model back.
@@ -415,7 +415,7 @@ class TextModel(LoadedModel):
         known = torch.nn.utils.rnn.pad_sequence([seen for _, seen in layouts], batch_first=True)
         tokens, _, present = (x.cpu() for x in canvas.by_site())
         batch = Batch(tokens, present, known & present)
-        bounds = conditional_bounds(self.model, batch, samples=32).mean(1) / batch.targets.sum(1)
+        bounds = conditional_bounds(self.model, batch, samples=32, anchor=bool(self._opening)).mean(1) / batch.targets.sum(1)
         return bounds.view(n, -1).argmax(1).tolist()
 
 

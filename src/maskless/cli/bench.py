@@ -189,10 +189,10 @@ def _chosen(preset: str, batch: str | None, length: str | None, steps: str | Non
     chosen = s.preset(preset)
     lengths, counts = _numbers(length, "length", 2), _numbers(steps, "steps", 1)
     at = lengths[0] if lengths else chosen.setting.length
-    calls = counts[0] if counts else min(chosen.setting.steps, at, *lengths)
+    calls = counts[0] if counts else min(chosen.setting.steps, at)
     for most, sites in ((max(counts, default=calls), at), (calls, min(lengths, default=at))):
         if most > sites:
-            raise ValueError(f"--steps {most} is more calls than a row of {sites} sites can take; give at most {sites}, or a larger --length")
+            raise ValueError(f"{most} steps are more calls than a row of {sites} sites can take; give --steps, at most {sites}, or a larger --length")
     changed: dict[str, Any] = {"length": at, "steps": calls}
     if dtype is not None:
         changed["dtype"] = s.dtype_of(dtype)

@@ -70,14 +70,15 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
     """
     if stop_at is not None and any(step.gone is not None for step in steps):
         raise ValueError("a plan that forgets what was drawn may forget the EOS that ended a text; use one without a corrector, or do not stop")
-    if len(noise.seeds) != canvas.rows:
-        raise ValueError(f"the noise has {len(noise.seeds)} seeds and the canvas {canvas.rows} rows; give one seed for each")
+    noise.check_rows(canvas.rows)
     device = canvas.count.device
     order_at_work = order.start(canvas, steps, noise)
     reads = order.adaptive or stop_at is not None
     for step in place(steps, device):
         if step.gone is not None:
             canvas.forget(_lost(canvas, step, noise))
+        if step.counts is None and not _any_open(canvas, step):
+            continue
         slots = order_at_work.propose(canvas, step)
         if slots.index.shape[1] == 0:
             continue
@@ -96,6 +97,12 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
             canvas.look()
             if not canvas.open.any():
                 break
+
+
+def _any_open(canvas: Canvas, step: Step) -> bool:
+    """Whether the step's window has anything left to reveal, where counts depend on tokens and the host has just looked."""
+    start, stop = step.window or (0, canvas.length)
+    return bool(canvas.open[:, start:stop].any())
 
 
 def _lost(canvas: Canvas, step: Step, noise: Noise) -> Bool[Tensor, "B L"]:

@@ -74,6 +74,11 @@ class Noise:
             raise ValueError(f"seed {seed} is out of range; choose one between -{LARGEST} and {LARGEST - 1}")
         return Noise([(seed << 20) + row for row in range(rows)], device)
 
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError unless there is one seed for each row."""
+        if len(self.seeds) != rows:
+            raise ValueError(f"the noise has {len(self.seeds)} seeds and the canvas {rows} rows; give one seed for each")
+
     def at(self, purpose: int, step: int, sites: Int[Tensor, "#B Q"]) -> Float[Tensor, "B Q"]:
         """A uniform number for each site."""
         return uniform(self.seeds[:, None], purpose, step, sites)

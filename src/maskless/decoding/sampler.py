@@ -82,6 +82,7 @@ class Sampler:
         """Decode lazily, one record per call of the predictor; the canvas must be on the model's device."""
         if self.digits is not None:
             self.digits.prepare(canvas)
+        noise.check_rows(canvas.rows)
         steps = self.plan(canvas, noise)
         self._validate(model, canvas, steps)
         log_prompt(model, canvas, noise)

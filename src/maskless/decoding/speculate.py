@@ -149,6 +149,7 @@ class Speculative:
         """Decode lazily. The host reads one count per row and round: how many drafts pass depends on tokens."""
         if not isinstance(model, Drafted):
             raise ValueError(f"{type(model).__name__} cannot verify drafts; speculation needs a token-causal partition model (causal: token)")
+        noise.check_rows(canvas.rows)
         log_prompt(model, canvas, noise)
         return _rounds(self, self._verifier(model, labels_of(model, canvas, cond)), canvas, noise)
 

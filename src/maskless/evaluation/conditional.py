@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from maskless.data.batch import Batch
 from maskless.models import Denoiser, kind_of
 from maskless.noise import uniform
-from maskless.objectives import AnyOrder, Masked, Partition, PrimePartition, SubNelbo, own
+from maskless.objectives import AnyOrder, Masked, Objective, Partition, PrimePartition, SubNelbo, own
 from maskless.objectives.base import Draws, Timed, presence
 from maskless.objectives.chunks import sites_of_digits, weighted_sum
 from maskless.objectives.cross_entropy import weighted_nll
@@ -61,7 +61,7 @@ class LogProb:
 
 @torch.inference_mode()
 def conditional_bounds(
-    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64,
+    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64, anchor: bool = True,
 ) -> Float[Tensor, "B S"]:
     """Estimates of a lower bound on log p(targets | given) of every row, one per sample; their mean is the bound.
 
@@ -73,6 +73,7 @@ def conditional_bounds(
         keys: which noise each row draws; rows with equal keys and equally many targets hide the same ones, so that their difference has less
             error than either. None: every row its own.
         chunk: P; the last pass is filled up, so that every pass has the same shape and a row's value does not depend on how many rows there are.
+        anchor: site 0 (BOS) opens every order; read by order-causal models.
     """
     rows = len(batch)
     key = torch.arange(rows) if keys is None else torch.tensor(list(keys), dtype=torch.int64)
@@ -83,7 +84,7 @@ def conditional_bounds(
         part = _rows(batch, source)
         position, u = _draws(part, key[source], full % samples, samples, seed, model.shuffle_prompt)
         device = model.head.weight.device
-        found = _one_pass(model, part.to(device), Draws(position, u).to(device))
+        found = _one_pass(model, part.to(device), Draws(position, u).to(device), anchor)
         parts.append([each[:len(some)].cpu() for each in found])
     nll, weight = (torch.cat(each).unflatten(0, (rows, samples)) for each in zip(*parts))
     return -controlled(nll.double(), weight.double(), batch.targets)
@@ -130,9 +131,9 @@ def _draws(
     return position.float(), u.float().clamp_max(1 - 2.0**-24)
 
 
-def _one_pass(model: Denoiser, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
+def _one_pass(model: Denoiser, batch: Batch, draws: Draws, anchor: bool) -> tuple[Float[Tensor, "P L"], Float[Tensor, "P L"]]:
     """The nlls of one draw of every row, and what each weighs in the draw's estimate: 0, or n / k of the k hidden ones."""
-    objective = own(kind_of(model.config))
+    objective = own(kind_of(model.config), anchor=anchor)
     if not isinstance(objective, Timed):                            # it runs whole orders, or the only one it has
         nll = objective(model, batch, draws).token_loss
         return nll, batch.targets.to(nll)
@@ -164,13 +165,13 @@ def _digits(model: Any, batch: Batch, draws: Draws) -> tuple[Float[Tensor, "P L"
     return torch.where(some, nll * per_site / number.clamp_min(1), 0.0), number / (per_site * share[:, None])
 
 
-def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0) -> LogProb:
+def log_prob(model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, anchor: bool = True) -> LogProb:
     """log p(targets | given) of a batch of one row."""
-    return log_probs(model, batch, samples=samples, seed=seed)[0]
+    return log_probs(model, batch, samples=samples, seed=seed, anchor=anchor)[0]
 
 
 def log_probs(
-    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64,
+    model: Denoiser, batch: Batch, *, samples: int, seed: int = 0, keys: Sequence[int] | None = None, chunk: int = 64, anchor: bool = True,
 ) -> list[LogProb]:
     """log p(targets | given) of every row; arguments are those of `conditional_bounds`.
 
@@ -178,7 +179,7 @@ def log_probs(
         ValueError: the network gave numbers that are not finite.
     """
     exact = model.left_to_right
-    values = conditional_bounds(model, batch, samples=1 if exact else samples, seed=seed, keys=keys, chunk=chunk)
+    values = conditional_bounds(model, batch, samples=1 if exact else samples, seed=seed, keys=keys, chunk=chunk, anchor=anchor)
     if not bool(values.isfinite().all()):
         bad = int((~values.isfinite()).any(1).sum())
         raise ValueError(f"log-probabilities of {bad} of {len(batch)} texts are not finite; look at the model's weights, or score in float32")
@@ -188,12 +189,13 @@ def log_probs(
 
 
 @torch.inference_mode()
-def greedy(model: Denoiser, batch: Batch, *, together: bool = False, chunk: int = 64) -> Bool[Tensor, " B"]:
+def greedy(model: Denoiser, batch: Batch, *, together: bool = False, chunk: int = 64, anchor: bool = True) -> Bool[Tensor, " B"]:
     """Whether each row's targets are what greedy decoding from left to right would write in their place.
 
     Args:
         together: all targets at once, each the most probable given the given sites alone, as the released evaluation of LAMBADA decodes.
         chunk: rows of a pass.
+        anchor: as in `conditional_bounds`.
     """
     row, site = batch.targets.nonzero(as_tuple=True)                # (T,) of every target
     device, right = model.head.weight.device, []
@@ -201,7 +203,7 @@ def greedy(model: Denoiser, batch: Batch, *, together: bool = False, chunk: int 
         part = _rows(batch, row[some])
         later = torch.arange(batch.tokens.shape[1]) >= site[some, None]
         known = part.given | (part.targets & ~later & (not together))
-        states = _states(model, part.to(device), known.to(device), in_order=not together)
+        states = _states(model, part.to(device), known.to(device), None if together else own(kind_of(model.config), anchor=anchor))
         logits = model.head(states[torch.arange(len(some)), site[some]])
         if model.allowed is not None:
             logits = logits.masked_fill(~model.allowed, -torch.inf)
@@ -210,12 +212,12 @@ def greedy(model: Denoiser, batch: Batch, *, together: bool = False, chunk: int 
     return wrong == 0
 
 
-def _states(model: Any, batch: Batch, known: Bool[Tensor, "P L"], *, in_order: bool) -> Float[Tensor, "P L D"]:
-    """The state of every unknown site from the known ones; an order-causal model may read its targets as one order, from left to right."""
-    if not (in_order and isinstance(own(kind_of(model.config)), AnyOrder)):
+def _states(model: Any, batch: Batch, known: Bool[Tensor, "P L"], one_by_one: Objective | None) -> Float[Tensor, "P L D"]:
+    """The state of every unknown site from the known ones; the targets of an order-causal model may be read as one order, from left to right."""
+    if not isinstance(one_by_one, AnyOrder):
         share = (~known & batch.valid).sum(1) / batch.targets.sum(1).clamp_min(1)
         return model.hidden(batch.tokens, known, cond=batch.labels, t=share.float(), present=presence(batch))
-    objective = AnyOrder(left_to_right=1.0)
+    objective = replace(one_by_one, left_to_right=1.0)
     log = objective.order(batch, Draws(torch.zeros(len(batch), device=known.device), torch.zeros(known.shape, device=known.device)))
     states = model.hidden_in_order(batch.tokens, log, objective.commits(batch.in_order(log)), cond=batch.labels)
     return torch.zeros_like(states).scatter(1, log[..., None].expand_as(states), states)

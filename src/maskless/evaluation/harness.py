@@ -227,7 +227,8 @@ class Harness:
         found: dict[int, LogProb] = {}
         for numbers, batch in self._batches(rows):
             keys, scoring = [rows[n][2] for n in numbers], self.scoring
-            found |= zip(numbers, log_probs(self.model, batch, samples=scoring.samples, seed=scoring.seed, keys=keys, chunk=scoring.chunk))
+            found |= zip(numbers, log_probs(self.model, batch, samples=scoring.samples, seed=scoring.seed, keys=keys, chunk=scoring.chunk,
+                                            anchor=bool(self.opening)))
             if progress is not None:
                 progress(len(found), len(rows))
         return [found[number] for number in range(len(rows))]
@@ -236,7 +237,7 @@ class Harness:
         found: dict[int, bool] = {}
         for numbers, batch in self._batches(rows):
             together = self.scoring.decoding == "together"
-            found |= zip(numbers, greedy(self.model, batch, together=together, chunk=self.scoring.chunk).tolist())
+            found |= zip(numbers, greedy(self.model, batch, together=together, chunk=self.scoring.chunk, anchor=bool(self.opening)).tolist())
         return [found[number] for number in range(len(rows))]
 
     def _batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], Batch]]:

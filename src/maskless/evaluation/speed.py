@@ -40,10 +40,10 @@ def published(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Itera
     return published_sampler(steps).records(model, canvas, noise)
 
 
-def from_start(batch: int, length: int, device: torch.device, known: int = 1) -> Canvas:
+def from_start(batch: int, length: int, device: torch.device, known: int = 1, bos: int = 0) -> Canvas:
     """Rows that know their BOS and, where asked, more sites after it."""
     sites = torch.arange(length).expand(batch, -1)
-    return Canvas(torch.zeros(batch, length, dtype=torch.int64), sites < known, anchor=sites < 1).to(device)
+    return Canvas(torch.where(sites < 1, bos, 0), sites < known, anchor=sites < 1).to(device)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Contender:
         steps: what the plan is given.
         timed: how many calls are run, where all cost the same and the time can be scaled to the whole plan; None runs them all.
         noise: what draws its tokens.
+        config: the model's; None where its cost is not asked for.
+        bos: the id that rows begin with.
 
     Raises:
         ValueError: for one timed call of several, which does not tell what is made once from what every call costs.
@@ -80,6 +82,8 @@ class Contender:
     steps: int
     timed: int | None = None
     noise: Callable[[Sequence[int], torch.device], Noise] = Noise
+    config: Any = None
+    bos: int = 0
 
     def __post_init__(self) -> None:
         if self.timed is not None and self.timed < min(2, self.steps):
@@ -89,7 +93,7 @@ class Contender:
     def run(self, device: torch.device, seed: int, *, known: int = 1, calls: int | None = None) -> Spent:
         """A generation, ended after `calls` where given; `known` sites are given at the start."""
         noise = self.noise([seed + row for row in range(self.batch)], device)
-        canvas, count = from_start(self.batch, self.length, device, known), 0
+        canvas, count = from_start(self.batch, self.length, device, known, self.bos), 0
         start = first = _now(device)
         for count, _ in enumerate(self.generate(self.model, canvas, noise, self.steps), 1):
             if count == 1:

@@ -101,6 +101,7 @@ class CachedPredictor:
         self.values: list[Tensor] = []
 
     def _open(self, canvas: Canvas) -> None:
+        self.model.check_canvas(canvas)
         config, like = self.model.config, self.model.embedding.weight
         shape = (canvas.rows, config.heads, canvas.length + 1, config.width // config.heads)
         self.keys = [like.new_zeros(shape) for _ in self.model.blocks]

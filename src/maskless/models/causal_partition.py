@@ -211,6 +211,7 @@ class CachedPredictor:
 
     def _open(self, canvas: Canvas) -> None:
         model, config = self.model, self.model.config
+        model.check_canvas(canvas)
         like, width = model.embedding.weight, config.width // config.heads
 
         def buffers(layers: int) -> tuple[Tensor, Tensor]:
@@ -448,8 +449,8 @@ class Reencoding:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"refresh every {self.every} calls is below 1; give the number of calls between two encodings")
+        if not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"refresh every {self.every} calls: give the number of calls between two encodings, a whole number of at least 1")
 
     left_to_right: ClassVar[bool] = False
 

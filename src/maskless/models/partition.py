@@ -307,6 +307,7 @@ class PartitionPredictor:
         self.queries: Tensor | None = None                                                      # (R + L, h, d)
 
     def _open(self, canvas: Canvas) -> Rotation:
+        self.model.check_canvas(canvas)
         swap, rotations = self.model.swap, self.model.rotation(canvas.length)
         self.starts = swap.starts(self.model.positions(canvas.length))
         if not swap.reads_memory:

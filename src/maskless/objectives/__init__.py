@@ -1,6 +1,8 @@
 """One loss per file; `OBJECTIVES` names them for recipes."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maskless.objectives.any_order import AnyOrder, Dial, OrderedPartition
 from maskless.objectives.autoregressive import Autoregressive
 from maskless.objectives.base import Draws, Objective, Terms
@@ -30,9 +32,11 @@ FITS = {                                                            # the object
 }
 
 
-def own(kind: str) -> Objective:
-    """The objective that a kind of model is scored with."""
-    return OBJECTIVES[FITS[kind][0]]()
+def own(kind: str, *, anchor: bool = True) -> Objective:
+    """The objective that a kind of model is scored with; `anchor` as in `AnyOrder`, which reads it."""
+    objective = OBJECTIVES[FITS[kind][0]]()
+    return replace(objective, anchor=anchor) if isinstance(objective, AnyOrder) else objective
+
 
 __all__ = [
     "FITS", "OBJECTIVES", "AnyOrder", "Autoregressive", "Complementary", "Dial", "Draws", "FiniteSteps", "JointCE", "Masked", "Objective",

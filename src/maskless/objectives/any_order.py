@@ -33,8 +33,8 @@ class AnyOrder(Untimed):
     """E over orders of sum_r -log p(x at log r | earlier commits), r over the entries of the log; no times, no weights.
 
     With `commit` = 1 the mean is the absorbing-diffusion NELBO, for a model whose predictions do not depend on the order of what they see.
-    With more it bounds -log p under the sampler that reveals `commit` sites a step, and is reported under that name only. Given sites are
-    the first commit, padding the last, and neither is a target.
+    With more it bounds -log p under the sampler that reveals `commit` sites a step, and is reported under that name only. As on a `Canvas`
+    the anchor is the first commit and the given sites are the second; padding is the last, and neither it nor what is given is a target.
 
     Args:
         commit: sites of a commit; the last may have fewer.
@@ -42,7 +42,8 @@ class AnyOrder(Untimed):
         anchor: site 0 (BOS) opens every order, as when sampling; it stays a target.
 
     Raises:
-        ValueError: for values out of range, and when run, for a commit of the whole row: every token would be predicted from nothing.
+        ValueError: for values out of range, and when run, for a commit of the whole row: every token would be predicted from nothing; and
+            for a model that is not order-causal.
     """
 
     commit: int = 1
@@ -64,6 +65,8 @@ class AnyOrder(Untimed):
 
     def __call__(self, model: Any, batch: Batch, draws: Draws) -> Terms:
         self.check_length(batch.tokens.shape[1])
+        if not hasattr(model, "hidden_in_order"):
+            raise ValueError(f"a {type(model).__name__} does not read tokens one after the other; orders are of order-causal partition models")
         log = self.order(batch, draws)
         ordered = batch.in_order(log)
         states = model.hidden_in_order(batch.tokens, log, self.commits(ordered), cond=batch.labels)                # (B, L, D)
@@ -72,13 +75,13 @@ class AnyOrder(Untimed):
         return Terms(found.loss, found.bound, found.tokens, scatter_sites(found.token_loss, log))
 
     def order(self, batch: Batch, draws: Draws) -> Int[Tensor, "B L"]:
-        """The log: given sites first, then the anchor, the others by their uniforms (or left to right), padding last."""
+        """The log: the anchor first, then given sites, the others by their uniforms (or left to right), padding last."""
         site = torch.arange(draws.u.shape[1], device=draws.u.device)
         key = torch.where((draws.t < self.left_to_right)[:, None], (site / len(site)).to(draws.u), draws.u)
+        key = torch.where(batch.given, key - 1, key)
         if self.anchor:
-            key = torch.where(site == 0, key - 1, key)
-        key = torch.where(batch.given, key - 2, key)
-        return torch.where(batch.valid, key, key + 2).argsort(dim=1, stable=True)
+            key = torch.where(site == 0, key - 3, key)
+        return torch.where(batch.valid, key, key + 5).argsort(dim=1, stable=True)
 
     def commits(self, ordered: Batch) -> Int[Tensor, "#B L"] | None:
         """The commit of every log entry; None where each is its own."""
@@ -86,8 +89,8 @@ class AnyOrder(Untimed):
             return None
         entry = torch.arange(ordered.tokens.shape[1], device=ordered.tokens.device)[None]
         opening = int(self.anchor)
-        first = ordered.given.sum(1, keepdim=True).clamp(min=opening) if ordered.prompted else opening
-        return torch.where(entry < first, 0, 1 + (entry - first) // self.commit)
+        first = opening + ordered.given[:, opening:].sum(1, keepdim=True) if ordered.prompted else opening
+        return torch.where(entry < opening, 0, torch.where(entry < first, 1, 2 + (entry - first) // self.commit))
 
 
 @dataclass(frozen=True)

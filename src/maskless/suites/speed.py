@@ -72,11 +72,12 @@ class Generation:
 
     def __call__(self, model: Denoiser, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
         opened = self.session.subject.opened
-        decoding, sampler, classes = opened._decoding(self.settings.refresh), self.sampler(), opened.model.null_label
+        sampler, classes = self.sampler(), opened.model.null_label
+        decoding = opened._decoding(sampler, self.settings.refresh)
         cond = None if classes is None else (torch.arange(self.batch) % classes).to(opened.device)
         rows = self.canvas()
         if isinstance(sampler, Speculative):
-            for round in sampler.rounds(decoding, rows, noise):
+            for round in sampler.rounds(decoding, rows, noise, cond):
                 yield round                                         # a draft
                 yield round                                         # and its verification
         else:
@@ -91,20 +92,26 @@ class Generation:
         return opened.codec.decode(opened.cells(canvas.by_site().tokens))
 
     def canvas(self) -> Any:
-        """Rows that know their first site; images that know nothing."""
+        """Rows that know their BOS, where the vocabulary has one; images that know nothing."""
         opened = self.session.subject.opened
         if isinstance(opened, ImageModel):
             nothing = torch.zeros(self.batch, *opened.grid, dtype=torch.int64)
             return opened._canvas(nothing, nothing.bool())
         sites = torch.arange(self.length).expand(self.batch, -1)
-        return opened._canvas(torch.zeros_like(sites), sites < 1)
+        return opened._canvas(torch.full_like(sites, opened._opening[0] if opened._opening else 0), sites < self.opening)
+
+    @property
+    def opening(self) -> int:
+        """Sites of a text that are known at the start; an autoregressive model cannot do without one."""
+        opened: Any = self.session.subject.opened
+        return max(len(opened._opening), int(opened.model.left_to_right))
 
     def sampler(self) -> Sampler | Speculative:
         """The sampler of the settings. Raises ValueError for one that the model does not take."""
         opened, options = self.session.subject.opened, options_of(self.session, self.settings.sampler)
         if isinstance(opened, ImageModel):
             return opened._sampler(options, opened.grid[0] * opened.grid[1], grid=opened.grid)
-        return opened._sampler(options, self.length - 1, **opened._fixed(opened._opening))
+        return opened._sampler(options, self.length - self.opening, **opened._fixed(opened._opening))
 
 
 def _sampling(session: Session, settings: Speed, length: int, batch: int, protocol: str) -> Result:

@@ -22,6 +22,8 @@ from maskless.evaluation.speed import Contender, Generate, Sampled, even_random,
 from maskless.models import Denoiser, build, for_sampling, kind_of
 from maskless.models.captured import Captured, Recorders, fits
 
+UNCOUNTED = {"query": "position", "query_mlp": False, "self_layers": (), "classes": 0, "registers": 0, "time_conditioned": False}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -52,11 +54,12 @@ class Entry:
     def steps(self, setting: Setting) -> int:
         return setting.length - 1 if self.one_each else min(setting.steps, setting.length - 1)
 
-    def parts(self, setting: Setting, batch: int) -> Parts | None:
-        if self.count is None:
+    def parts(self, config: Any, setting: Setting, batch: int) -> Parts | None:
+        """The counted cost of a generation; None for a model with something that the counts leave out."""
+        if self.count is None or any(getattr(config, name, usual) != usual for name, usual in UNCOUNTED.items()):
             return None
         run = Run(batch, setting.length, setting.itemsize)
-        return self.count(setting.config(self.kind), run, calls_of(setting.length, self.steps(setting)))
+        return self.count(config, run, calls_of(setting.length, self.steps(setting)))
 
 
 def confident(model: Sampled, canvas: Canvas, noise: Noise, steps: int) -> Iterator[Any]:
@@ -104,10 +107,23 @@ class Networks:
 
     def __init__(self, setting: Setting, device: torch.device, folders: Sequence[Path] = (), recorders: Recorders | None = None):
         self.setting, self.device, self.recorders = setting, device, recorders
-        self.trained = {kind_of(model.config): model for model in map(_loaded, folders)}
-        for model in self.trained.values():
-            self.setting = _sized(self.setting, model.config)
+        self.trained: dict[str, Denoiser] = {}
+        self.bos: dict[str, int] = {}
+        self.weights: dict[str, str] = {}                           # where each comes from
+        for folder in folders:
+            self._read(folder)
         self.made: dict[str, Denoiser] = {}
+
+    def _read(self, folder: Path) -> None:
+        from maskless.checkpoints.native import load_model
+
+        model, coding = load_model(folder)
+        kind, bos = kind_of(model.config), None if coding is None else coding.vocabulary.bos
+        if kind in self.trained:
+            raise ValueError(f"--weights {self.weights[kind]} and {folder} are both of a {kind} model; give one")
+        self.trained[kind], self.weights[kind] = model, str(folder)
+        self.bos[kind] = 0 if bos is None else bos
+        self.setting = _sized(self.setting, model.config)
 
     def __call__(self, kind: str) -> Denoiser:
         if kind not in self.made:
@@ -136,19 +152,15 @@ class Networks:
         self.check_length(name, setting.length)
         steps = entry.steps(setting)
         timed = None if entry.timed is None else min(entry.timed, steps)
-        return Contender(name, self.sampled(entry), entry.generate, setting.batch, setting.length, steps, timed, entry.noise)
+        config = self.trained[entry.kind].config if entry.kind in self.trained else setting.config(entry.kind)
+        return Contender(name, self.sampled(entry), entry.generate, setting.batch, setting.length, steps, timed, entry.noise,
+                         config, self.bos.get(entry.kind, 0))
 
     def check_length(self, name: str, length: int) -> None:
         """Raise ValueError where a contender's checkpoint is not made for so many sites."""
         kind = CONTENDERS[name].kind
         if kind in self.trained and length > (most := self.trained[kind].config.length):
             raise ValueError(f"length {length} is beyond the {most} sites of the {kind} checkpoint; give --length {most} or less, and --no-sweep")
-
-
-def _loaded(folder: Path) -> Denoiser:
-    from maskless.checkpoints.native import load_model
-
-    return load_model(folder)[0]
 
 
 def _sized(setting: Setting, config: Any) -> Setting:

@@ -51,7 +51,7 @@ def measure(name: str, networks: Networks, calls: int | None = None) -> Memory:
     """
     setting, entry, device = networks.setting, CONTENDERS[name], networks.device
     contender = networks.contender(name, setting)
-    dataclasses.replace(contender, batch=1, length=32, steps=31 if entry.one_each else 2).run(device, seed=0)
+    dataclasses.replace(contender, batch=1, length=32, steps=31 if entry.one_each else 2, timed=None).run(device, seed=0)
     probe, known, ran = contender, 1, min(calls or contender.steps, contender.steps)
     if not entry.cached and ran < contender.steps:
         probe, known = last_calls(contender, ran)
@@ -61,7 +61,7 @@ def measure(name: str, networks: Networks, calls: int | None = None) -> Memory:
         raise ValueError(f"the memory of a process cannot be read on this system with device {device.type}; use Linux, or a CUDA device")
     run = Run(setting.batch, setting.length, setting.itemsize)
     weights = sum(p.numel() * p.element_size() for p in networks(entry.kind).parameters())
-    return Memory(name, setting.batch, setting.length, contender.steps, ran, weights, entry.cache(setting.config(entry.kind), run), used,
+    return Memory(name, setting.batch, setting.length, contender.steps, ran, weights, entry.cache(contender.config, run), used,
                   time.perf_counter() - start)
 
 

@@ -136,7 +136,8 @@ def rows_document(found: Sampling, bench: str, preset: str, device: torch.device
     """What bench.json holds; docs/bench.md says what each entry means."""
     rows = [dataclasses.asdict(row) | {"share_of_matrix_rate": row.share, "seconds_per_call": row.seconds_per_call,
                                        "seconds_per_token": row.seconds_per_token} for row in found.rows]
-    return {"bench": bench, "preset": preset, "setting": found.setting.described(), "compile": compile, "where": where(device, found.setting.dtype),
+    return {"bench": bench, "preset": preset, "setting": found.setting.described(), "compile": compile, "weights": found.weights,
+            "where": where(device, found.setting.dtype),
             "matrix_rates": {str(rows): rate for rows, rate in found.matrix_rates.items()}, "large": LARGE, "rows": rows}
 
 
@@ -147,5 +148,6 @@ def training_document(rows: Sequence[Step], setting: Setting, preset: str, devic
 
 def memory_document(rows: Sequence[Memory], networks: Networks, preset: str) -> dict[str, Any]:
     found = [dataclasses.asdict(row) | {"working": row.working, "within": row.within} for row in rows]
-    return {"bench": "memory", "preset": preset, "setting": networks.setting.described(), "where": where(networks.device, networks.setting.dtype),
+    return {"bench": "memory", "preset": preset, "setting": networks.setting.described(), "weights": networks.weights,
+            "where": where(networks.device, networks.setting.dtype),
             "rows": found}

@@ -75,6 +75,7 @@ class Sampling:
     setting: Setting
     rows: list[Row]
     matrix_rates: dict[int, float]      # GFLOP/s by rows of the product
+    weights: dict[str, str]             # where those of a kind of model come from, if they are trained
 
     def at(self, point: str) -> list[Row]:
         return [row for row in self.rows if row.point == point]
@@ -108,7 +109,7 @@ def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: in
         timings = race_those_that_fit(some, device=device, repeats=min(2, repeats), until=until, progress=progress)
         rows += rows_of(timings, [(point, changed, contender) for contender in some])
     rates = matrix_rates(setting, device, {LARGE, *(row.matrix_rows for row in rows)}, progress)
-    return Sampling(setting, [dataclasses.replace(row, matrix_rate=rates[row.matrix_rows]) for row in rows], rates)
+    return Sampling(setting, [dataclasses.replace(row, matrix_rate=rates[row.matrix_rows]) for row in rows], rates, networks.weights)
 
 
 def curves(preset: Preset, setting: Setting) -> list[tuple[str, Setting]]:
@@ -129,7 +130,7 @@ def rows_of(timings: Sequence[Timing | None], raced: Sequence[tuple[str, Setting
 
 def row_of(timing: Timing, point: str, setting: Setting, contender: Contender) -> Row:
     entry = CONTENDERS[timing.name]
-    parts = entry.parts(setting, timing.batch)
+    parts = entry.parts(contender.config, setting, timing.batch)
     counted = None if parts is None else cost.total(parts)
     attention = None if parts is None else cost.attention(parts).flops
     size = math.ceil((timing.length - 1) / timing.nfe)

@@ -37,4 +37,4 @@ def run(preset: Preset, names: Sequence[str], networks: Networks, *, repeats: in
     rows = rows_of(timings, field)
     if not rows:
         raise ValueError(f"no point fits into the memory of {networks.device}; give a smaller --batch or --length")
-    return Sampling(networks.setting, rows, {})
+    return Sampling(networks.setting, rows, {}, networks.weights)
