@@ -17,7 +17,7 @@ from tests.api import test_text
 from tests.training.runs import environment
 
 import maskless
-from maskless.serving.app import Job, Service, application
+from maskless.serving.app import Job, Left, Service, application
 from maskless.serving.texts import Generate, Score
 
 
@@ -88,6 +88,19 @@ def test_the_usual_number_of_steps_is_that_of_python(client):
     asked = {"prompt": "To be ", "length": 20}
     expected = opened(client.get("/v1/model").json()["name"]).generate(**asked)[0]
     assert client.post("/v1/generate", json=asked).json() == {"texts": [{"text": expected.text, "gaps": [], "nfe": expected.nfe}]}
+
+
+@pytest.mark.parametrize("more", [{"steps": 60}, {"plan": "ancestral", "steps": 30}, {"plan": "root", "steps": 40},
+                                  {"order": "entropy-bound", "steps": 60}])
+def test_more_steps_than_open_sites_change_no_text(partition, more):
+    client, model = partition
+    asked = {"prompt": "To be", "length": 20, "seed": 3, **more}
+    expected = model.generate(**asked)[0]
+    streamed = client.post("/v1/generate", json={**asked, "stream": True}).text.split("\n\n")[-2].removeprefix("data: ")
+    for found in (client.post("/v1/generate", json=asked).json(), json.loads(streamed)):
+        assert (found["texts"][0]["text"], found["texts"][0]["nfe"]) == (expected.text, expected.nfe)
+    filled = client.post("/v1/infill", json={"text": "The ___{4} house ___{3}.", "steps": 20, "seed": 1}).json()["texts"][0]["text"]
+    assert filled == model.infill("The ___{4} house ___{3}.", steps=20, seed=1).text
 
 
 def test_a_space_at_the_end_of_a_prompt_is_lent():
@@ -166,13 +179,13 @@ def test_a_full_room_is_said():
 
 
 @pytest.mark.parametrize(("verb", "asked", "sentence"), [
-    ("generate", {"promt": "x"}, "promt is no option of a sampler"),
+    ("generate", {"promt": "x"}, "'promt' is nothing that can be asked for here; there are length, n, prompt"),
     ("generate", {"steps": 0}, "steps 0 is below 1"),
     ("generate", {"steps": "8"}, "steps is '8'; it must be an integer or null"),
     ("generate", {"order": "up", "stream": True}, "order is 'up'; it must be one of random"),
     ("generate", {"n": 5}, "n is 5 and a request has at most 4"),
     ("generate", {"n": 0}, "n is 0; give 1 or more texts"),
-    ("generate", {"n": 2, "options": {}}, "options is no option of a sampler"),
+    ("generate", {"n": 2, "options": {}}, "'options' is nothing that can be asked"),
     ("generate", {"n": "2"}, "n is '2'"),
     ("generate", {"prompt": "x" * 60}, "the prompt takes 61 of 48 sites"),
     ("generate", {"length": 900}, "length 900 is not in 1..48"),
@@ -184,10 +197,54 @@ def test_a_full_room_is_said():
     ("score", {"of": "", "given": "a ___"}, "span 0 is empty"),
     ("score", {"of": "a", "size": 3}, "size"),
     ("score", [1], "the request is no JSON object"),
+    ("score", {"of": "a", "samples": 5000}, "a request has at most 4096"),
+    ("score", {"of": "a", "seed": 1 << 64}, "is out of range"),
+    ("generate", {"steps": 10**30}, "is above 100000"),
+    ("generate", {"guidance": 1e39}, "guidance is 1e+39; give a number between"),
+    ("infill", {"text": "a ___{1000000000000000000000000000000}"}, "takes 1000000000000000000000000000003 sites, the model has 48"),
+    ("infill", {"text": "a ___", "lengths": 10**30}, "sites, the model has 48"),
 ])
 def test_a_mistake_is_one_sentence(partition, verb, asked, sentence):
     reply = partition[0].post(f"/v1/{verb}", json=asked)
     assert reply.status_code == 400 and list(reply.json()) == ["error"] and sentence in reply.json()["error"]
+
+
+@pytest.mark.parametrize(("status", "content", "kind", "sentence"), [
+    (400, "[" * 100_000, "application/json", "the request is no JSON object"),
+    (413, '{"prompt": "' + "x" * (1 << 20) + '"}', "application/json", "more than 1,048,576 bytes"),
+    (415, "{}", "text/plain", "Content-Type: application/json"),
+])
+def test_bodies_that_are_not_read(partition, status, content, kind, sentence):
+    reply = partition[0].post("/v1/generate", content=content, headers={"Content-Type": kind})
+    assert reply.status_code == status and sentence in reply.json()["error"]
+
+
+def test_every_answer_is_json(partition, monkeypatch):
+    client, model = partition
+    assert client.get("/v1/nothing").json() == {"error": "Not Found"} and client.get("/v1/generate").json() == {"error": "Method Not Allowed"}
+    monkeypatch.setattr(type(model), "infill", lambda self, *args, **named: 1 / 0)
+    reply = TestClient(client.app, raise_server_exceptions=False).post("/v1/infill", json={"text": "a ___{2}"})
+    assert reply.status_code == 500 and reply.json() == {"error": "the server could not answer (ZeroDivisionError); its log says why"}
+
+
+def test_one_who_leaves_while_others_are_served_is_not_served():
+    service, gone = Service(opened("partition"), "toy"), threading.Event()
+
+    async def leave():
+        async def departed():
+            while not gone.is_set():
+                await asyncio.sleep(0.01)
+
+        answer = asyncio.ensure_future(service.answer(Generate(n=2), departed))
+        await asyncio.sleep(0.05)
+        gone.set()
+        with pytest.raises(Left):
+            await answer
+
+    asyncio.run(leave())
+    service.batcher.close()
+    service.batcher.work()
+    assert service.model.calls == []
 
 
 def test_the_page_needs_nothing_from_elsewhere(partition):

@@ -94,4 +94,18 @@ def test_an_interrupt_ends_the_work_and_leaves_nobody_waiting():
     batcher.close()
     with pytest.raises(KeyboardInterrupt):
         batcher.work()
-    assert all(isinstance(answer.exception(0), KeyboardInterrupt) for answer in answers)
+    assert all(isinstance(answer.exception(0), Busy) and "stopping" in str(answer.exception(0)) for answer in answers)
+
+
+def test_those_who_wait_are_told_of_the_end_and_those_who_left_take_no_room():
+    batcher = Batcher(lambda kind, asked: asked, room=2)
+    first, second = batcher.ask("a", 1), batcher.ask("a", 2)
+    with pytest.raises(Busy, match="2 requests wait already"):
+        batcher.ask("a", 3)
+    first.cancel()
+    third = batcher.ask("a", 3)
+    batcher.abandon()
+    batcher.work()                                                  # which has nothing to do
+    assert all(isinstance(answer.exception(0), Busy) for answer in (second, third))
+    with pytest.raises(Busy, match="stopping"):
+        batcher.ask("a", 4)

@@ -115,16 +115,17 @@ def test_what_is_served_is_described(client):
 @pytest.mark.parametrize(("verb", "asked", "sentence"), [
     ("generate", {"label": "cow"}, "there is no class 'cow'; choose cat, dog, hen"),
     ("generate", {"label": 7}, "label 7 is not in 0..2"),
-    ("generate", {"labels": 1}, "labels is no option of a sampler"),
-    ("generate", {"prompt": "a"}, "prompt is no option of a sampler"),
+    ("generate", {"labels": 1}, "'labels' is nothing that can be asked"),
+    ("generate", {"prompt": "a"}, "'prompt' is nothing that can be asked"),
     ("generate", {"n": 5}, "n is 5 and a request has at most 4"),
-    ("generate", {"batch": 4}, "batch is no option of a sampler"),
+    ("generate", {"batch": 4}, "'batch' is nothing that can be asked"),
     ("infill", {}, "image is missing; add it"),
     ("infill", {"image": "?"}, "image is not base64"),
     ("infill", {"image": "aaaa"}, "image is not an image that can be read"),
     ("infill", {"image": png(np.zeros((4, 4, 1), np.uint8))}, "no cell is open"),
-    ("infill", {"image": png(np.zeros((9, 9, 1), np.uint8))}, "do not fit into the 4 x 4"),
+    ("infill", {"image": png(np.zeros((9, 9, 1), np.uint8))}, "9 x 9 pixels do not fit into 4 x 4"),
     ("infill", {"image": png(np.zeros((4, 4, 1), np.uint8)), "at": [1]}, "at"),
+    ("infill", {"image": base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n").decode()}, "not an image that can be read"),
 ])
 def test_a_mistake_is_one_sentence(client, verb, asked, sentence):
     reply = client.post(f"/v1/{verb}", json=asked)

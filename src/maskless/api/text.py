@@ -23,6 +23,7 @@ from maskless.decoding.decode import Callback
 from maskless.evaluation.conditional import LogProb, conditional_bounds, log_prob
 from maskless.models import Denoiser
 
+MOST_DRAWS = 1_000_000                                              # of a score
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
 
 
@@ -226,7 +227,9 @@ class TextModel(LoadedModel):
             ValueError: if spans and gaps do not match, a span is empty or not of the length that its gap states, or the text does not fit.
         """
         check_count("samples", samples, 2, of="draws (a bound with its error needs two)")
-        check_whole("seed", seed)
+        if samples > MOST_DRAWS:
+            raise ValueError(f"samples is {samples}; give {MOST_DRAWS} draws or fewer")
+        seeds_of(seed, 1)                                           # a whole number in range
         check_text("given", given)
         said: Any = of
         spans: list[str] = [of] if isinstance(of, str) else list(said) if isinstance(said, Sequence) else [said]
@@ -385,12 +388,13 @@ class TextModel(LoadedModel):
 
     def _layout(self, pieces: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Tokens (L,) and known (L,) of a template's pieces with gaps of the given lengths."""
+        taken = len(self._opening) + sum(map(len, pieces)) + sum(lengths)
+        if taken > self.model.config.length:
+            raise ValueError(f"the text with its gaps takes {taken} sites, the model has {self.model.config.length}; shorten it")
         tokens, known = list(self._opening), [True] * len(self._opening)
         for ids, gap in zip(pieces, [*lengths, 0]):
             tokens += [*ids, *[self.tokenizer.vocabulary.filler] * gap]
             known += [True] * len(ids) + [False] * gap
-        if len(tokens) > self.model.config.length:
-            raise ValueError(f"the text with its gaps takes {len(tokens)} sites, the model has {self.model.config.length}; shorten it")
         return torch.tensor(tokens), torch.tensor(known)
 
     def _infill_canvas(self, layouts: Sequence[tuple[Tensor, Tensor]]) -> Canvas:

@@ -18,7 +18,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for everybody who reaches this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     batch: Annotated[int, typer.Option(min=1, help="Requests that go through the model together, and texts or images of one request, at most.")] = 32,
-    wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a request waits for others when nobody is served.")] = 5,
+    wait: Annotated[float, typer.Option(min=0, max=60_000, help="Milliseconds that a request waits for others when nobody is served.")] = 5,
     device: s.Device = "auto", compile: s.Compile = "auto", weights: s.Weights = "ema",
 ) -> None:
     """Serve a model of texts or images: a page to try it, and its calls as JSON (docs/serving.md)."""
@@ -34,11 +34,12 @@ def serve(
     if imaging.makes_images(opened):
         pillow()                                                    # which sends and reads them
     try:
-        listening = socket.create_server((host, port))
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port} cannot be used ({error.strerror or error}); give another, or --port 0 for any") from None
+        raise ValueError(f"--host {host} --port {port} cannot be used ({error.strerror or error}); give another; port 0 is any free one") from None
     service = Service(opened, model, most=batch, wait=wait / 1000)
     name, number = listening.getsockname()[:2]
+    name = f"[{name}]" if ":" in name else name
     signal.signal(signal.SIGTERM, signal.default_int_handler)       # ends it as Ctrl-C does
     typer.echo(f"{model} is served at http://{name}:{number} (Ctrl-C ends it)")
     server = uvicorn.Server(uvicorn.Config(application(service), log_level="warning", timeout_graceful_shutdown=1))
@@ -47,6 +48,7 @@ def serve(
     try:
         service.batcher.work()
     finally:
+        service.batcher.abandon()
         server.should_exit = True
         listener.join()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,10 @@ Fit = Literal["crop", "pad"]
 MODES = {1: "L", 3: "RGB"}
 
 
+class TooLarge(ValueError):
+    """An image of more pixels than are wanted."""
+
+
 def pillow() -> Any:
     """PIL.Image. Raises ValueError if Pillow is not installed."""
     try:
@@ -33,15 +38,17 @@ def pillow() -> Any:
     return Image
 
 
-def read_picture(file: Path | bytes, name: str) -> Image:
+def read_picture(file: Path | bytes, name: str, *, most: tuple[int, int] | None = None, formats: Sequence[str] | None = None) -> Image:
     """One image, whole in memory, turned as its camera says; of 16-bit greys the high byte.
 
     Args:
         file: a path, or the content of a file.
         name: what to call it in a message.
+        most: height and width beyond which it is refused before it is decoded.
+        formats: those of Pillow that are tried; all if None.
 
     Raises:
-        ValueError: it is no image, truncated or damaged, or of numbers that have no largest one.
+        ValueError: it is no image, too large, truncated or damaged, or of numbers that have no largest one.
         OSError: the file cannot be read.
     """
     module = pillow()
@@ -49,9 +56,13 @@ def read_picture(file: Path | bytes, name: str) -> Image:
 
     content = file if isinstance(file, bytes) else file.read_bytes()
     try:
-        with module.open(io.BytesIO(content)) as image:
+        with module.open(io.BytesIO(content), formats=formats) as image:
+            if most is not None and (image.height > most[0] or image.width > most[1]):
+                raise TooLarge(f"{name}: {image.height} x {image.width} pixels do not fit into {most[0]} x {most[1]}; resize it")
             image.load()
             turned = ImageOps.exif_transpose(image)
+    except TooLarge:
+        raise
     except module.DecompressionBombError:
         raise ValueError(f"{name} has more pixels than an image should have: scale it down or take it away") from None
     except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:

@@ -30,6 +30,10 @@ ENDS: dict[PlanName, Ends] = {"even": even, "root": root, "square": square, "cos
                               "arccos-pgm": arccos_pgm}
 
 
+MOST_STEPS = 100_000
+LARGEST = 1e30                                                      # of an option: more times a logit is no float32
+
+
 @dataclass(frozen=True)
 class SamplerOptions:
     """Every sampler of this library, in plain fields.
@@ -114,6 +118,8 @@ class SamplerOptions:
             self._check_kind(field.name, str(field.type))
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps {self.steps} is below 1; a plan needs at least one step")
+        if self.steps is not None and self.steps > MOST_STEPS:
+            raise ValueError(f"steps {self.steps} is above {MOST_STEPS}; steps beyond the open sites reveal nothing, give fewer")
         if self.block < 0:
             raise ValueError(f"block {self.block} is below 0; give the sites of a block, or 0 for no blocks")
         if self.candidates < 0:
@@ -146,6 +152,8 @@ class SamplerOptions:
             return
         if not isinstance(value, Integral if wanted == "int" else Real) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; give a {'whole ' if wanted == 'int' else ''}number")
+        if wanted == "float" and math.isfinite(value) and abs(value) > LARGEST:
+            raise ValueError(f"{name} is {value:g}; give a number between -{LARGEST:g} and {LARGEST:g}")
 
     def _check_ancestral(self) -> None:
         """What only an ancestral plan reads, and only in range."""

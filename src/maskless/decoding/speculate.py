@@ -16,7 +16,7 @@ B rows, L sites, K drafts, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -165,6 +165,7 @@ class Speculative:
 def _rounds(how: Speculative, predictor: Verifier, canvas: Canvas, noise: Noise) -> Iterator[Round]:
     order, begun, most = how.order.start(canvas, [], noise), canvas.count, canvas.length
     assert isinstance(order, Permutation)
+    how = replace(how, draft=min(how.draft, max(1, *canvas.open.sum(1).tolist())))
     for index in range(canvas.length):
         if not canvas.open.any():
             return

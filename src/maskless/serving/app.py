@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 
+Gone = Callable[[], Awaitable[None]]
+LARGEST_BODY = 1 << 20                                              # bytes of a request
+MOST_DRAWS = 4096                                                   # of a score
+
+
+class Left(Exception):
+    """Nobody waits for the answer."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A request, and what is called after every step of one that is watched."""
@@ -72,18 +81,23 @@ class Service:
                      "names": self.model.codes.classes}
         return said | {"options": options}
 
-    async def answer(self, asked: Sampled) -> dict[str, Any]:
+    async def answer(self, asked: Sampled, gone: Gone) -> dict[str, Any]:
         """What is sent back to a request.
+
+        Args:
+            gone: returns when who asked has left; one who still waits then is not served.
 
         Raises:
             ValueError: what the call in Python says, and for more than go together.
             Busy: see `Batcher.ask`.
         """
-        return asked.told(await asyncio.wrap_future(self._ask(asked)))
+        return asked.told(await unless(gone, self._ask(asked)))
 
-    async def score(self, asked: texts.Score) -> dict[str, Any]:
+    async def score(self, asked: texts.Score, gone: Gone) -> dict[str, Any]:
         """As `TextModel.logprob`."""
-        return await asyncio.wrap_future(self._alone(Job(asked)))
+        if asked.samples > MOST_DRAWS:
+            raise ValueError(f"samples is {asked.samples} and a request has at most {MOST_DRAWS}; ask for fewer")
+        return await unless(gone, self._alone(Job(asked)))
 
     async def steps(self, asked: Sampled) -> AsyncIterator[dict[str, Any]]:
         """What there is after every step, and the answer at the end. One who leaves ends the decode.
@@ -137,7 +151,9 @@ class Service:
 def application(service: Service) -> Starlette:
     """The routes: `/` a page, `/v1/model`, `/v1/generate`, `/v1/infill`, `/v1/score` (docs/serving.md)."""
     from starlette.applications import Starlette
-    from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
 
     def page(_: Request) -> Response:
@@ -147,39 +163,86 @@ def application(service: Service) -> Starlette:
         return JSONResponse(service.description())
 
     async def score(request: Request) -> Response:
-        return JSONResponse(await service.score(build(texts.Score, await tree(request))))
+        return JSONResponse(await service.score(build(texts.Score, await tree(request)), departure(request)))
 
     def answering(kind: type[Sampled]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             asked = sampled(kind, await tree(request))
             if not asked.stream:
-                return JSONResponse(await service.answer(asked))
+                return JSONResponse(await service.answer(asked, departure(request)))
             steps = service.steps(asked)
             return StreamingResponse(events(await anext(steps), steps), media_type="text/event-stream")
         return answer
 
-    def mistaken(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=400)
+    def saying(status: int, **headers: str) -> Callable[[Request, Exception], Response]:
+        return lambda _, error: JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
-    def busy(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=503, headers={"Retry-After": "1"})
+    def refused(_: Request, error: Any) -> Response:
+        return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+
+    def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)                            # which nobody reads
+
+    def failed(_: Request, error: Exception) -> Response:
+        return JSONResponse({"error": f"the server could not answer ({type(error).__name__}); its log says why"}, status_code=500)
 
     routes = [Route("/", page), Route("/v1/model", model)]
     routes += [Route(f"/v1/{word}", answering(kind), methods=["POST"]) for word, kind in service.routes.items()]
     if isinstance(service.model, TextModel):
         routes.append(Route("/v1/score", score, methods=["POST"]))
-    return Starlette(routes=routes, exception_handlers={ValueError: mistaken, Busy: busy})
+    return Starlette(routes=routes, exception_handlers={ValueError: saying(400), Busy: saying(503, **{"Retry-After": "1"}), HTTPException: refused,
+                                                        ClientDisconnect: left, Left: left, Exception: failed})
 
 
 async def tree(request: Request) -> dict[str, Any]:
-    """The JSON object that a request carries."""
+    """The JSON object that a request carries.
+
+    Raises:
+        ValueError: it carries none.
+        HTTPException: one that is too large, or that a page of another site may have sent without being asked whether it may.
+    """
+    from starlette.exceptions import HTTPException
+
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "the request is not application/json; send it with Content-Type: application/json")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST_BODY:
+            raise HTTPException(413, f"the request has more than {LARGEST_BODY:,} bytes; send less")
     try:
-        found = json.loads(await request.body())
-    except ValueError:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError('the request is no JSON object; send one, such as {"text": "The ___ sat."}')
     return found
+
+
+def departure(request: Request) -> Gone:
+    """Returns when the client has left; its request has been read."""
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+    return gone
+
+
+async def unless(gone: Gone, answer: Future[Any]) -> Any:
+    """The answer, which is not waited for any longer when who asked has left.
+
+    Raises:
+        Left: before it was begun.
+    """
+    leaving = asyncio.ensure_future(gone())
+    leaving.add_done_callback(lambda _: answer.cancel())            # which does nothing to one that runs
+    try:
+        return await asyncio.wrap_future(answer)
+    except asyncio.CancelledError:
+        if answer.cancelled():
+            raise Left from None
+        raise
+    finally:
+        leaving.cancel()
 
 
 async def events(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from maskless.config import build
 from maskless.decoding import Canvas, SamplerOptions
 from maskless.decoding.decode import Record
-from maskless.decoding.options import check_names
 
 SHARED = {"steps", "order", "plan", "temperature", "temperature_last", "top_k", "top_k_last", "top_p", "confidence_noise", "candidates",
           "guidance", "guidance_schedule"}
@@ -71,6 +70,8 @@ def sampled(kind: type[S], tree: Mapping[str, Any]) -> S:
     """
     names = {each.name for each in fields(kind)} - {"options"}
     options = {name: value for name, value in tree.items() if name not in names}
-    check_names(options)
+    if unknown := sorted(set(options) - {each.name for each in fields(SamplerOptions)}):
+        raise ValueError(f"{unknown[0][:40]!r} is nothing that can be asked for here; there are {', '.join(sorted(names))}, "
+                         "and the options of a sampler (GET /v1/model lists them)")
     build(SamplerOptions, options)
     return replace(build(kind, {name: value for name, value in tree.items() if name in names}), options=options)

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+STOPPING = "the server is stopping"
 Run = Callable[[Any, list[Any]], Sequence[Any]]
 """(a kind, what was asked of that kind) -> an answer for each."""
 
@@ -63,8 +64,8 @@ class Batcher:
         """
         asked = Asked(what, time.monotonic() + (0.0 if alone else self.wait))
         with self.changed:
-            if self.closed or sum(map(len, self.waiting.values())) >= self.room:
-                raise Busy("the server is stopping" if self.closed else f"{self.room} requests wait already; try again in a moment")
+            if self.closed or sum(not one.answer.cancelled() for queue in self.waiting.values() for one in queue) >= self.room:
+                raise Busy(STOPPING if self.closed else f"{self.room} requests wait already; try again in a moment")
             self.waiting.setdefault(kind, deque()).append(asked)
             self.changed.notify()
         return asked.answer
@@ -74,6 +75,15 @@ class Batcher:
         with self.changed:
             self.closed = True
             self.changed.notify()
+
+    def abandon(self) -> None:
+        """Take no more, and tell those who wait."""
+        self.close()
+        with self.changed:
+            for one in [one for queue in self.waiting.values() for one in queue]:
+                if one.answer.set_running_or_notify_cancel():
+                    one.answer.set_exception(Busy(STOPPING))
+            self.waiting.clear()
 
     def work(self) -> None:
         """Answer until closed."""
@@ -108,7 +118,7 @@ class Batcher:
                     self._answer(kind, [one])
                 return
             for one in asked:
-                one.answer.set_exception(error)
+                one.answer.set_exception(error if isinstance(error, Exception) else Busy(STOPPING))
             if not isinstance(error, Exception):
                 raise
             return

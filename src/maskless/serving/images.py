@@ -17,6 +17,8 @@ from maskless.decoding import Canvas
 from maskless.decoding.decode import Record
 from maskless.serving.asked import Sampled
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")              # none that Pillow hands to another program
+
 
 class Drawn(NamedTuple):
     """An image, its class (None: of no class), and calls of the model that made it."""
@@ -66,7 +68,8 @@ class Infill(Painted):
         return None
 
     def alone(self, model: ImageModel, **watched: Any) -> list[Drawn]:
-        image, mask = unpacked(self.image, "image", model.codec.channels), None if self.mask is None else unpacked(self.mask, "mask", 1) >= 128
+        image = unpacked(self.image, "image", model.codec.channels, model.size)
+        mask = None if self.mask is None else unpacked(self.mask, "mask", 1, model.size) >= 128
         return one_by_one(model, model.infill(image, mask, at=self.at, labels=self.label, n=self.n, seed=self.seed, refresh=self.refresh,
                                               **self.options, **watched))
 
@@ -83,14 +86,14 @@ def png(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def unpacked(text: str, name: str, channels: int) -> np.ndarray:
+def unpacked(text: str, name: str, channels: int, most: tuple[int, int]) -> np.ndarray:
     """(H, W, C) uint8 of an image file in base64.
 
     Raises:
-        ValueError: it is not base64, or no image.
+        ValueError: it is not base64, no image, or higher or wider than `most`.
     """
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError(f"{name} is not base64; send the bytes of an image file, such as a PNG, in base64") from None
-    return np.asarray(read_picture(content, name).convert(MODES[channels]))
+    return np.asarray(read_picture(content, name, most=most, formats=FORMATS).convert(MODES[channels]))

@@ -25,7 +25,7 @@ class Written(Sampled):
     def steps(self, model: TextModel) -> int:
         """Calls of the model; 0 where that is not known yet."""
         slots = self.open_sites(model) * model.model.per_site
-        return slots and min(replace(SamplerOptions(), **self.options).calls(slots, left_to_right=model.model.left_to_right), slots)
+        return slots and replace(SamplerOptions(), **self.options).calls(slots, left_to_right=model.model.left_to_right)
 
     def frame(self, model: TextModel, canvas: Canvas, record: Record) -> dict[str, Any]:
         return {"sites": [[site.text, site.fresh] for site in shown(model.tokenizer, canvas, record)]}
