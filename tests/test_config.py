@@ -10,6 +10,21 @@ import pytest
 from maskless.config import Tagged, build, override, parse, read, tree_of, write
 
 
+def test_what_was_written_stays_until_all_is_written(tmp_path, monkeypatch):
+    place = tmp_path / "config.yaml"
+    write(place, {"a": 1})
+    before = place.read_text()
+
+    def full(self, text, **named):
+        self.write_bytes(text[:2].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError):
+        write(place, {"a": 2})
+    assert place.read_text() == before and [each.name for each in tmp_path.iterdir()] == ["config.yaml"]
+
+
 @dataclass(frozen=True)
 class Small:
     width: int

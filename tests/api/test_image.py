@@ -42,6 +42,23 @@ def test_images_have_their_size_and_the_seed_decides(name):
     assert not torch.equal(images.codes, model.generate(3, labels=2, steps=5, seed=4).codes)
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.npz"])
+def test_what_was_saved_stays_until_all_is_written(tmp_path, monkeypatch, name):
+    images, place = opened().generate(2, steps=2), tmp_path / name
+    images.save(place)
+    before = place.read_bytes()
+
+    def full(file, *args, **named):
+        (file if hasattr(file, "write_bytes") else args[0]).write_bytes(b"cut")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez_compressed", full)
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(OSError):
+        images.save(place)
+    assert place.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == [name]
+
+
 def test_a_seed_of_its_own_for_every_image_and_batches_change_nothing():
     model = opened()
     together = model.generate(3, labels=["hat", 2, None], seed=[7, 8, 9], steps=4)

@@ -206,6 +206,13 @@ def test_bad_puzzles(tmp_path):
         documents_of(Puzzles(train=puzzle_file(tmp_path, [], ("a", "b"))), "train")
 
 
+def test_a_table_with_a_field_that_never_ends(tmp_path):
+    place = tmp_path / "long.csv"
+    place.write_text('quizzes,solutions\n"' + "1" * 140_000)
+    with pytest.raises(ValueError, match=r"line 1 of .*long\.csv is no row of a table \(field larger than field limit"):
+        documents_of(Puzzles(train=str(place), puzzle="quizzes", solution="solutions"), "train")
+
+
 def test_bad_files(tmp_path):
     cases = {
         "there is no file": str(tmp_path / "nowhere.txt"),
@@ -213,6 +220,7 @@ def test_bad_files(tmp_path):
         "holds no data": str((tmp_path / "empty").mkdir() or tmp_path / "empty"),
         "line 2 of .* is not valid JSON": write(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b'),
         "'text' of line 1 of .* is not among body, n": write(tmp_path / "b.jsonl", '{"body": "a", "n": 1}'),
+        "line 1 of .* is JSON nested too deep": write(tmp_path / "deep.jsonl", "[" * 100_000),
         "'text' of line 1 of .* is list": write(tmp_path / "c.jsonl", '{"text": ["a"]}'),
     }
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))

@@ -143,6 +143,34 @@ def test_an_inference_folder_comes_back(tmp_path):
         save_model(tmp_path / "m", original)
 
 
+def test_a_folder_is_of_one_model_or_one_run(tmp_path):
+    from maskless.training.run import train
+
+    model = build(MaskedConfig(vocab_size=9, length=8, width=8, heads=2, layers=1))
+    train(recipe(tmp_path), "training.steps=1", out=tmp_path / "run")
+    with pytest.raises(ValueError, match="run is the folder of a run; choose a new folder"):
+        save_model(tmp_path / "run", model)
+    (tmp_path / "run" / "config.yaml").rename(tmp_path / "elsewhere.yaml")
+    with pytest.raises(ValueError, match="run holds checkpoints, of a model or of another run; choose another folder"):
+        train(recipe(tmp_path), out=tmp_path / "run")
+    save_model(tmp_path / "model", model)
+    with pytest.raises(ValueError, match=r"model holds config\.json, of a model or of another run"):
+        train(recipe(tmp_path), out=tmp_path / "model")
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "model" / "checkpoints")
+    with pytest.raises(ValueError, match="model holds a model and the checkpoints of a run"):
+        resolve(tmp_path / "model")
+
+
+def test_an_average_that_is_gone_is_missed(tmp_path):
+    from maskless.training.run import train
+
+    train(recipe(tmp_path), "training.steps=1", "training.ema=0.9", out=tmp_path / "run")
+    (latest(tmp_path / "run") / "ema.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"ema\.safetensors"):
+        load_checkpoint(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run", ema=False).weights
+
+
 def test_a_model_without_tokenizer(tmp_path):
     save_model(tmp_path, model(), vocabulary=Vocabulary(259))
     assert load_model(tmp_path)[1] is None and load_checkpoint(tmp_path).vocabulary == Vocabulary(259)

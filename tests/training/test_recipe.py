@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskless.models import build
+from maskless.models import MaskedConfig, build
 from maskless.objectives import OBJECTIVES, Dial, Partition
 from maskless.training.classifier import describes_classifier
 from maskless.training.codec import trains_codec
@@ -91,6 +91,9 @@ IMPOSSIBLE = {
     ("training.lr=-1",): "training: lr is -1.0; it must be at least 0",
     ("training.lr_floor=1",): "training: lr_floor 1.0 is above lr 0.003; lower it",
     ("sampling.sampler.steps=99",): "sampling.sampler.steps is 99, more than the 24 sites of a row; lower it",
+    ("validation.seed=99999999999999999999",): "validation: seed is 99999999999999999999; it must lie between 0 and ",
+    ("model.cond_dim=-1",): "model: cond_dim is -1; give the width of the condition",
+    ("model.vocab_size=300", "model.forbidden=[3000]"): "forbidden has 3000, and ids are 0..299; correct it",
     ("checkpoints.keep=0",): "checkpoints: keep is 0; it must be at least 1",
     ("data.packing=heap",): "data: packing is 'heap'",
     ("tokenizer.type=bytes",): "unknown key tokenizer; did you mean data.tokenizer?",
@@ -103,6 +106,17 @@ def test_impossible_combinations(changes, tmp_path):
     with pytest.raises(ValueError) as error:
         load_recipe(recipe(tmp_path), *changes)
     assert str(error.value).startswith(IMPOSSIBLE[changes]) and "\n" not in str(error.value)
+
+
+def test_an_ancestral_plan_may_have_more_steps_than_sites(tmp_path):
+    changes = ("sampling.sampler.steps=99", "sampling.sampler.plan=ancestral")
+    assert load_recipe(recipe(tmp_path), *changes).sampling.sampler.steps == 99
+
+
+@pytest.mark.parametrize("changes", [{"forbidden": (-1,)}, {"mask_id": 11}])
+def test_ids_are_of_the_vocabulary(changes):
+    with pytest.raises(ValueError, match=r"(forbidden has -1|mask_id has 11), and ids are 0\.\.10; correct it"):
+        build(MaskedConfig(11, length=8, width=8, heads=2, layers=1, **changes))
 
 
 def test_an_autoregressive_model_has_no_confidence_order(tmp_path):

@@ -4,7 +4,9 @@ n images, H and W pixels, h and w cells, C channels.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,17 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"there is no folder {path.parent} for {path.name}; make it, or give another name")
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of `path` once it is whole."""
+    part = path.with_stem(f"{path.stem}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class GeneratedImages:
     """A batch of generated images.
@@ -76,10 +89,12 @@ class GeneratedImages:
         """
         path = check_ending(Path(path))
         if path.suffix == ".png":
-            picture(grid_of(self.pixels, columns)).save(path)
+            with whole(path) as part:
+                picture(grid_of(self.pixels, columns)).save(part)
         elif path.suffix == ".npz":
             arrays: dict[str, Any] = {"pixels": self.pixels, "codes": self.codes.numpy()}
-            np.savez_compressed(path, **arrays if self.labels is None else {**arrays, "labels": np.array(self.labels)})
+            with whole(path) as part:
+                np.savez_compressed(part, **arrays if self.labels is None else {**arrays, "labels": np.array(self.labels)})
         else:
             self._save_each(path)
         return path
@@ -124,7 +139,8 @@ class Film:
             raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; an animation is written as .gif")
         first, *rest = [picture(frame) for frame in self.frames]
         times = [*[milliseconds] * len(rest), 1000]
-        first.save(path, save_all=True, append_images=rest, duration=times, loop=0)
+        with whole(path) as part:
+            first.save(part, save_all=True, append_images=rest, duration=times, loop=0)
         return path
 
 

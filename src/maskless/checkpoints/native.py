@@ -44,6 +44,7 @@ from maskless.models import MODELS
 from maskless.vocabulary import Vocabulary
 
 FORMAT = 1
+AVERAGE = "ema.safetensors"
 STEP = re.compile(r"step-(\d{8,})")
 SAFETENSORS = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -100,6 +101,8 @@ def resolve(path: str | Path) -> Path:
     """The folder that holds config.json, from a run, a step, an inference folder or the name of a carried model.
     Raises ValueError if there is none."""
     path = local(path)
+    if (path / "config.json").is_file() and latest(path) is not None:
+        raise ValueError(f"{path} holds a model and the checkpoints of a run; move one of them into another folder, or name a step-... folder")
     for folder in (path, latest(path)):
         if folder is not None and (folder / "config.json").is_file():
             return folder
@@ -267,7 +270,7 @@ def write_model(
     """Put config.json, model.safetensors and what else is given into an existing folder; config.json comes last."""
     write_tensors(folder / "model.safetensors", weights)
     if average is not None:
-        write_tensors(folder / "ema.safetensors", average)
+        write_tensors(folder / AVERAGE, average)
     if tokenizer is not None:
         tokenizer.save(folder)
         vocabulary = tokenizer.vocabulary
@@ -302,6 +305,8 @@ def save_model(
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model already; choose a new folder or delete this one yourself")
+    if (folder / "config.yaml").exists() or latest(folder) is not None:
+        raise ValueError(f"{folder} is the folder of a run; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
     write_model(folder, model.config, weights, vocabulary=vocabulary, tokenizer=tokenizer, extra=extra)
@@ -321,7 +326,8 @@ def load_checkpoint(path: str | Path, *, ema: bool = True) -> Checkpoint:
     """
     folder = resolve(path)
     description, notes = described(folder / "config.json")
-    file = folder / ("ema.safetensors" if ema and (folder / "ema.safetensors").exists() else "model.safetensors")
+    averaged = ema and ((folder / AVERAGE).exists() or AVERAGE in _sums(notes))
+    file = folder / (AVERAGE if averaged else "model.safetensors")
     weights = read_tensors(file, _sums(notes).get(file.name))
     return Checkpoint(folder, description.model, weights, description.vocabulary, notes.get("extra", {}))
 

@@ -59,6 +59,8 @@ def main() -> None:
 
 def _sentence(error: ValueError | OSError) -> str:
     """What went wrong and what helps; the system's own errors name a file and a cause only."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"the disk is full ({error.strerror}); free some space where this command writes, or choose another place"
     if not isinstance(error, OSError) or not error.strerror or error.filename is None:
         return str(error)
     remedy = "free some space there, or choose another place" if error.errno == errno.ENOSPC else "check the path"

@@ -103,6 +103,8 @@ def describe(record: Mapping[str, Any]) -> str:
         return (
             f"{step}validation bound {record['bound']:.4f} +- {record['standard_error']:.4f} nats per token{perplexity}"
         )
+    if others := [f"{name} {value:.4f}" for name, value in record.items() if name.startswith("bound_") and isinstance(value, float)]:
+        return f"{step}validation {', '.join(others)} nats per token"
     if "psnr" in record:
         used, perplexity = record["codes_used"], record["code_perplexity"]
         return f"{step}{record['psnr']:.2f} dB, {used:.1%} of the codes used, code perplexity {perplexity:.1f}"

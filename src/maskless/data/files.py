@@ -140,6 +140,8 @@ def _parsed(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not valid JSON ({error.msg}): the file is damaged or of another kind") from None
+    except RecursionError:
+        raise ValueError(f"{where} is JSON nested too deep to be read: the file is damaged or of another kind") from None
 
 
 def _text_of(record: Any, field: str, where: str) -> str:
@@ -190,5 +192,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, tupl
         if missing:
             there = ", ".join(table.fieldnames or []) or "nothing"
             raise ValueError(f"{path} has no column {missing[0]!r}: its header is {there}")
-        for row in table:
-            yield table.line_num, tuple(row[column] or "" for column in columns)
+        try:
+            for row in table:
+                yield table.line_num, tuple(row[column] or "" for column in columns)
+        except csv.Error as error:
+            raise ValueError(f"line {table.line_num} of {path} is no row of a table ({error}): the file is damaged or of another kind") from None

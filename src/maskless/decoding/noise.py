@@ -45,6 +45,12 @@ def _under(x: Float[Tensor, " n"], most: float | Float[Tensor, " n"]) -> Float[T
     return x.clamp(max=most * (1 - 2 * torch.finfo(x.dtype).eps))
 
 
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a negative seed, or one that does not fit."""
+    if not 0 <= seed < LARGEST:
+        raise ValueError(f"seed is {seed}; it must lie between 0 and {LARGEST - 1}")
+
+
 class Noise:
     """One seed per row.
 

@@ -152,7 +152,7 @@ class SamplerOptions:
             return
         if not isinstance(value, Integral if wanted == "int" else Real) or isinstance(value, bool):
             raise ValueError(f"{name} is {value!r}; give a {'whole ' if wanted == 'int' else ''}number")
-        if wanted == "float" and math.isfinite(value) and abs(value) > LARGEST:
+        if wanted == "float" and math.isfinite(value) and abs(float(value)) > LARGEST:
             raise ValueError(f"{name} is {value:g}; give a number between -{LARGEST:g} and {LARGEST:g}")
 
     def _check_ancestral(self) -> None:

@@ -228,7 +228,8 @@ def refuse_another(path: Path, model: ModelRecord, asked: Mapping[str, Any], dat
     both = [key for key in before if key in asked]
     for key in both:
         if _amount(key, asked[key]) < _amount(key, before[key]) if key in GROWING else asked[key] != before[key]:
-            raise ValueError(f"{path} was measured with {key} {_said(before[key])} and {_said(asked[key])} is asked for; {elsewhere}")
+            was, wanted = _apart(before[key], asked[key])
+            raise ValueError(f"{path} was measured with {key} {_said(was)} and {_said(wanted)} is asked for; {elsewhere}")
     as_much = all(asked[key] == before[key] for key in both)
     if both and as_much and data is not None and read.get("hash", data.hash) != data.hash:
         raise ValueError(f"{path} was measured on other data ({read.get('name')}, hash {str(read['hash'])[:8]}; "
@@ -245,6 +246,14 @@ def refuse_others(folder: Path, suite: str, title: str, model: ModelRecord, aske
 def _amount(key: str, value: int | None) -> float:
     """How much was asked for: no number is all rows, and the least of anything else."""
     return value if value is not None else math.inf if key == "rows" else 0
+
+
+def _apart(one: Any, other: Any) -> tuple[Any, Any]:
+    """Of two trees, the keys in which they differ."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one, other
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return {key: one.get(key) for key in keys}, {key: other.get(key) for key in keys}
 
 
 def _said(value: Any) -> str:

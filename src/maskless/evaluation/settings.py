@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from maskless.config import Tagged
 from maskless.data.sources import ORIGINS
+from maskless.decoding.noise import check_seed
 from maskless.decoding.options import SamplerOptions
 from maskless.objectives import OBJECTIVES
 
@@ -42,6 +43,7 @@ class Suite:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r} cannot be part of a file name; use letters, digits and . _ + = -")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

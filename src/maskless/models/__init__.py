@@ -36,6 +36,14 @@ def kind_of(config: ModelConfig) -> str:
     return next(name for name, (cls, _) in MODELS.items() if type(config) is cls)
 
 
+def check_ids(config: ModelConfig) -> None:
+    """Raise ValueError for ids that the vocabulary of a configuration does not have."""
+    for name, ids in (("forbidden", getattr(config, "forbidden", ())), ("mask_id", (getattr(config, "mask_id", None),))):
+        for id in ids:
+            if id is not None and not 0 <= id < config.vocab_size:
+                raise ValueError(f"{name} has {id}, and ids are 0..{config.vocab_size - 1}; correct it")
+
+
 def build(config: ModelConfig) -> Denoiser:
     """The model of a configuration, freshly initialised.
 
@@ -51,6 +59,7 @@ def build(config: ModelConfig) -> Denoiser:
         size: Any = getattr(config, name)
         if not isinstance(size, Integral) or size < 1:
             raise ValueError(f"{name} is {size!r}; give a whole number of at least 1")
+    check_ids(config)
     if isinstance(config, UNetConfig):
         return UNet(config)
     even = config.width % config.heads == 0 and (config.width // config.heads) % 2 == 0

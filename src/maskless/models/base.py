@@ -140,6 +140,8 @@ def check_words(config: Any) -> None:
 
 def check_conditions(config: Any) -> None:
     """Raises ValueError if a configuration asks for labels and time, of which a block can have one."""
+    if config.cond_dim < 0:
+        raise ValueError(f"cond_dim is {config.cond_dim}; give the width of the condition, or 0 for none")
     if config.classes < 0 or (config.classes and config.time_conditioned):
         raise ValueError(f"classes is {config.classes} and time_conditioned is {config.time_conditioned}; classes cannot be negative, "
                          "and a block has one condition: unset one of the two")

@@ -70,7 +70,7 @@ def check_classes(recipe: Recipe | CodecRecipe, tokenizer: Any) -> None:
     """Raise ValueError unless a labelled model has as many classes as the data."""
     wanted, found = told_apart(recipe), len(getattr(tokenizer, "classes", ()))
     if wanted not in (0, found):
-        remedy = f"{found}, or 0 to train without labels" if found else "0"
+        remedy = f"{found}, or 0 (images: data.labels=false) to train without labels" if found else "0"
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 

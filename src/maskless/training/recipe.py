@@ -15,6 +15,7 @@ from maskless.config import Tagged, build, override, read, tree_of
 from maskless.data.images import ImageCodes, Images
 from maskless.data.shards import Encoded
 from maskless.data.sources import SOURCES
+from maskless.decoding.noise import check_seed
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
 from maskless.models import (
@@ -25,6 +26,7 @@ from maskless.models import (
     PrimeConfig,
     PrimePartitionConfig,
     UNetConfig,
+    check_ids,
     kind_of,
 )
 from maskless.models import build as construct
@@ -97,7 +99,8 @@ class Training:
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         rates = {"lr": self.lr, "clip": self.clip, "weight_decay": self.weight_decay, "lr_floor": self.lr_floor}
-        at_least(0, seed=self.seed, warmup=self.warmup, **rates)
+        at_least(0, warmup=self.warmup, **rates)
+        check_seed(self.seed)
         below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1], class_dropout=self.class_dropout or 0.0)
         at_least(1, threads=1 if self.threads is None else self.threads, length=1 if self.length is None else self.length)
         if self.batch_size % self.accumulate:
@@ -133,7 +136,8 @@ class Validation:
     complete: int = 0
 
     def __post_init__(self) -> None:
-        at_least(0, every=self.every, seed=self.seed, complete=self.complete, rows=self.rows or 0)
+        check_seed(self.seed)
+        at_least(0, every=self.every, complete=self.complete, rows=self.rows or 0)
         at_least(1, samples=self.samples, batch_size=self.batch_size)
 
 
@@ -154,7 +158,8 @@ class Sampling:
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
 
     def __post_init__(self) -> None:
-        at_least(0, every=self.every, count=self.count, seed=self.seed)
+        at_least(0, every=self.every, count=self.count)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -298,6 +303,7 @@ def complete(recipe: R, vocabulary: Vocabulary, images: ImageCodes | None = None
     size = recipe.model.vocab_size or vocabulary.size
     forbidden = tuple(sorted({*recipe.model.forbidden, *vocabulary.forbidden}))
     model = dataclasses.replace(recipe.model, vocab_size=size, forbidden=forbidden)
+    check_ids(model)
     if hasattr(model, "digits"):
         enumerable(size, model.digits, base_of(model))
     return dataclasses.replace(recipe, model=model)
@@ -390,7 +396,7 @@ def _check_dropout(recipe: Recipe) -> None:
 
 def _check_steps(recipe: Recipe) -> None:
     steps, most = recipe.sampling.sampler.steps, recipe.length * getattr(recipe.model, "digits", 1)
-    if steps is not None and steps > most:
+    if steps is not None and steps > most and recipe.sampling.sampler.plan != "ancestral":
         what = "sites" if most == recipe.length else "digits"
         raise ValueError(f"sampling.sampler.steps is {steps}, more than the {most} {what} of a row; lower it")
 

@@ -419,6 +419,8 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise ValueError(
             f"{folder} holds a run already; continue it with --resume, or choose another folder with --out"
         )
+    if not resume and (held := [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]):
+        raise ValueError(f"{folder} holds {held[0]}, of a model or of another run; choose another folder with --out")
 
 
 def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
