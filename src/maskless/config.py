@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from maskless.tagged import Tagged
+from maskless.whole import whole
 
 T = TypeVar("T")
 
@@ -84,13 +84,8 @@ def read(path: str | Path) -> dict:
 
 def write(path: str | Path, tree: Mapping) -> None:
     """Write a tree as YAML, keys in their order; what was there stays until all is written."""
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    try:
+    with whole(Path(path)) as part:
         part.write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def override(tree: Mapping, changes: Iterable[str], *, example: str = "training.steps=100") -> dict:

@@ -4,9 +4,7 @@ n images, H and W pixels, h and w cells, C channels.
 """
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from maskless.data.pictures import grid_of, picture
+from maskless.whole import whole
 
 if TYPE_CHECKING:
     from maskless.api.image import ImageModel
@@ -43,17 +42,6 @@ def check_folder(path: Path) -> None:
     """Raises ValueError if the folder that a file shall lie in is not there."""
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} for {path.name}; make it, or give another name")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write what takes the place of `path` once it is whole."""
-    part = path.with_stem(f"{path.stem}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
