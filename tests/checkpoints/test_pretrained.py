@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import maskless
-from maskless.checkpoints import carried as shelf
-from maskless.checkpoints.carried import PRETRAINED, carried
+from maskless import places as shelf
 from maskless.checkpoints.convert import convert
 from maskless.checkpoints.inspect import inspect
 from maskless.checkpoints.native import load_checkpoint, load_model, publish, write_model
@@ -25,6 +24,7 @@ from maskless.demo.run import longer_trained
 from maskless.evaluation.results import read_folders
 from maskless.evaluation.scorers import open_scorer
 from maskless.models import CausalPartitionConfig, MaskedConfig, build
+from maskless.places import PRETRAINED, carried
 from maskless.suites.subject import open_subject
 from tests.training.runs import REPOSITORY
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import maskless
+from maskless.data.tokenizer import load_tokenizer
 from maskless.training.run import train
 from tests.training.runs import MODELS, losses, recipe
 
@@ -87,3 +89,32 @@ def test_other_tokens_of_the_same_number_are_refused(trained, tmp_path):
             train(tree, "training.steps=1", out=tmp_path / "first")
     with pytest.raises(ValueError, match=r"training\.start .*first was trained with another tokenizer or codec than this recipe's data; use its own"):
         train(tree, f"training.start={tmp_path / 'first'}", "training.steps=1", out=tmp_path / "run")
+
+
+def of_genes(place, text, **data):
+    place.write_text(text)
+    tree = recipe(place.parent)
+    return {**tree, "data": {"type": "sequences", "train": str(place), **data}, "validation": {"rows": 0}}
+
+
+def test_a_model_of_sequences_is_trained_on_others_of_its_symbols(tmp_path):
+    first = train(of_genes(tmp_path / "many.txt", "ACGT\nTTGCA\nGATTACA\n" * 40), "training.steps=2", out=tmp_path / "first")
+    fewer = of_genes(tmp_path / "few.txt", "ACCA\nCACAC\nAACCCA\n" * 40)
+    with pytest.raises(ValueError, match="another tokenizer or codec than this recipe's data; use its own"):
+        train(fewer, f"training.start={first.folder}", "training.steps=1", out=tmp_path / "other")
+    again = train(fewer, f"training.start={first.folder}", f"data.tokenizer={first.folder}", "training.steps=1", out=tmp_path / "again")
+    assert again.tokenizer.hash == first.tokenizer.hash and again.recipe.model == first.recipe.model
+    going = train(again.folder, "training.steps=2", out=again.folder, resume=True)
+    assert going.state.step == 2
+    with pytest.raises(ValueError, match="'N'"):
+        train(of_genes(tmp_path / "unknown.txt", "ACNA\n" * 40, tokenizer=str(first.folder)), "training.steps=1", out=tmp_path / "unknown")
+
+
+@pytest.mark.parametrize("named", ["run", "step", "model"])
+def test_a_tokenizer_of_a_model_is_named_by_its_folder(trained, tmp_path, named):
+    run = trained / "first"
+    place = {"run": run, "step": run / "checkpoints" / "step-00000003", "model": tmp_path / "model"}[named]
+    if named == "model":
+        maskless.load(run, device="cpu").save_pretrained(place)
+    assert load_tokenizer(place).hash == maskless.load(run, device="cpu").tokenizer.hash
+    assert load_tokenizer("tiny").vocabulary.size == 4096

@@ -24,7 +24,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -37,15 +36,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from maskless.checkpoints.carried import carried, local
 from maskless.config import Tagged, build, tree_of
 from maskless.data.vqgan import VQConfig
 from maskless.models import MODELS
+from maskless.places import carried, latest, local, steps_of
 from maskless.vocabulary import Vocabulary
 
 FORMAT = 1
 AVERAGE = "ema.safetensors"
-STEP = re.compile(r"step-(\d{8,})")
 SAFETENSORS = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -82,19 +80,6 @@ class Checkpoint:
 
 
 # ------------------------------------------------------------------------------------------------- folders of a run
-
-
-def steps_of(run: str | Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    folder = Path(run) / "checkpoints"
-    found = [path for path in folder.iterdir() if STEP.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def latest(run: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run; None if it has none."""
-    complete = steps_of(run)  # a crash between rename and `latest` leaves the pointer behind: the folders are the truth
-    return complete[-1] if complete else None
 
 
 def resolve(path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Where weights are: a path, a model that the package carries, or a repository of the Hugging Face Hub with or without a file and a revision.
 
     runs/first   model.ckpt   folder/                         paths come first
-    tiny                                                      the model of that name in the package (`checkpoints.carried`)
+    tiny                                                      the model of that name in the package (`places.carried`)
     organisation/name                                         the whole repository (config.json, weights, tokenizer.json)
     organisation/name:file.ckpt   organisation/name/file.ckpt   one file of it
     organisation/name@revision[:file]                         of a branch, tag or commit
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskless.checkpoints.carried import local
 from maskless.data.offline import offline, quietly, reason
+from maskless.places import local
 
 SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 FILES = ["config.json", "*.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "codec.json", "images.json"]

@@ -7,7 +7,6 @@ B  images        C  channels (1 grey, 3 colour)        H, W  pixels        P  pl
 """
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.data.definition import digest, read_json, write_json
+from maskless.places import holding, local
 from maskless.subtokens import smallest_base
 
 FILE = "codec.json"
@@ -215,10 +215,8 @@ def find_codec(folder: Path | str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    place = Path(folder).expanduser()
-    steps = [path for path in place.glob("checkpoints/step-*") if re.fullmatch(r"step-\d+", path.name)]
-    for path in (place, *sorted(steps, key=lambda path: int(path.name[5:]), reverse=True)):
-        if (path / FILE).is_file():
-            return path
+    place = local(folder)
+    if (found := holding(place, FILE)) is not None:
+        return found
     what = "holds no codec" if place.is_dir() else "is not a folder" if place.exists() else "does not exist"
     raise ValueError(f"{folder} {what}: give a folder with {FILE}, or the run that trained one")

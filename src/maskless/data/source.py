@@ -86,7 +86,8 @@ class TextSource(Source):
 
     Args:
         tokenizer: "bytes"; "characters" (those that occur); "bpe" (a byte-level BPE trained on the training part);
-            "text8"; a tokenizer.json or its folder; or a Hugging Face Hub name such as "gpt2".
+            "text8"; a tokenizer.json or its folder; a model, to write in its ids (a folder, a run, "tiny"); or a Hugging Face Hub name
+            such as "gpt2".
         bpe_size: number of ids if the tokenizer is "bpe".
         packing: how documents become rows, one of `PACKINGS`: "wrap", "stream", "pad" or "fill".
     """

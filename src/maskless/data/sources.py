@@ -110,9 +110,10 @@ class Sequences(_Local, Source):
     """Sequences of any tokens: molecules, proteins, chords, moves. One a line of .txt files, a record of .jsonl or of .fasta (.fa) files,
     all also .gz.
 
-    The vocabulary is every symbol that occurs.
+    The vocabulary is every symbol that occurs, unless the rows are to be written in another's.
 
     Args:
+        tokenizer: null: learned from the data as the next two say; or a model's, to train it on (a folder, a run), or a tokenizer.json.
         separator: "" if symbols follow one another, or what stands between them, such as " ".
         pattern: without a separator, a regular expression of the symbols of several characters (for SMILES
             ``Br|Cl|\\[[^]]*\\]``).
@@ -120,6 +121,7 @@ class Sequences(_Local, Source):
         text_field: the field of .jsonl records that holds the sequence.
     """
 
+    tokenizer: str | None = None
     separator: str = ""
     pattern: str = "."
     packing: str = "fill"
@@ -128,7 +130,7 @@ class Sequences(_Local, Source):
 
     @property
     def learned(self) -> str:
-        return "symbols"
+        return "" if self.tokenizer else "symbols"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +140,8 @@ class Sequences(_Local, Source):
         return self._records(split, lambda path: read_documents(path, document="line", field=self.text_field), str)
 
     def make_tokenizer(self) -> Tokenizer:
+        if self.tokenizer:
+            return load_tokenizer(self.tokenizer)
         texts = (text for split in SPLITS for text in self.texts(split))
         return learn_words(texts, self.separator) if self.separator else learn_symbols(texts, self.pattern)
 

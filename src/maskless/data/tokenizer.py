@@ -20,6 +20,7 @@ from maskless.data.symbols import (
     symbol_tokenizer,
     text8_tokenizer,
 )
+from maskless.places import holding, local
 from maskless.vocabulary import Vocabulary
 
 __all__ = [
@@ -78,8 +79,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """A tokenizer by its name or place.
 
     Args:
-        name: "bytes", "text8"; a tokenizer.json, or a folder that holds one (or GPT-2's encoder.json and vocab.bpe);
-            or the name of a Hugging Face Hub repository such as "gpt2". Only the last asks the network.
+        name: "bytes", "text8"; a tokenizer.json, or a folder that holds one (or GPT-2's encoder.json and vocab.bpe); a model: its folder,
+            its run or its name in the package ("tiny"); or the name of a Hugging Face Hub repository such as "gpt2". Only the last asks the network.
 
     Raises:
         ValueError: nothing is there, it is damaged, or the Hub could not be reached.
@@ -92,19 +93,19 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return ByteTokenizer()
     if name == "text8":
         return text8_tokenizer()
-    path = Path(name).expanduser()
+    path = local(name)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
         return _from_file(path)
     if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)) and not str(name).endswith(".json"):
         return _from_hub(str(name))
-    raise ValueError(f"there is no tokenizer at {name}: give a tokenizer.json, its folder, or a Hub name such as gpt2")
+    raise ValueError(f"there is no tokenizer at {name}: give a tokenizer.json, its folder, a model, or a Hub name such as gpt2")
 
 
 def _from_folder(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").is_file():
-        return _from_file(folder / "tokenizer.json")
+    if (found := holding(folder, "tokenizer.json")) is not None:
+        return _from_file(found / "tokenizer.json")
     for encoder, merges in PAIRS:
         if (folder / encoder).is_file() and (folder / merges).is_file():
             return read_bpe_pair(folder / encoder, folder / merges)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from maskless.api.text import TextModel
-from maskless.checkpoints.carried import carried
 from maskless.evaluation.machine import versions
 from maskless.evaluation.speed import Contender, Timing, even_random, race_them
 from maskless.models import fold
+from maskless.places import carried
 from maskless.training.run import Run, train
 
 LENGTH, BATCH, TIMED = 64, 32, 20

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskless.checkpoints.carried import local
 from maskless.checkpoints.native import load_model, resolve
 from maskless.checkpoints.source import is_native
 from maskless.data.batch import Batch
@@ -20,6 +19,7 @@ from maskless.data.tokenizer import Tokenizer
 from maskless.evaluation.micro import micro_batches, micro_rows
 from maskless.evaluation.results import Named, digest_of, hash_of
 from maskless.objectives import Autoregressive, Draws
+from maskless.places import local
 
 CHUNK = 1 << 22                                                     # logits that are normalised at once
 

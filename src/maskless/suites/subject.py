@@ -8,11 +8,12 @@ from typing import Any, Literal
 from maskless.api.image import ImageModel
 from maskless.api.load import load, opened
 from maskless.api.text import TextModel
-from maskless.checkpoints.native import STEP, described, kind_name, resolve
+from maskless.checkpoints.native import described, kind_name, resolve
 from maskless.checkpoints.source import SUFFIXES, find
 from maskless.data.source import Source
 from maskless.data.tokenizer import Coding
 from maskless.evaluation.results import NAME, ModelRecord, Named, digest_of, hash_of
+from maskless.places import STEP
 from maskless.training.recipe import Recipe, load_recipe
 
 Weights = Literal["ema", "raw"]

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from maskless.checkpoints.carried import local
 from maskless.checkpoints.native import Checkpoint, described, guidance_in, resolve
 from maskless.data.vqgan import VQConfig
 from maskless.models import CausalPartitionConfig, PartitionConfig, kind_of
+from maskless.places import local
 from maskless.training.data import is_of
 from maskless.training.distillation import Distillation
 from maskless.training.recipe import FROM_TOKENIZER, DistillRecipe, Recipe, classes_of

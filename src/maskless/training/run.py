@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from maskless import config as configuration
-from maskless.checkpoints.native import check_weights, latest, load_checkpoint
+from maskless.checkpoints.native import check_weights, load_checkpoint
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
+from maskless.places import latest
 from maskless.training.attention import Chosen, choose
 from maskless.training.codec import (
     CodecRecipe,
