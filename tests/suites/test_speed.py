@@ -29,6 +29,7 @@ def test_protocols(models, tmp_path, kind, nfe):
         assert result.uncertainty.kind == "spread" and result.details["length"] == 12 and result.data is None
     latency, throughput, step = (found[name] for name in ("latency", "tokens_per_second", "training_step"))
     assert latency.details["batch"] == 1 and throughput.details["batch"] == 2 and latency.nfe == throughput.nfe == nfe
+    assert latency.sampler["steps"] == throughput.sampler["steps"] == (None if kind == "ar" else 4)     # which takes no heed of steps
     assert latency.value == pytest.approx(sum(latency.details["seconds"]) / 2)
     rates = [24 / seconds for seconds in throughput.details["seconds"]]
     assert throughput.value == pytest.approx(sum(rates) / 2) and throughput.better == "higher"
@@ -39,6 +40,13 @@ def test_images_and_what_is_counted(world, tmp_path):  # noqa: F811
     settings = Speed(**QUICK, protocols=("throughput",), sampler=SamplerOptions(steps=3, order="halton"))
     (found,) = evaluate(open_subject(world / "painter", device="cpu"), [settings], out=tmp_path)
     assert found.nfe == 3 and found.details["rows_per_second"] == pytest.approx(found.value / 64, rel=0.5)
+
+
+@pytest.mark.parametrize("words, steps", [((), 32), (("speed.sampler.steps=3",), 3)])
+def test_images_are_timed_in_the_order_they_are_drawn_in(world, tmp_path, words, steps):  # noqa: F811
+    quick = {f"speed.{name}={value}" for name, value in QUICK.items()}
+    (found,) = maskless.evaluate(world / "painter", "speed", *quick, "speed.protocols=[latency]", *words, out=tmp_path, device="cpu")
+    assert (found.nfe, found.sampler["steps"], found.sampler["order"], found.sampler["plan"]) == (steps, steps, "halton", "arccos")
 
 
 @pytest.mark.parametrize("decode", (False, True))

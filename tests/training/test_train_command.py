@@ -84,7 +84,7 @@ def test_ctrl_c_saves_prints_one_line_and_exits_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    for _ in range(300):
+    for _ in range(1200):
         if (out / "latest").exists():
             break
         time.sleep(0.1)

@@ -187,7 +187,7 @@ class Speed(Suite):
         protocols: latency (one row), throughput (`batch` rows), training (forward and backward of `batch` rows).
         batch: rows.
         length: sites of a text, at least 2; null: those of the model.
-        sampler: how rows are drawn; an autoregressive model draws one site a call.
+        sampler: how rows are drawn; null: as the model's `generate` draws them. An autoregressive model draws one site a call.
         refresh: as in `Generative`.
         decode: whether latency and throughput hold the codec's work, from codes to pixels on the model's device; of images.
         warmups, repeats: generations (steps) before the clock counts, and counted ones.
@@ -196,7 +196,7 @@ class Speed(Suite):
     protocols: tuple[str, ...] = PROTOCOLS
     batch: int = 32
     length: int | None = None
-    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    sampler: SamplerOptions | None = None
     refresh: int = 0
     decode: bool = False
     warmups: int = 2

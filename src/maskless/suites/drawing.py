@@ -25,8 +25,8 @@ def completed(opened: TextModel | ImageModel, given: Mapping[str, Any]) -> dict[
 def options_of(session: Session, options: SamplerOptions | None) -> dict[str, Any]:
     """The sampler's options, with the order that this kind of model takes where they leave it open; None: those of the model's `generate`."""
     given = asdict(SamplerOptions(**completed(session.subject.opened, {})) if options is None else options)
-    if session.subject.opened.model.left_to_right and given["order"] is None:
-        given["order"] = "left-to-right"
+    if session.subject.opened.model.left_to_right:                  # one site a call, whatever is asked for
+        given.update(order=given["order"] or "left-to-right", steps=None)
     return {**given, "order": given["order"] or "random"}
 
 

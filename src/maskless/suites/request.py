@@ -27,7 +27,7 @@ def requested(words: Sequence[str | Suite], shared: Given, *, recipe: Recipe | N
         recipe: of the model's run: its evaluation section counts where the words name nothing.
         called: the name of the data in `shared`: it takes the place of the name of a suite that has other data, and follows that of one that
             has none. Suites that are the same with these data are one.
-        completed: of options of a sampler of images, all that the model is sampled with.
+        completed: of options of a sampler, all that the model is sampled with.
 
     Raises:
         ValueError: an unknown word, a field that no suite has, settings that are refused, or nothing to do.
@@ -90,7 +90,7 @@ def _changed(trees: list[dict[str, Any]], change: str, completed: Callable[[Give
         raise ValueError(f"{change!r} is no change of a suite; write suite.key=value, for example likelihood.budget=8 (suites: {USUAL})")
     if not any(tree["type"] == kind for tree in trees):
         raise ValueError(f"{change!r} changes the suite {kind}, which is not asked for; name it as well")
-    if rest.startswith("sampler.") and kind == "images":
+    if rest.startswith("sampler.") and kind in ("images", "speed"):
         given = completed(override({}, [rest])["sampler"])
         trees = [{**tree, "sampler": given} if tree["type"] == kind and tree["sampler"] is None else tree for tree in trees]
     return [override(tree, [rest]) if tree["type"] == kind else tree for tree in trees]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Int
 from torch import Tensor
 
-from maskless.checkpoints.native import Checkpoint, coding_in
+from maskless.checkpoints.native import coding_in, described
 from maskless.data.batch import Batch
 from maskless.data.definition import digest
 from maskless.data.loader import Rows
@@ -74,10 +74,10 @@ def check_classes(recipe: Recipe | CodecRecipe, tokenizer: Any) -> None:
         raise ValueError(f"model.classes is {wanted} and the data has {found} classes; set model.classes={remedy}")
 
 
-def is_of(tokenizer: Any, checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint's model was trained on rows of this tokenizer or codec, as far as its folder says."""
-    coding = coding_in(checkpoint.folder)
-    return checkpoint.vocabulary in (None, tokenizer.vocabulary) and (coding is None or coding.hash == tokenizer.hash)
+def is_of(tokenizer: Any, folder: Path) -> bool:
+    """Whether the model in a folder was trained on rows of this tokenizer or codec, as far as the folder says."""
+    coding, vocabulary = coding_in(folder), described(folder / "config.json")[0].vocabulary
+    return vocabulary in (None, tokenizer.vocabulary) and (coding is None or coding.hash == tokenizer.hash)
 
 
 def kept_tokenizer(recipe: Recipe, machine: Machine, checkpoint: Path, *, relearn: bool) -> Coding:

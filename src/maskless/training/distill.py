@@ -37,8 +37,8 @@ from maskless.objectives.teacher import Spent, Teacher, exact_times
 from maskless.training.distillation import Distillation
 from maskless.training.loop import fit
 from maskless.training.recipe import DistillRecipe, Recipe
-from maskless.training.records import Sink
-from maskless.training.rounds import check_teacher, config_of, teacher_in, unlike, with_ids
+from maskless.training.records import Sink, check_trackers
+from maskless.training.rounds import check_kind, check_teacher, config_of, teacher_in, unlike, with_ids
 from maskless.training.run import Run, Session, Work, begin
 from maskless.training.state import TrainState, collected, read_notes
 
@@ -90,9 +90,17 @@ class Distilling(Work):
     past: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def check(cls, recipe: Recipe) -> None:
+    def check(cls, recipe: Recipe, *, fresh: bool) -> None:
         if not isinstance(recipe, DistillRecipe):
             raise ValueError("the recipe has no distill section, so there is no teacher; run it with maskless train")
+        check_trackers(recipe.log)
+        if fresh:
+            check_kind(config_of(recipe.distill.teacher), f"distill.teacher {recipe.distill.teacher}")
+
+    @classmethod
+    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
+        check_teacher(recipe, tokenizer)
+        super().check_beginning(recipe, tokenizer)
 
     @classmethod
     def completed(cls, recipe: Any, tokenizer: Any) -> Any:
@@ -136,10 +144,8 @@ class Distilling(Work):
     # -- teacher and student ------------------------------------------------------------------------------------------
 
     def first_teacher(self) -> Checkpoint:
-        """The teacher that the recipe names. Raises ValueError unless it fits the student."""
-        checkpoint = load_checkpoint(teacher_in(self.options.teacher), ema=self.options.weights == "ema")
-        check_teacher(checkpoint, self.recipe, self.data.tokenizer)
-        return checkpoint
+        """The teacher that the recipe names."""
+        return load_checkpoint(teacher_in(self.options.teacher), ema=self.options.weights == "ema")
 
     def guidance(self) -> Mapping[str, Any] | None:
         """What the student has taken over, or its teacher before it: sampled with guidance, it would be guided twice."""

@@ -467,14 +467,17 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
+def file_of(source: str | Path) -> Path | None:
+    """The file of a recipe, by path or by name, if there is one."""
+    named = recipe_folder() / f"{str(source).removesuffix('.yaml')}.yaml"
+    return next((path for path in (Path(source).expanduser(), named) if path.is_file()), None)
+
+
 def find(source: str | Path) -> Path:
     """The file of a recipe, by path or by name. Raises ValueError that lists the names if there is none, or knows a run folder."""
-    path = Path(source).expanduser()
-    named = recipe_folder() / f"{str(source).removesuffix('.yaml')}.yaml"
-    for candidate in (path, named):
-        if candidate.is_file():
-            return candidate
-    if (path / "config.yaml").is_file():
+    if (found := file_of(source)) is not None:
+        return found
+    if (Path(source).expanduser() / "config.yaml").is_file():
         raise ValueError(f"{source} is a run folder, not a recipe; add --resume to go on with it (in Python: resume=True)")
     raise ValueError(f"there is no recipe {source}; give the path of a YAML file or one of {', '.join(recipe_names())}")
 

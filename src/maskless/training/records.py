@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,18 @@ class Memory(list):
         self.append(dict(record))
 
 
+def check_trackers(log: Any) -> None:
+    """Raise ValueError if a recipe's `log` asks for a tracker that is not installed."""
+    for name in ("tensorboard", "wandb"):
+        if (value := getattr(log, name)) not in (None, False) and find_spec(name) is None:
+            said = f"log.{name} is {str(value).lower()} and {name} is not installed"
+            raise ValueError(f"{said}; pip install 'maskless[track]', or leave log.{name} out")
+
+
 def tensorboard(folder: Path) -> Sink:
-    """Scalars and texts for TensorBoard. Raises ValueError if it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError(
-            "log.tensorboard is true and tensorboard is not installed; pip install 'maskless[track]'"
-        ) from None
+    """Scalars and texts for TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(folder))
 
     def sink(record: Mapping[str, Any]) -> None:
@@ -161,13 +166,9 @@ def tensorboard(folder: Path) -> Sink:
 
 
 def weights_and_biases(project: str, folder: Path) -> Sink:
-    """Records for Weights & Biases. Raises ValueError if it is not installed."""
-    try:
-        import wandb  # type: ignore[import-not-found]
-    except ImportError:
-        raise ValueError(
-            f"log.wandb is {project!r} and wandb is not installed; pip install 'maskless[track]'"
-        ) from None
+    """Records for Weights & Biases."""
+    import wandb  # type: ignore[import-not-found]
+
     run = wandb.init(project=project, name=folder.name, dir=str(folder), resume="allow", id=folder.name)
 
     def sink(record: Mapping[str, Any]) -> None:

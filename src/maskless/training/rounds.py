@@ -6,13 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from maskless.checkpoints.native import Checkpoint, described, guidance_in, resolve
+from maskless.checkpoints.native import described, guidance_in, resolve
 from maskless.data.vqgan import VQConfig
 from maskless.models import CausalPartitionConfig, PartitionConfig, kind_of
 from maskless.places import local
 from maskless.training.data import is_of
 from maskless.training.distillation import Distillation
-from maskless.training.recipe import FROM_TOKENIZER, DistillRecipe, Recipe, classes_of
+from maskless.training.recipe import FROM_TOKENIZER, DistillRecipe, classes_of
 from maskless.vocabulary import Vocabulary
 
 CODEC = "holds a codec of images, not a model; name the folder of a model, and the codec as data.codec"
@@ -73,10 +73,10 @@ def unlike(teacher: Any, student: Any) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ what must fit
 
 
-def check_teacher(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Any) -> None:
-    """Raise ValueError unless a student of this recipe can learn from the teacher."""
-    teacher, student = checkpoint.config, recipe.model
-    where = f"distill.teacher {checkpoint.folder}"
+def check_teacher(recipe: DistillRecipe, tokenizer: Any) -> None:
+    """Raise ValueError unless a student of this recipe can learn from its teacher; no weights are read."""
+    folder, teacher, student = teacher_in(recipe.distill.teacher), config_of(recipe.distill.teacher), recipe.model
+    where = f"distill.teacher {folder}"
     check_kind(teacher, where)
     own = "use the teacher's tokenizer or codec (data.tokenizer, data.codec)"
     if speaks(teacher, tokenizer.vocabulary):
@@ -91,13 +91,12 @@ def check_teacher(checkpoint: Checkpoint, recipe: Recipe, tokenizer: Any) -> Non
         theirs, ours = (getattr(config, name, 0) or 0 for config in (teacher, student))
         if theirs != ours and not (name == "grid" and 0 in (theirs, ours)):
             raise ValueError(f"{where} has {name} {theirs} and the student {ours}; both must speak of the same sites, tokens and classes: {remedy}")
-    if not is_of(tokenizer, checkpoint):
+    if not is_of(tokenizer, folder):
         raise ValueError(f"{where} was trained with another tokenizer or codec than this recipe's data; use its own (data.tokenizer, data.codec)")
     for who, config in ((where, teacher), ("the student", student)):
         if getattr(config, "time_conditioned", False):
             raise ValueError(f"{who} is time-conditioned, and rows of a walk are at different times; take a model without time_conditioned")
-    assert isinstance(recipe, DistillRecipe)
-    check_walk(checkpoint, recipe.distill, where)
+    check_walk(teacher, guidance_in(folder), recipe.distill, where)
 
 
 def check_kind(teacher: Any, where: str) -> None:
@@ -118,12 +117,11 @@ def ids_in_words(teacher: Any, student: Any) -> str:
     return "set " + " ".join(f"model.{name}={value}" for name, value in said.items())
 
 
-def check_walk(checkpoint: Checkpoint, options: Distillation, where: str) -> None:
-    """Raise ValueError unless the teacher can walk as the recipe says."""
-    held = guidance_in(checkpoint.folder)
-    if options.guidance and not classes_of(checkpoint.config):
+def check_walk(teacher: Any, held: dict[str, Any] | None, options: Distillation, where: str) -> None:
+    """Raise ValueError unless a teacher, which holds guidance or none, can walk as the recipe says."""
+    if options.guidance and not classes_of(teacher):
         raise ValueError(f"distill.guidance is {options.guidance:g} and {where} has no classes to guide by; leave it out, or take a labelled teacher")
     if options.guidance and held is not None:
         raise ValueError(f"{where} holds guidance {held['weight']:g} already; distill.guidance={options.guidance:g} would come on top: leave it out")
-    if options.refresh and not isinstance(checkpoint.config, CausalPartitionConfig):
+    if options.refresh and not isinstance(teacher, CausalPartitionConfig):
         raise ValueError(f"distill.refresh is {options.refresh} and {where} keeps no cache; leave it out (only order-causal models have two modes)")

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from maskless import config as configuration
-from maskless.checkpoints.native import check_weights, load_checkpoint
+from maskless.checkpoints.native import check_weights, load_checkpoint, resolve
+from maskless.data.codec import find_codec
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.places import latest
+from maskless.training.alone import alone
 from maskless.training.attention import Chosen, choose
 from maskless.training.codec import (
     CodecRecipe,
@@ -39,10 +41,19 @@ from maskless.training.recipe import (
     DistillRecipe,
     Recipe,
     complete,
+    file_of,
     load_recipe,
     recipe_tree,
 )
-from maskless.training.records import Journal, JsonLines, Memory, Sink, tensorboard, weights_and_biases
+from maskless.training.records import (
+    Journal,
+    JsonLines,
+    Memory,
+    Sink,
+    check_trackers,
+    tensorboard,
+    weights_and_biases,
+)
 from maskless.training.state import TrainState, load_state, new_state, read_notes
 
 LEARNING = ("data.tokenizer", "data.bpe_size", "data.separator", "data.pattern")  # how a tokenizer is learned from texts
@@ -126,9 +137,9 @@ def begin(
     """Decide everything about a session of a run, and run it; arguments and errors are those of `train`."""
     folder = Path(out) if out is not None else _default_folder(recipe, resume)
     plan, changes = _resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), {})
-    work.check(plan)
     _check_folder(folder, resume)
     found = latest(folder) if resume else None
+    work.check(plan, fresh=found is None)
     recorded = read_notes(found) if found else {}
     if "training.steps" in changes and plan.training.steps < (made := recorded.get("step", 0)):
         raise ValueError(f"training.steps is {plan.training.steps} and {made} steps are made; give more than {made}, or leave it out")
@@ -137,6 +148,8 @@ def begin(
     )
     tokenizer = work.tokenizer(plan, machine, found, relearn=any(key in changes for key in LEARNING))
     plan = work.completed(plan, tokenizer)
+    if found is None:
+        work.check_beginning(plan, tokenizer)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
     with numerics(
@@ -182,6 +195,9 @@ class Work:
             stack.callback(state.release)
             if found is not None:
                 load_state(found, state)
+            if machine.main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(alone(self.folder))
             if found is None or state.step < training.steps:
                 self.open_folder()
             journal = Journal(
@@ -244,10 +260,21 @@ class Work:
         return choose(recipe, machine, recorded)
 
     @classmethod
-    def check(cls, recipe: Any) -> None:
-        """Raise ValueError for a recipe of another kind of run."""
+    def check(cls, recipe: Any, *, fresh: bool) -> None:
+        """Raise ValueError for a recipe of another kind of run, and for what it names and is not there: all that is known before data are read."""
         if isinstance(recipe, DistillRecipe):
             raise ValueError("the recipe has a distill section, so it distils a teacher; run it with maskless distill")
+        check_trackers(recipe.log)
+        if fresh and recipe.training.start is not None:
+            resolve(recipe.training.start)
+
+    @classmethod
+    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
+        """Raise ValueError if the weights that a new run begins with are of another tokenizer or codec."""
+        source = recipe.training.start
+        if source is not None and not is_of(tokenizer, resolve(source)):
+            own = "use its own (data.tokenizer, data.codec)"
+            raise ValueError(f"training.start {source} was trained with another tokenizer or codec than this recipe's data; {own}")
 
     def learn(self, state: TrainState, session: Session) -> None:
         """From `state.step` to the last step, or until it is asked to stop."""
@@ -272,11 +299,10 @@ class Work:
     def begin_weights(self, model: Any) -> None:
         """Give a model at step 0 the weights it begins with, if not random ones."""
         if (source := self.recipe.training.start) is not None:
-            begin_with(model, source, self.data.tokenizer)
+            begin_with(model, source)
 
     def open_folder(self) -> None:
         if self.machine.main:
-            self.folder.mkdir(parents=True, exist_ok=True)
             configuration.write(self.folder / "config.yaml", recipe_tree(self.recipe))
         self.machine.barrier()
 
@@ -344,6 +370,16 @@ class _CodecWork(Work):
         return recipe
 
     @classmethod
+    def check(cls, recipe: Any, *, fresh: bool) -> None:
+        check_trackers(recipe.log)
+        if fresh and recipe.training.start is not None:
+            find_codec(recipe.training.start)
+
+    @classmethod
+    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
+        pass  # a codec is what the run makes
+
+    @classmethod
     def choose(cls, recipe: Any, machine: Machine, recorded: str | None) -> Chosen:
         return Chosen(None)
 
@@ -372,16 +408,9 @@ class _CodecWork(Work):
         return {"tokenizer": self.coding(state), "extra": {"objective": "reconstruction"}}
 
 
-def begin_with(model: Any, source: str, tokenizer: Any) -> None:
-    """Give a new model the averaged weights of a checkpoint, of any kind with the same tensors.
-
-    Raises:
-        ValueError: if names or shapes differ, or the checkpoint was trained with another tokenizer or codec.
-    """
+def begin_with(model: Any, source: str) -> None:
+    """Give a new model the averaged weights of a checkpoint, of any kind with the same tensors. Raises ValueError if names or shapes differ."""
     checkpoint = load_checkpoint(source)
-    if not is_of(tokenizer, checkpoint):
-        own = "use its own (data.tokenizer, data.codec)"
-        raise ValueError(f"training.start {source} was trained with another tokenizer or codec than this recipe's data; {own}")
     check_weights(checkpoint.weights, model.state_dict(), f"training.start {source}")
     model.load_state_dict(checkpoint.weights)
 
@@ -407,7 +436,7 @@ def _tag(recipe: Recipe) -> str:
 def _default_folder(recipe: str | Path | Mapping, resume: bool) -> Path:
     if isinstance(recipe, Mapping):
         raise ValueError("a recipe given as a mapping has no name; say where the run goes with out=")
-    if resume and Path(recipe).is_dir():
+    if resume and file_of(recipe) is None:
         return Path(recipe)
     return Path("runs") / str(recipe).removesuffix(".yaml").strip("/").replace("/", "-")
 
