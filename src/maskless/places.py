@@ -40,3 +40,10 @@ def holding(place: str | Path, file: str) -> Path | None:
     """The folder that holds `file`: this one, or the newest checkpoint of this run that does; None if there is none."""
     place = local(place)
     return next((path for path in (place, *reversed(steps_of(place))) if (path / file).is_file()), None)
+
+
+def no_file_above(folder: Path) -> None:
+    """Raise ValueError if a folder cannot be made since it, or what it would lie in, is a file."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file, the run needs a folder; choose another with --out")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskless.alone import alone
 from maskless.checkpoints import convert as conversion
 from maskless.checkpoints.convert import convert
 from maskless.checkpoints.source import find
@@ -35,8 +36,11 @@ def damaged(small: Path, folder: Path) -> dict[str, tuple[Path, str]]:
         return path
 
     shadows = content["ema"]["shadow_params"]
-    short, swapped = ({**content, "ema": {"shadow_params": each}} for each in (shadows[1:], [torch.zeros(3), *shadows[1:]]))
+    averages = lambda each: {**content, "ema": {"shadow_params": each}}
+    positions = lambda each: {"state_dict": {**content["state_dict"], rotary: each}}
+    short, swapped = averages(shadows[1:]), averages([torch.zeros(3), *shadows[1:]])
     misshapen = {key: torch.zeros(3) if key.endswith("encoder.blocks.0.norm1.weight") else value for key, value in content["state_dict"].items()}
+    rotary = next(key for key in content["state_dict"] if key.endswith("rotary_emb.inv_freq"))
     missing = {key: value for key, value in content["state_dict"].items() if not key.endswith("output_layer.linear.bias")}
     return {
         "empty": (file("empty.ckpt", b""), "is empty"),
@@ -55,6 +59,10 @@ def damaged(small: Path, folder: Path) -> dict[str, tuple[Path, str]]:
         "misshapen": (file("shape.ckpt", {"state_dict": misshapen}), "has shape (3,)"),
         "missing": (file("missing.ckpt", {"state_dict": missing}), "missing ['head.bias']"),
         "a short average": (file("short.ckpt", short), "40 EMA tensors do not match 41 parameters in number"),
+        "an average of whole numbers": (file("whole.ckpt", averages([each.int() for each in shadows])), "holds whole numbers"),
+        "an average by name": (file("named.ckpt", averages(dict(enumerate(shadows)))), "else than a list of tensors"),
+        "no positions": (file("flat.ckpt", positions(torch.empty(0))), "is no list of frequencies"),
+        "other positions": (file("turned.ckpt", positions(content["state_dict"][rotary] * 1.01)), "other positions"),
         "an average of another shape": (file("swapped.ckpt", swapped), "vocab_embed.embedding has shape (3,)"),
     }
 
@@ -79,7 +87,9 @@ def test_files_that_cannot_be_used(tmp_path, call, small):
     (["--set", "lenght=64"], "lenght cannot be set for a text PGM"), (["--set", "query=guess"], "query 'guess' is unknown"),
     (["--set", "heads=3"], "contradicts"), (["--set", "mask_id=99"], "mask_id 99 is outside"), (["--set", "length"], "key=value"),
     (["--weights", "heavy"], "heavy"), (["--tokenizer", "bytes"], "259 ids"), (["--codec", "nowhere"], "leave it out"),
-    (["--tokenizer", "no/such/tokenizer.json"], "no tokenizer at"),
+    (["--tokenizer", "no/such/tokenizer.json"], "no tokenizer at"), (["--set", "time_conditioned=abc"], "it must be true or false"),
+    (["--set", "length=1.5"], "length is 1.5; it must be a whole number"), (["--set", "dropout=[1]"], "dropout is [1]; it must be a number"),
+    (["--set", "length=true"], "length is True; it must be a number"),
 ])
 def test_options_that_do_not_fit(options, said, call, tmp_path, small):
     ended = call("convert", small, tmp_path / "m", *options)
@@ -141,3 +151,48 @@ def test_offline_is_one_sentence(tmp_path, monkeypatch, call):
     assert ended.code == 2 and len(ended.err.strip().splitlines()) == 1 and "go online" in ended.err
     for missing in ("nowhere/model.ckpt", "nowhere.safetensors", "no/such/folder/at/all"):
         assert "does not exist" in call("convert", missing, tmp_path / "m").err or "No such file" in call("convert", missing, tmp_path / "m").err
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_with_its_positions(dtype, tmp_path, small, call):
+    content = torch.load(small, weights_only=True)
+    torch.save({"state_dict": {key: tensor.to(dtype) for key, tensor in content["state_dict"].items()}}, tmp_path / "half.ckpt")
+    assert call("convert", tmp_path / "half.ckpt", tmp_path / "m").code == 0
+
+
+def test_an_average_in_a_tuple_is_one(tmp_path, small):
+    content = torch.load(small, weights_only=True)
+    torch.save({**content, "ema": {"shadow_params": tuple(content["ema"]["shadow_params"])}}, tmp_path / "tuple.ckpt")
+    for path, folder in ((small, "a"), (tmp_path / "tuple.ckpt", "b")):
+        convert(path, tmp_path / folder)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+SETTINGS = {
+    "an interpolation": ({"hidden_size": "${width}", "n_heads": "2"}, None), "parts that are none": ({"encoder": None, "swap": "x", "data": 3}, None),
+    "a word for a number": ({"n_heads": "two"}, "heads is 'two'; it must be a number"), "a list": ({"dropout": [1]}, "dropout is [1]"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_any_form(name, tmp_path, small, call):
+    settings, said = SETTINGS[name]
+    torch.save({**torch.load(small, weights_only=True), "hyper_parameters": {"config": {"model": settings}}}, tmp_path / "set.ckpt")
+    for verb in (["convert", tmp_path / "set.ckpt", tmp_path / "m"], ["inspect", tmp_path / "set.ckpt"]):
+        ended = call(*verb)
+        assert (ended.code, "Traceback" in ended.err) == (2 if said else 0, False) and (said or "") in ended.err + ended.out, ended
+
+
+def test_one_conversion_at_a_time(tmp_path, small, call):
+    (tmp_path / "m.tmp").mkdir()
+    with alone(tmp_path / "m.tmp", ""):
+        ended = call("convert", small, tmp_path / "m")
+    assert ended.code == 2 and "another process writes into" in ended.err and (tmp_path / "m.tmp").is_dir()
+    assert call("convert", small, tmp_path / "m").code == 0
+
+
+def test_weights_in_parts(tmp_path, call):
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (tmp_path / name).write_text("{}")
+    ended = call("convert", tmp_path, tmp_path / "m")
+    assert ended.code == 2 and "holds weights in several parts (model.safetensors.index.json), which are not read; join them" in ended.err

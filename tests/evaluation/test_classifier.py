@@ -16,7 +16,7 @@ from maskless.evaluation.classifier import load_classifier
 from maskless.evaluation.features import Features, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import frechet_distance, inception_score
 from maskless.training.classifier import describes_classifier, rate, train_classifier
-from maskless.training.recipe import recipe_names
+from maskless.training.recipes import recipe_names
 from tests.surface.conftest import call  # noqa: F401  (a fixture)
 
 SIZES = {"channels": 1, "size": 16, "classes": 3, "width": 4, "features": 8}

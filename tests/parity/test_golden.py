@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from maskless.cli import main as command
 from maskless.evaluation.golden import verify
+from maskless.evaluation.golden.case import Case
+from maskless.evaluation.golden.samplers import bos_of
 from maskless.suites.parity import check_ema
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -166,3 +168,76 @@ def test_unusable_devices(arguments):
 def test_half_precision_is_near():
     report = verify(GOLDEN / "text_pgm_backbone_learn_freqs.safetensors", dtype=torch.bfloat16)
     assert report.passed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint16])
+def test_ids_may_be_of_any_type(path, dtype, tmp_path):
+    """Of few ids: uint16 is what codes of images are stored in."""
+    whole = load_file(path)
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    fits = lambda tensor: tensor.dtype == torch.int64 and bool(((tensor >= least) & (tensor <= most)).all())
+    ids = {name: tensor.to(dtype) for name, tensor in whole.items() if fits(tensor)}
+    if not ids:
+        pytest.skip("nothing to change")
+    save_file({**whole, **ids}, tmp_path / path.name, metadata(path))
+    if "tiny_io" in path.name:
+        shutil.copy(GOLDEN / "text_pgm_tiny.ckpt", tmp_path)
+    assert verify(tmp_path / path.name, more=MORE).passed
+
+
+ODD = {
+    "text_pgm_loss": ("algo", "sampling", "model"), "image_loss_pgm": ("config",), "text_sampler_pgm_uniform": ("sampler", "mask_index", "bos"),
+    "text_harness_mdlm": ("algo", "mask_index"),
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in ODD.items() for key in keys])
+@pytest.mark.parametrize("value", ["null", "3", "[]", '"x"'])
+def test_odd_metadata_is_one_sentence_and_the_next_file_is_checked(kind, key, value, tmp_path, capsys):
+    path = next(iter(sorted(GOLDEN.glob(f"{kind}*.safetensors"))))
+    save_file(load_file(path), tmp_path / path.name, {**metadata(path), key: value})
+    code = run(tmp_path / path.name, GOLDEN / "text_nucleus.safetensors")
+    printed = capsys.readouterr()
+    assert "top_p_0.95" in printed.out and "Traceback" not in printed.err and code in (0, 1, 2)
+    assert code == 0 or len(printed.err.strip().splitlines()) <= 1
+
+
+def test_texts_of_another_form_are_one_sentence(tmp_path, capsys):
+    (tmp_path / "text_data.json").write_text('{"group_texts": {}}')
+    assert run(tmp_path / "text_data.json") == 2
+    assert "is not a complete file of kind text_data" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    assert run(tmp_path / "nope.safetensors") == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_greedy_removal_replaces_known_tokens_too(tmp_path):
+    """As the specification says of PGM's naive sampler; by hand here, with the recorded numbers of the ancestral one."""
+    path = next(iter(sorted(GOLDEN.glob("text_sampler_pgm_naive_*.safetensors"))))
+    tensors, said = load_file(path), metadata(path)
+    case = Case.read(path, torch.device("cpu"), torch.float32)
+    names, mask = sorted(case.names("rng/")), case.mask_id
+    tokens = torch.full_like(tensors["out"], mask)
+    tokens[:, 0] = bos_of(case)
+    steps = len(names) // 2 - 1
+    times, size = torch.linspace(1, 1e-5, steps + 1), (1 - 1e-5) / steps
+
+    def law() -> torch.Tensor:
+        logits = case.model(tokens, tokens != mask).detach()
+        return logits.index_fill(-1, torch.tensor([mask]), -torch.inf).log_softmax(-1)
+
+    for step, time in enumerate(times[:-1]):
+        race, uniform = (tensors[name] for name in names[2 * step : 2 * step + 2])
+        drawn = (law().double().exp() / (1e-10 - (race + 1e-10).log())).argmax(-1)
+        before, after = (1 - (1 - 1e-3) * t for t in (time, time - size))
+        tokens = torch.where((uniform < (after - before) / (1 - before)) & (tokens == mask), drawn, tokens)
+    known, out = tokens.clone(), law().argmax(-1)
+    assert (out[:, 0] != known[:, 0]).any()
+    settings = json.loads(said["sampling"]) if "sampling" in said else {}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in names[2 * steps :]}
+    save_file({**kept, "out": out}, tmp_path / path.name, {**said, "sampling": json.dumps({**settings, "noise_removal": "greedy"})})
+    report = verify(tmp_path / path.name)
+    assert [each.name for each in report.found if not each.passed] in ([], ["metadata network_calls"])

@@ -7,7 +7,8 @@ import torch
 from maskless.evaluation.settings import ImageQuality, Likelihood, Speed
 from maskless.models import build
 from maskless.suites.likelihood import named
-from maskless.training.recipe import find, load_recipe
+from maskless.training.recipe import load_recipe
+from maskless.training.recipes import find
 from tests.surface.test_recipes import claim
 
 

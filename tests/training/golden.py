@@ -16,7 +16,8 @@ import torch
 
 from maskless.models import PartitionConfig, UNetConfig
 from maskless.noise import hashed
-from maskless.training.recipe import load_recipe, recipe_names
+from maskless.training.recipe import load_recipe
+from maskless.training.recipes import recipe_names
 from maskless.training.run import train
 
 FILE = Path(__file__).with_name("golden_losses.json")

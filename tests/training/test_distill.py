@@ -241,7 +241,7 @@ def test_a_run_that_begins_again_has_the_teacher_it_names(folder, tmp_path):
                           ("distill.weights=raw", "is raw and was ema for 1 steps")):
         with pytest.raises(ValueError) as error:
             distill(run, change, "training.steps=2", out=run, resume=True)
-        assert words in str(error.value) and "a run keeps the teacher it began with (rounds/0): leave distill." in str(error.value)
+        assert words in str(error.value) and "a run keeps its teacher and its rounds: leave distill." in str(error.value)
         assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
@@ -251,8 +251,8 @@ def test_a_lost_teacher_is_named(folder, tmp_path):
     before = (run / "metrics.jsonl").read_text()
     with pytest.raises(ValueError) as error:
         distill(run, out=run, resume=True)
-    assert str(error.value) == (f"{run / 'rounds' / '1'} is gone, the teacher of round 2, and step 6 lies inside that round; put the folder back, "
-                                "or begin another run with --out")
+    assert str(error.value) == (f"{run / 'rounds' / '1'} is gone or damaged, the teacher of round 2, and step 6 lies inside that round; "
+                                "put the folder back, or begin another run with --out")
     assert (run / "metrics.jsonl").read_text() == before
 
 
@@ -356,7 +356,7 @@ IMPOSSIBLE = {
     ("distill.teacher_steps=0",): "teacher_steps is 0; it must be at least 1",
     ("distill.teacher_steps=9",): "teacher_steps is 9 and grid 8: a step of the first student would be longer than the whole way; have at most 8",
     ("distill.guidance_schedule=linear",): "guidance_schedule is linear and guidance 0, so there is nothing to schedule; give distill.guidance",
-    ("model.type=masked", "model.layers=1"): "",
+    ("model.type=masked", "model.layers=1"): "model.encoder_layers is a key of partition, causal_partition, prime_partition",
 }
 
 
@@ -393,3 +393,24 @@ def test_the_two_verbs_know_their_recipes(folder, tmp_path, monkeypatch, capsys)
         shown = capsys.readouterr()
         assert stop.value.code == code and said in shown.out + shown.err
     assert losses(tmp_path / "cli") == losses(folder / "whole")
+
+
+ROUNDS = {"round_steps": 2, "grid": 16, "teacher_steps": 4, "guidance": 1.0}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+def test_a_resumed_run_keeps_its_rounds(folder, tmp_path, name):
+    out = tmp_path / "run"
+    distill(distillation(folder), "training.steps=4", out=out)
+    with pytest.raises(ValueError, match=rf"distill\.{name} is {ROUNDS[name]} and was .* for 4 steps; a run keeps its teacher and its rounds"):
+        distill(out, f"distill.{name}={ROUNDS[name]}", out=out, resume=True)
+
+
+def test_a_damaged_round_is_made_again_from_the_checkpoint_at_its_end(folder, tmp_path):
+    out = tmp_path / "run"
+    distill(distillation(folder), "training.steps=4", out=out)
+    file = out / "rounds" / "1" / "ema.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-8])
+    assert distill(out, "training.steps=8", out=out, resume=True).state.step == 8
+    assert file.read_bytes() == whole

@@ -12,7 +12,8 @@ from maskless.models import MaskedConfig, build
 from maskless.objectives import OBJECTIVES, Dial, Partition
 from maskless.training.classifier import describes_classifier
 from maskless.training.codec import trains_codec
-from maskless.training.recipe import complete, find, load_recipe, recipe_folder, recipe_names, recipe_tree
+from maskless.training.recipe import complete, load_recipe, recipe_tree
+from maskless.training.recipes import find, recipe_folder, recipe_names
 from maskless.vocabulary import Vocabulary
 from tests.training.runs import recipe
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import string
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_another_model_is_refused_on_resume(tmp_path):
     out = tmp_path / "run"
     train(recipe(tmp_path), "training.steps=2", out=out)
     config = (out / "config.yaml").read_text()
-    with pytest.raises(ValueError, match=r"has shape .* the model wants"):
+    with pytest.raises(ValueError, match="would be another function: width 32, before 16; leave the model as it was"):
         train(out, "model.width=32", out=out, resume=True)
     assert (out / "config.yaml").read_text() == config
 
@@ -171,3 +172,25 @@ def test_a_journal_that_is_no_text_is_no_hindrance(tmp_path):
         file.write(b"\xff\xfe\n")
     train(out, "training.steps=2", out=out, resume=True)
     assert [step for step, *_ in losses(out)] == [1, 2]
+
+
+def test_the_checkpoint_before_a_damaged_one_is_named_and_can_be_gone_on_from(tmp_path):
+    out = tmp_path / "run"
+    train(recipe(tmp_path), "training.steps=4", "checkpoints.every=2", out=out)
+    newest = out / "checkpoints" / "step-00000004"
+    for name in ("model.safetensors", "trainer/state.json"):
+        (newest / name).write_bytes(b"{")
+        with pytest.raises(ValueError, match=f"to go on from step-00000002, delete {newest}$"):
+            train(out, "training.steps=5", out=out, resume=True)
+    shutil.rmtree(newest)
+    assert train(out, "training.steps=5", out=out, resume=True).state.step == 5
+
+
+def test_weights_do_not_become_another_function(tmp_path):
+    """Equal names and shapes: other heads cut them into other pieces."""
+    out = tmp_path / "run"
+    train(recipe(tmp_path), "training.steps=1", out=out)
+    with pytest.raises(ValueError, match="would be another function: heads 4, before 2"):
+        train(out, "training.steps=2", "model.heads=4", out=out, resume=True)
+    begun = train(recipe(tmp_path), f"training.start={out}", "model.heads=4", "training.steps=1", out=tmp_path / "other")
+    assert f"begins with the weights of {out}, which were another function there: heads 4, there 2" in begun.metrics[0]["note"]

@@ -134,7 +134,8 @@ def _weights_of(content: Any) -> tuple[str, dict[str, Any]] | None:
         inside = content.get(name)
         if isinstance(inside, dict) and all(isinstance(key, str) for key in inside) and any(isinstance(each, Stored) for each in inside.values()):
             return name, inside
-    flat = bool(content) and all(isinstance(key, str) and isinstance(value, Stored) for key, value in content.items())
+    counted = all(isinstance(key, str) and isinstance(value, Stored | int | float | str | None) for key, value in content.items())
+    flat = counted and any(isinstance(value, Stored) for value in content.values())
     return ("", content) if flat else None
 
 
@@ -146,10 +147,11 @@ def _average(file: TorchFile, entries: Mapping[str, Entry], weights: Mapping[str
     """`ema.shadow_params`, or `shadow_params.N` among the weights (the released image code of Prime)."""
     if shadows := [key for key in entries if key not in weights]:
         return [entries[key] for key in sorted(shadows, key=lambda key: int(key.rpartition(".")[2]) if key[-1].isdigit() else -1)]
-    if not isinstance(ema, dict) or not isinstance(ema.get(SHADOW), list):
+    if not isinstance(ema, dict) or ema.get(SHADOW) is None:
         return None
-    if not all(isinstance(each, Stored) for each in ema[SHADOW]):
-        raise ValueError(f"{file.path}: ema.{SHADOW} holds something else than tensors; use --weights raw after checking where it is from")
+    if not isinstance(ema[SHADOW], list | tuple) or not all(isinstance(each, Stored) for each in ema[SHADOW]):
+        raise ValueError(f"{file.path}: ema.{SHADOW} holds something else than a list of tensors, and which parameter each belongs to is not known; "
+                         "take the average out of the file to convert the raw weights")
     return [_entry(file, each) for each in ema[SHADOW]]
 
 
@@ -169,6 +171,7 @@ def _without_tokenizer(parameters: Any) -> Any:
 # ----------------------------------------------------------------------------------------------------------- settings
 
 
+PARTS = ("algo", "data", "decoder", "encoder", "model", "prime", "swap")  # of a configuration, each a mapping or nothing
 TRANSFORMERS = {"hidden_dim": "hidden_size", "model_length": "length"}
 
 
@@ -185,6 +188,7 @@ def model_settings(tree: Any) -> dict[str, Any]:
             return model_settings(tree[inside])
     model = tree.get("model") if isinstance(tree.get("model"), dict) else tree
     named = {TRANSFORMERS.get(str(key), str(key)): value for key, value in model.items()} if isinstance(model, dict) else {}
+    named = {name: value for name, value in named.items() if name not in PARTS or isinstance(value, dict)}
     for part in ("algo", "prime", "data"):
         if isinstance(tree.get(part), dict):
             named[part] = tree[part]
@@ -192,4 +196,10 @@ def model_settings(tree: Any) -> dict[str, Any]:
     for part in (tree, algorithm):
         if "time_conditioning" in part:
             named["time_conditioning"] = part["time_conditioning"]
-    return named
+    return _said(named)
+
+
+def _said(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """Less what refers to another place of a configuration (`${data.length}`), which says nothing here."""
+    kept = {key: value for key, value in tree.items() if not (isinstance(value, str) and value.startswith("${"))}
+    return {key: _said(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskless.alone import alone
 from maskless.checkpoints.native import (
     check_vocabulary,
     described,
@@ -138,21 +139,28 @@ def pixels_of(config: Any) -> ImageCodes | None:
 def with_folder(dest: Path, write: Any) -> None:
     """Let `write` fill DEST.tmp, then rename it once; whatever goes wrong, nothing is left."""
     partial = dest.with_name(f"{dest.name}.tmp")
-    if partial.exists():
-        if not partial.is_dir() or not all(OURS.fullmatch(path.name) for path in partial.iterdir()):
-            raise ValueError(f"{partial} is in the way and was not left by a conversion; move it, or choose another folder")
-        shutil.rmtree(partial)
+    if partial.exists() and (not partial.is_dir() or not all(OURS.fullmatch(path.name) for path in partial.iterdir())):
+        raise ValueError(f"{partial} is in the way and was not left by a conversion; move it, or choose another folder")
     first = next((parent for parent in reversed(partial.parents) if not parent.exists()), partial)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        with alone(partial, f"another process writes into {dest}; wait for it, or choose another folder"):
+            _fill(partial, dest, write, first)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{dest} could not be written ({reason}); nothing was left behind: make room, or choose another place") from error
+
+
+def _fill(partial: Path, dest: Path, write: Any, first: Path) -> None:
+    """Into an empty folder; `first` is what goes if that fails."""
+    try:
+        for left in partial.iterdir():
+            left.unlink()
         write(partial)
         flush(partial)
         os.rename(partial, dest)
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(first, ignore_errors=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise OSError(f"{dest} could not be written ({reason}); nothing was left behind: make room, or choose another place") from error
         raise
 
 

@@ -225,19 +225,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 file.write(numbers.reshape(-1).view(torch.uint8).numpy().data)
 
 
+class DamagedError(ValueError):
+    """A file of a checkpoint is not what was written; another checkpoint may be."""
+
+
 def read_tensors(path: Path, crc32: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ValueError if it is missing, truncated, no such file, or has another
+    """The tensors of a safetensors file. Raises DamagedError if it is missing, truncated, no such file, or has another
     check sum than it had when it was written (None: not known)."""
     if crc32 is not None and path.exists() and check_sum(path) != crc32:
-        raise ValueError(
+        raise DamagedError(
             f"{path} is truncated or corrupt (its check sum is not {crc32}); use another checkpoint or copy it again"
         )
     try:
         return safetensors.torch.load_file(path)
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; the checkpoint is incomplete, use another one") from None
+        raise DamagedError(f"{path} does not exist; the checkpoint is incomplete, use another one") from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(
+        raise DamagedError(
             f"{path} is truncated or corrupt ({_reason(error)}); use another checkpoint or copy it again"
         ) from None
 
@@ -402,13 +406,25 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], w
                 f"{where}: {name} has shape {tuple(weights[name].shape)}, the model wants "
                 f"{tuple(wanted.shape)}; {remedy}"
             )
+        check_kind(f"{where}: {name}", weights[name], wanted)
     if surplus := sorted(set(weights) - set(shapes)):
         raise ValueError(f"{where} holds the tensor {surplus[0]}, which the model does not have; {remedy}")
+
+
+def check_kind(who: str, tensor: Tensor, wanted: Tensor) -> None:
+    """Raise ValueError for whole numbers in place of real ones."""
+    if wanted.is_floating_point() and not tensor.is_floating_point():
+        raise ValueError(f"{who} holds whole numbers ({str(tensor.dtype).removeprefix('torch.')}), the model wants real ones: the file is damaged")
 
 
 def check_sums(folder: Path) -> dict[str, str]:
     """The check sums config.json notes for the files beside it."""
     return _sums(described(folder / "config.json")[1])
+
+
+def intact(folder: Path) -> bool:
+    """Whether the files of a folder are those that its config.json was written for."""
+    return all((folder / name).is_file() and check_sum(folder / name) == crc32 for name, crc32 in check_sums(folder).items())
 
 
 def _sums(notes: Mapping[str, Any]) -> dict[str, str]:

@@ -71,6 +71,8 @@ def _weights_in(folder: Path) -> Path | None:
     if (folder / "model.safetensors").is_file():
         return folder / "model.safetensors" if (folder / "config.json").is_file() else None
     found = [path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES]
+    if shards := [path.name for path in folder.glob("*.index.json")]:
+        raise ValueError(f"{folder} holds weights in several parts ({shards[0]}), which are not read; join them into one .safetensors file")
     if len(found) > 1:
         raise ValueError(f"{folder} holds {len(found)} files of weights; give one of them: {', '.join(path.name for path in found[:4])}")
     return found[0] if found else None

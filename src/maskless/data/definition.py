@@ -41,5 +41,5 @@ def read_json(path: Path) -> Any:
     """The JSON in `path`. Raises ValueError with its name if it is not readable as JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): it is damaged or of another kind") from None

@@ -125,6 +125,8 @@ def filled(config: VQConfig, weights: Mapping[str, Tensor], where: str) -> VQ:
         if weights[name].shape != shapes[name]:
             wanted, found = tuple(shapes[name]), tuple(weights[name].shape)
             raise ValueError(f"{where}: {name} has shape {found}, not {wanted}: the weights are of other sizes")
+        if not weights[name].is_floating_point():
+            raise ValueError(f"{where}: {name} holds whole numbers, not real ones: the file is damaged")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -42,8 +42,7 @@ def top_k(logits: Float[Tensor, "n V"], k: int) -> Float[Tensor, "n V"]:
 def nucleus(logits: Float[Tensor, "n V"], p: float) -> Float[Tensor, "n V"]:
     """-inf outside the smallest prefix of the descending sort whose probability exceeds p (Holtzman et al. 2020; the crossing token stays)."""
     best, order = logits.sort(dim=-1, descending=True)
-    mass = best.softmax(-1)
-    drop = mass.cumsum(-1) - mass > p
+    drop = best.softmax(-1).cumsum(-1).roll(1, -1) > p              # those before it suffice
     drop[:, 0] = False
     return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
 

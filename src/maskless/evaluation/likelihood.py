@@ -5,6 +5,7 @@ Letters: B rows of a batch, L sites, S samples (times) per row, R rows in all.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from maskless.objectives.draws import EVALUATION, SITES, TIMES
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 BELOW_ONE = 1 - 2.0**-24
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Bound:
 
     @property
     def perplexity(self) -> float | None:
-        """exp(nats per token); None where the objective is not a bound."""
-        return math.exp(self.nats_per_token) if self.valid else None
+        """exp(nats per token), infinite beyond float64; None where the objective is not a bound."""
+        if not self.valid:
+            return None
+        return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_EXPONENT else math.inf
 
     def bits_per(self, units: int) -> float:
         """Bits per byte, character or word, given how many of them the measured tokens spell."""

@@ -57,7 +57,7 @@ def check_ema(case: Case) -> None:
     from maskless.training.ema import effective_decay, update
 
     def module(prefix: str) -> nn.ParameterList:
-        return nn.ParameterList(case.input(name).clone() for name in case.names(prefix))
+        return nn.ParameterList(case.input(name).float().clone() for name in case.names(prefix))
 
     average, decay = module("init/"), float(case.meta.get("decay", 0.9999))
     steps = sorted({name.split("/")[0] for name in case.names("step")}, key=lambda step: int(step[4:]))

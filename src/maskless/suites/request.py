@@ -11,7 +11,8 @@ from maskless.data.hub import DATASETS
 from maskless.data.zero_shot import CORPORA
 from maskless.evaluation.settings import SUITES, Evaluation, Likelihood, Suite, kind_of_suite
 from maskless.suites.names import name_of, word_of
-from maskless.training.recipe import Recipe, find, recipe_names
+from maskless.training.recipe import Recipe
+from maskless.training.recipes import find, recipe_names
 
 USUAL = ", ".join(SUITES)
 Given = Mapping[str, Any]

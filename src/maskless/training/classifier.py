@@ -22,7 +22,8 @@ from maskless.data.source import SPLITS
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, Trained, save_classifier
 from maskless.evaluation.machine import device_of, versions
 from maskless.noise import uniform
-from maskless.training.recipe import at_least, find
+from maskless.training.recipe import at_least
+from maskless.training.recipes import find
 
 ORDER = 0x53484646  # the purpose word of the order of images
 
@@ -87,6 +88,7 @@ def train_classifier(
     tree = override(source if isinstance(source, Mapping) else read(find(source)), changes)
     recipe = build(ClassifierRecipe, tree)
     folder = Path(out) if out is not None else Path("runs") / f"{recipe.data.name}_classifier"
+    no_file_above(folder)
     if folder.exists():
         raise ValueError(f"{folder} exists; choose another folder with --out, or delete this one yourself")
     images, held_out = (labelled_images(recipe.data, split) for split in SPLITS)
@@ -144,7 +146,10 @@ def fit(recipe: ClassifierRecipe, images: LabelledImages, say: Callable[[str], N
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        say(f"epoch {epoch + 1} of {numbers.epochs}: loss {float(torch.stack(losses).mean()):.4f}")
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} in epoch {epoch + 1}; start again with a lower training.lr (now {numbers.lr:g})")
+        say(f"epoch {epoch + 1} of {numbers.epochs}: loss {loss:.4f}")
     return network.eval()
 
 

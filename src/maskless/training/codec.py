@@ -32,7 +32,8 @@ from maskless.objectives.base import Draws, Terms
 from maskless.training.distributed import Machine
 from maskless.training.evaluate import first_rows
 from maskless.training.loop import Update
-from maskless.training.recipe import Checkpoints, Log, Training, Validation, at_least, find
+from maskless.training.recipe import Checkpoints, Log, Training, Validation, at_least
+from maskless.training.recipes import find
 from maskless.training.state import TrainState
 
 REVIVAL = 0x5245_5649  # the purpose word of the choice of vectors
@@ -128,10 +129,12 @@ def load_codec_recipe(source: str | Path | Mapping, *overrides: str) -> CodecRec
             f"data.size is {data.size}, no multiple of the {codec.factor} pixels of a cell ({len(codec.ch_mult)} levels); "
             "change data.size or codec.ch_mult"
         )
-    unused = {"ema": (training.ema, 0.0), "length": (training.length, None), "strategy": (training.strategy, "ddp")}
+    unused = {"training.ema": (training.ema, 0.0), "training.length": (training.length, None), "training.strategy": (training.strategy, "ddp"),
+              "training.class_dropout": (training.class_dropout, None), "validation.complete": (recipe.validation.complete, 0),
+              "validation.samples": (recipe.validation.samples, 1)}
     for name, (value, only) in unused.items():
         if value != only:
-            raise ValueError(f"training.{name} is {value}, which training a codec does not have; leave it out")
+            raise ValueError(f"{name} is {value}, which training a codec does not have; leave it out")
     return recipe
 
 

@@ -23,6 +23,7 @@ from maskless.checkpoints.native import (
     check_weights,
     described,
     guidance_in,
+    intact,
     load_checkpoint,
     load_model,
     put,
@@ -34,17 +35,19 @@ from maskless.objectives.divergence import DIVERGENCES
 from maskless.objectives.rounds import round_of
 from maskless.objectives.sdtt import SDTT, PartitionSDTT, view_of
 from maskless.objectives.teacher import Spent, Teacher, exact_times
+from maskless.training.alike import unlike
 from maskless.training.distillation import Distillation
 from maskless.training.loop import fit
 from maskless.training.recipe import DistillRecipe, Recipe
 from maskless.training.records import Sink, check_trackers
-from maskless.training.rounds import check_kind, check_teacher, config_of, teacher_in, unlike, with_ids
+from maskless.training.rounds import check_kind, check_teacher, config_of, teacher_in, with_ids
 from maskless.training.run import Run, Session, Work, begin
 from maskless.training.state import TrainState, collected, read_notes
 
 ORDERS: dict[str, Order] = {
     "random": Random(), "left-to-right": LeftToRight(), "spaced": Spaced(), "confidence": Confidence(), "margin": Margin(),
 }
+KEPT = ("teacher", "weights", "round_steps", "grid", "teacher_steps", "guidance", "guidance_schedule")  # what round folders are made by
 COSTS = ("teacher_calls", "teacher_tokens")
 
 
@@ -98,9 +101,10 @@ class Distilling(Work):
             check_kind(config_of(recipe.distill.teacher), f"distill.teacher {recipe.distill.teacher}")
 
     @classmethod
-    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
-        check_teacher(recipe, tokenizer)
-        super().check_beginning(recipe, tokenizer)
+    def check_beginning(cls, recipe: Any, tokenizer: Any, found: Path | None) -> None:
+        if found is None:
+            check_teacher(recipe, tokenizer)
+        super().check_beginning(recipe, tokenizer, found)
 
     @classmethod
     def completed(cls, recipe: Any, tokenizer: Any) -> Any:
@@ -127,19 +131,15 @@ class Distilling(Work):
     def check_resumed(self, step: int) -> None:
         """Raise ValueError unless the run can go on with the teachers it has."""
         stored = self.read(self.folder / "config.yaml").distill
-        for name in ("teacher", "weights"):
+        for name in KEPT:
             now, before = getattr(self.options, name), getattr(stored, name)
             if now != before:
-                raise ValueError(f"distill.{name} is {now} and was {before} for {step} steps; a run keeps the teacher it began with (rounds/0): "
+                raise ValueError(f"distill.{name} is {now} and was {before} for {step} steps; a run keeps its teacher and its rounds: "
                                  f"leave distill.{name} as it was, or begin another run with --out")
         round, inside = divmod(step, self.options.round_steps)
         if inside and step < self.recipe.training.steps and not self.is_complete(round):
-            raise ValueError(f"{self.round_folder(round)} is gone, the teacher of round {round + 1}, and step {step} lies inside that round; "
-                             "put the folder back, or begin another run with --out")
-
-    def opening(self, state: TrainState, found: Path | None, changes: list[str]) -> dict[str, Any]:
-        said = super().opening(state, found, changes)
-        return said if found is not None else {**said, "note": f"{said['note']}; {self.beginning()}"}
+            raise ValueError(f"{self.round_folder(round)} is gone or damaged, the teacher of round {round + 1}, and step {step} lies inside that "
+                             "round; put the folder back, or begin another run with --out")
 
     # -- teacher and student ------------------------------------------------------------------------------------------
 
@@ -167,16 +167,16 @@ class Distilling(Work):
         teacher = self.first_teacher()
         if self.recipe.training.start is not None:
             super().begin_weights(model)
-        elif not unlike(teacher.config, model.config):
+        elif not unlike(teacher.config, model.config, "teacher"):
             check_weights(teacher.weights, model.state_dict(), f"distill.teacher {teacher.folder}")
             model.load_state_dict(teacher.weights)
 
-    def beginning(self) -> str:
+    def beginning(self) -> list[str]:
         """With which weights the student begins, in words."""
-        if (start := self.recipe.training.start) is not None:
-            return f"student begins with the weights of {start}"
-        apart = unlike(config_of(self.options.teacher), self.recipe.model)
-        return f"student begins at random: {', '.join(apart)}" if apart else "student begins with the teacher's weights"
+        if self.recipe.training.start is not None:
+            return [f"student {said}" for said in super().beginning()]
+        apart = unlike(config_of(self.options.teacher), self.recipe.model, "teacher")
+        return [f"student begins at random: {', '.join(apart)}" if apart else "student begins with the teacher's weights"]
 
     def teacher(self, round: int) -> Teacher:
         """What a round is taught by, from its folder."""
@@ -206,26 +206,22 @@ class Distilling(Work):
     # -- rounds -------------------------------------------------------------------------------------------------------
 
     def learn(self, state: TrainState, session: Session) -> None:
-        """Round after round. `fit` pauses where a checkpoint is due, which is described anew: it says what has been spent."""
-        length, last, every, asked = self.options.round_steps, self.recipe.training.steps, self.recipe.checkpoints.every, False
-        hooks = [hook for hook in session.hooks if hook is not session.saver]
+        """Round after round: `fit` pauses at the end of each, which is always saved."""
+        length, last, asked = self.options.round_steps, self.recipe.training.steps, False
 
         def stop() -> bool:
             nonlocal asked
             asked = session.stop() or asked
-            return asked or state.step % length == 0 or bool(every and state.step % every == 0)
+            return asked or state.step % length == 0
 
         self.settle(state, missing=True)
         while state.step < last and not asked:
             round = round_of(state.step, length)
             if state.step == round * length:
                 self.open_round(round, state, session)
-            lesson, end = self.lesson(round), (round + 1) * length
-            while state.step < end and not asked:
-                fit(state, self.machine, self.recipe.training, lesson, loader=session.loader, hooks=hooks, stop=stop)
-                session.saver.describe = self.description(state)
-                session.saver.save(state)
-            if state.step == end:
+            fit(state, self.machine, self.recipe.training, self.lesson(round), loader=session.loader, hooks=session.hooks, stop=stop)
+            session.saver.save(state)
+            if state.step == (round + 1) * length:
                 self.settle(state, missing=False)
 
     def open_round(self, round: int, state: TrainState, session: Session) -> None:
@@ -259,8 +255,9 @@ class Distilling(Work):
         return self.folder / "rounds" / str(round)
 
     def is_complete(self, round: int) -> bool:
-        """Whether the folder of a round holds a model."""
-        return (self.round_folder(round) / "config.json").is_file()
+        """Whether the folder of a round holds a model, and what it held when it was written."""
+        folder = self.round_folder(round)
+        return (folder / "config.json").is_file() and intact(folder)
 
     def write_first(self, folder: Path) -> None:
         teacher = self.first_teacher()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from maskless.data.images import ImageCodes
 from maskless.data.pictures import grid_of, picture, to_bytes
 from maskless.decoding.canvas import Canvas
 from maskless.decoding.noise import Noise
+from maskless.decoding.sampler import Sampler
+from maskless.decoding.speculate import Speculative
 from maskless.evaluation.likelihood import bound
 from maskless.training.distributed import Machine
 from maskless.training.hooks import Every
 from maskless.training.records import Journal
-from maskless.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from maskless.data.loader import Rows
@@ -69,37 +71,70 @@ def measure_bound(model: Any, recipe: Recipe, rows: Any) -> dict[str, Any]:
     return {**record, "validation_seconds": round(time.perf_counter() - begin, 3)}
 
 
-def fill(model: Any, canvas: Canvas, recipe: Recipe, vocabulary: Vocabulary, *, grid: tuple[int, int] | None = None,
-         labels: Int[Tensor, " B"] | None = None) -> None:
-    """Fill a canvas, on the model's device, as the recipe samples. BOS stands in front and is never drawn."""
-    device = model.head.weight.device
+@dataclass(frozen=True)
+class Drawing:
+    """A canvas, on the model's device, and how the recipe fills it."""
+
+    model: Any
+    canvas: Canvas
+    sampler: Sampler | Speculative
+    noise: Noise
+    labels: Int[Tensor, " B"] | None = None
+
+    def fill(self) -> Canvas:
+        self.sampler(self.model, self.canvas, self.noise, cond=self.labels)
+        return self.canvas
+
+    def begin(self) -> None:
+        """Make the first step alone."""
+        walk = self.sampler.rounds if isinstance(self.sampler, Speculative) else self.sampler.records
+        next(iter(walk(self.model, self.canvas, self.noise, self.labels)), None)
+
+
+def drawing(model: Any, canvas: Canvas, recipe: Recipe, coding: Any, labels: Int[Tensor, " B"] | None = None) -> Drawing:
+    """How the recipe fills a canvas. BOS stands in front and is never drawn. Raises ValueError for options that do not fit the model."""
+    device, vocabulary = model.head.weight.device, coding.vocabulary
     forbid = () if vocabulary.bos in (None, vocabulary.eos) else (vocabulary.bos,)
-    sites = int(canvas.open.sum(1).max())
-    options = recipe.sampling.sampler
-    sampler = options.sampler(sites, grid, left_to_right=model.left_to_right, eos=vocabulary.eos, forbid=forbid)
-    cond = None if labels is None else labels.to(device)
-    sampler(model, canvas.to(device), Noise.of(recipe.sampling.seed, canvas.rows, device), cond=cond)
+    sampler = recipe.sampling.sampler.sampler(int(canvas.open.sum(1).max()), coding.grid if isinstance(coding, ImageCodes) else None,
+                                              left_to_right=model.left_to_right, eos=vocabulary.eos, forbid=forbid)
+    noise = Noise.of(recipe.sampling.seed, canvas.rows, device)
+    return Drawing(model, canvas.to(device), sampler, noise, None if labels is None else labels.to(device))
+
+
+def from_nothing(model: Any, recipe: Recipe, coding: Any, count: int) -> Drawing:
+    """So many whole rows: texts from nothing but BOS, images of class after class."""
+    tokens = torch.zeros(count, recipe.length, dtype=torch.int64)
+    anchor = torch.zeros_like(tokens, dtype=torch.bool)
+    if (bos := coding.vocabulary.bos) is not None:
+        tokens[:, 0], anchor[:, 0] = bos, True
+    labels = None if model.null_label is None else torch.arange(count) % model.null_label
+    return drawing(model, model.canvas(tokens, anchor, anchor=anchor), recipe, coding, labels)
+
+
+def from_givens(model: Any, recipe: Recipe, coding: Any, batch: Batch) -> Drawing:
+    """Puzzles, without their answers."""
+    known = batch.given & batch.valid
+    return drawing(model, model.canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid), recipe, coding)
+
+
+def rehearse(model: Any, recipe: Recipe, data: Data) -> None:
+    """Make the first step of what samples the recipe asks for. Raises ValueError for options that this model cannot be sampled with."""
+    if recipe.sampling.count:
+        from_nothing(model, recipe, data.tokenizer, 1).begin()
+    if recipe.validation.complete and data.validation is not None:
+        from_givens(model, recipe, data.tokenizer, next(first_rows(data.validation, 1, 1))).begin()
 
 
 def paint(model: Any, recipe: Recipe, codes: ImageCodes, path: Path) -> dict[str, Any]:
     """Images of class after class, as one picture in the run's folder."""
-    count = recipe.sampling.count
-    canvas = model.canvas(torch.zeros(count, codes.length, dtype=torch.int64), torch.zeros(count, codes.length, dtype=torch.bool))
-    labels = None if model.null_label is None else torch.arange(count) % model.null_label
-    fill(model, canvas, recipe, codes.vocabulary, grid=codes.grid, labels=labels)
+    canvas = from_nothing(model, recipe, codes, recipe.sampling.count).fill()
     picture(grid_of(to_bytes(codes.images(canvas.by_site().tokens.cpu())))).save(path)
     return {"picture": path.name}
 
 
 def generate(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]:
     """Whole rows from nothing but BOS, as texts."""
-    count, length = recipe.sampling.count, recipe.length
-    tokens = torch.zeros(count, length, dtype=torch.int64)
-    anchor = torch.zeros_like(tokens, dtype=torch.bool)
-    if (bos := data.tokenizer.vocabulary.bos) is not None:
-        tokens[:, 0], anchor[:, 0] = bos, True
-    canvas = model.canvas(tokens, anchor, anchor=anchor)
-    fill(model, canvas, recipe, data.tokenizer.vocabulary)
+    canvas = from_nothing(model, recipe, data.tokenizer, recipe.sampling.count).fill()
     return {"samples": [data.tokenizer.decode(row) for row in canvas.by_site().tokens.tolist()]}
 
 
@@ -112,9 +147,7 @@ def measure_completion(model: Any, recipe: Recipe, data: Data) -> dict[str, Any]
     assert data.validation is not None
     right, cells, solved, boards = 0, 0, 0, 0
     for batch in first_rows(data.validation, recipe.validation.complete, recipe.validation.batch_size):
-        known = batch.given & batch.valid
-        canvas = model.canvas(batch.tokens.masked_fill(~known, 0), known, present=batch.valid)  # no answer on the canvas
-        fill(model, canvas, recipe, data.tokenizer.vocabulary)
+        canvas = from_givens(model, recipe, data.tokenizer, batch).fill()
         hits = (canvas.by_site().tokens.cpu() == batch.tokens) | ~batch.targets
         right += int((hits & batch.targets).sum())
         cells += int(batch.targets.sum())

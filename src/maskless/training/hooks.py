@@ -29,7 +29,7 @@ class Saver:
         when: steps between checkpoints (0: only the last step) and how many complete ones stay.
         last: the final step.
         notes: goes to trainer/state.json.
-        describe: keyword arguments of `write_model`.
+        describe: gives the keyword arguments of `write_model` for a state; every process asks.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Saver:
         when: Checkpoints,
         last: int,
         notes: Mapping[str, Any],
-        describe: Mapping[str, Any],
+        describe: Callable[[TrainState], Mapping[str, Any]],
     ) -> None:
         self.run, self.machine, self.journal = run, machine, journal
         self.when, self.last, self.notes, self.describe = when, last, notes, describe
@@ -58,9 +58,10 @@ class Saver:
         self.journal.flush()
         if state.step == self.saved:
             return
+        describe = self.describe(state)
 
         def write(into: Path) -> None:
-            save_state(into, state, main=self.machine.main, notes=self.notes, describe=self.describe)
+            save_state(into, state, main=self.machine.main, notes=self.notes, describe=describe)
 
         if self.machine.main:
             folder = publish(self.run, state.step, write, keep=self.when.keep)

@@ -14,7 +14,7 @@ from maskless.checkpoints.native import check_vocabulary
 from maskless.config import Tagged, build, override, read, tree_of
 from maskless.data.images import ImageCodes, Images
 from maskless.data.shards import Encoded
-from maskless.data.sources import SOURCES
+from maskless.data.sources import SOURCES, Puzzles
 from maskless.decoding.noise import check_seed
 from maskless.decoding.options import SamplerOptions
 from maskless.evaluation.settings import Evaluation
@@ -34,6 +34,7 @@ from maskless.models.prime import base_of
 from maskless.objectives import FITS, OBJECTIVES, AnyOrder, Dial
 from maskless.subtokens import enumerable
 from maskless.training.distillation import Distillation
+from maskless.training.recipes import find
 from maskless.vocabulary import Vocabulary
 
 R = TypeVar("R", bound="Recipe")
@@ -99,7 +100,7 @@ class Training:
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         rates = {"lr": self.lr, "clip": self.clip, "weight_decay": self.weight_decay, "lr_floor": self.lr_floor}
-        at_least(0, warmup=self.warmup, **rates)
+        at_least(0, warmup=self.warmup, eps=self.eps, **rates)
         check_seed(self.seed)
         below_one(ema=self.ema, beta1=self.betas[0], beta2=self.betas[1], class_dropout=self.class_dropout or 0.0)
         at_least(1, threads=1 if self.threads is None else self.threads, length=1 if self.length is None else self.length)
@@ -139,6 +140,8 @@ class Validation:
         check_seed(self.seed)
         at_least(0, every=self.every, complete=self.complete, rows=self.rows or 0)
         at_least(1, samples=self.samples, batch_size=self.batch_size)
+        if self.complete and self.rows == 0:
+            raise ValueError(f"complete is {self.complete} and rows 0, so there are no rows to fill; leave complete out, or give rows")
 
 
 @dataclass(frozen=True)
@@ -354,6 +357,8 @@ def _check(recipe: Recipe, tree: Mapping) -> None:
         _check_dropout(recipe)
     if isinstance(recipe, DistillRecipe):
         _check_distillation(recipe, model)
+    if recipe.validation.complete and not isinstance(recipe.data, Puzzles):
+        raise ValueError(f"validation.complete is {recipe.validation.complete} and the data are no puzzles, which alone have givens; leave it out")
     attention = recipe.training.attention
     if attention not in ("auto", "math") and not isinstance(recipe.model, PartitionConfig | PrimePartitionConfig):
         raise ValueError(
@@ -448,38 +453,6 @@ def _check_sizes(model: Any) -> None:
     below_one(**{"model.dropout": given["model.dropout"]})
     with torch.device("meta"):
         construct(dataclasses.replace(model, vocab_size=model.vocab_size or max(model.forbidden, default=0) + 2))
-
-
-# ----------------------------------------------------------------------------------------------------- where they are
-
-
-def recipe_folder() -> Path:
-    """The folder of the packaged recipes: beside this package when installed, at the top of the repository when
-    editable."""
-    package = Path(__file__).resolve().parents[1]
-    places = (package / "recipes", package.parents[1] / "recipes")
-    return next((place for place in places if place.is_dir()), places[0])
-
-
-def recipe_names() -> list[str]:
-    """Names of the packaged recipes, such as `tiny/pgm`."""
-    folder = recipe_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def file_of(source: str | Path) -> Path | None:
-    """The file of a recipe, by path or by name, if there is one."""
-    named = recipe_folder() / f"{str(source).removesuffix('.yaml')}.yaml"
-    return next((path for path in (Path(source).expanduser(), named) if path.is_file()), None)
-
-
-def find(source: str | Path) -> Path:
-    """The file of a recipe, by path or by name. Raises ValueError that lists the names if there is none, or knows a run folder."""
-    if (found := file_of(source)) is not None:
-        return found
-    if (Path(source).expanduser() / "config.yaml").is_file():
-        raise ValueError(f"{source} is a run folder, not a recipe; add --resume to go on with it (in Python: resume=True)")
-    raise ValueError(f"there is no recipe {source}; give the path of a YAML file or one of {', '.join(recipe_names())}")
 
 
 # ------------------------------------------------------------------------------------------------------------- ranges

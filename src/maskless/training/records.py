@@ -92,7 +92,8 @@ class Journal:
 
 
 class JsonLines:
-    """metrics.jsonl: one record a line, flushed at once. On resume the lines after the checkpoint are dropped first."""
+    """metrics.jsonl: one record a line, flushed at once; null for what is infinite, such as the standard error of one row. On resume the lines
+    after the checkpoint are dropped first."""
 
     def __init__(self, path: Path, *, upto: int) -> None:
         self.path = path
@@ -102,7 +103,7 @@ class JsonLines:
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         try:
-            self.file.write(json.dumps(record) + "\n")
+            self.file.write(json.dumps({name: _finite(value) for name, value in record.items()}, allow_nan=False) + "\n")
             self.file.flush()
         except OSError as error:
             raise OSError(
@@ -111,6 +112,10 @@ class JsonLines:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keep_until(path: Path, step: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from maskless.checkpoints.native import described, guidance_in, resolve
 from maskless.data.vqgan import VQConfig
-from maskless.models import CausalPartitionConfig, PartitionConfig, kind_of
+from maskless.models import CausalPartitionConfig, kind_of
 from maskless.places import local
 from maskless.training.data import is_of
 from maskless.training.distillation import Distillation
@@ -17,7 +17,6 @@ from maskless.vocabulary import Vocabulary
 
 CODEC = "holds a codec of images, not a model; name the folder of a model, and the codec as data.codec"
 IDS: dict[str, Any] = {"vocab_size": FROM_TOKENIZER, "forbidden": (), "mask_id": None}  # of a configuration, and what stands where a recipe is silent
-SILENT = ("dropout", "grid", "causal", "prompt")  # nothing of it changes what weights compute: positions say whether the grid is looked at
 
 
 def teacher_in(source: str) -> Path:
@@ -56,18 +55,6 @@ def speaks(teacher: Any, vocabulary: Vocabulary) -> bool:
     """Whether a model predicts ids of this vocabulary and no others: it may have more ids only if it forbids them."""
     ids = range(getattr(teacher, "vocab_size", 0))
     return vocabulary.size <= len(ids) and {*vocabulary.forbidden, *ids[vocabulary.size:]} <= {*getattr(teacher, "forbidden", ())}
-
-
-def unlike(teacher: Any, student: Any) -> list[str]:
-    """Why a teacher's weights would be another function in the student, in words; empty where they are the same one. Partition models are alike,
-    whether they have a cache or not."""
-    kinds = kind_of(student), kind_of(teacher)
-    if kinds[0] != kinds[1] and not (isinstance(student, PartitionConfig) and isinstance(teacher, PartitionConfig)):
-        return ["type {}, teacher {}".format(*kinds)]
-    silent = {*SILENT, "cond_dim"} if classes_of(teacher) else {*SILENT}  # a label's vector is the condition then
-    both = [field.name for field in dataclasses.fields(teacher) if hasattr(student, field.name) and field.name not in silent]
-    pairs = [(name, getattr(student, name), getattr(teacher, name)) for name in both]
-    return [f"{name} {ours}, teacher {theirs}" for name, ours, theirs in pairs if ours != theirs]
 
 
 # ------------------------------------------------------------------------------------------------------ what must fit

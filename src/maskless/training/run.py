@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from maskless import config as configuration
-from maskless.checkpoints.native import check_weights, load_checkpoint, resolve
+from maskless.alone import alone
+from maskless.checkpoints.native import check_weights, described, load_checkpoint, resolve
 from maskless.data.codec import find_codec
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
 from maskless.models import build
 from maskless.places import latest
-from maskless.training.alone import alone
+from maskless.training.alike import unlike
 from maskless.training.attention import Chosen, choose
 from maskless.training.codec import (
     CodecRecipe,
@@ -31,17 +32,15 @@ from maskless.training.codec import (
 )
 from maskless.training.data import Data, is_of, kept_tokenizer, open_rows, open_tokenizer
 from maskless.training.distributed import Machine, attention_kernels, numerics, start
-from maskless.training.evaluate import hooks_of
+from maskless.training.evaluate import hooks_of, rehearse
+from maskless.training.folders import check_folder, default_folder, older_named, resumed
 from maskless.training.hooks import Every, Saver, stop_request
 from maskless.training.loop import Hook, fit
 from maskless.training.optim import optimizer
 from maskless.training.recipe import (
-    FROM_DATA,
-    FROM_TOKENIZER,
     DistillRecipe,
     Recipe,
     complete,
-    file_of,
     load_recipe,
     recipe_tree,
 )
@@ -120,7 +119,7 @@ def train(
         >>> import maskless
         >>> run = maskless.train("tiny/pgm", "training.steps=100", out="runs/first")  # doctest: +SKIP
     """
-    folder = Path(out) if out is not None else _default_folder(recipe, resume)
+    folder = Path(out) if out is not None else default_folder(recipe, resume)
     work = _CodecWork if trains_codec(folder / "config.yaml" if resume else recipe) else Work
     return begin(work, recipe, overrides, out=out, resume=resume, callbacks=callbacks)
 
@@ -135,21 +134,22 @@ def begin(
     callbacks: Sequence[Sink],
 ) -> Run:
     """Decide everything about a session of a run, and run it; arguments and errors are those of `train`."""
-    folder = Path(out) if out is not None else _default_folder(recipe, resume)
-    plan, changes = _resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), {})
-    _check_folder(folder, resume)
+    folder = Path(out) if out is not None else default_folder(recipe, resume)
+    plan, changes = resumed(folder, recipe, overrides) if resume else (work.read(recipe, *overrides), {})
+    check_folder(folder, resume)
     found = latest(folder) if resume else None
     work.check(plan, fresh=found is None)
-    recorded = read_notes(found) if found else {}
+    with older_named(folder, found):
+        recorded = read_notes(found) if found else {}
     if "training.steps" in changes and plan.training.steps < (made := recorded.get("step", 0)):
         raise ValueError(f"training.steps is {plan.training.steps} and {made} steps are made; give more than {made}, or leave it out")
     machine = start(
         plan.training.device, _chosen(plan.training.precision, recorded.get("precision")), plan.training.strategy
     )
+    check_pieces(plan.training, machine)
     tokenizer = work.tokenizer(plan, machine, found, relearn=any(key in changes for key in LEARNING))
     plan = work.completed(plan, tokenizer)
-    if found is None:
-        work.check_beginning(plan, tokenizer)
+    work.check_beginning(plan, tokenizer, found)
     data = open_rows(plan, tokenizer, machine)
     attention = ["math"] if plan.training.attention == "math" else recorded.get("attention")
     with numerics(
@@ -194,10 +194,13 @@ class Work:
             state = self.initial(fresh=found is None)
             stack.callback(state.release)
             if found is not None:
-                load_state(found, state)
+                with older_named(self.folder, found):
+                    load_state(found, state)
+            self.rehearse(state)
             if machine.main:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(alone(self.folder))
+                busy = f"another process trains in {self.folder}; stop it before you resume the run, or choose another folder with --out"
+                stack.enter_context(alone(self.folder, busy))
             if found is None or state.step < training.steps:
                 self.open_folder()
             journal = Journal(
@@ -215,9 +218,9 @@ class Work:
                 when=recipe.checkpoints,
                 last=training.steps,
                 notes=self.facts(),
-                describe=self.description(state),
+                describe=self.description,
             )
-            hooks = [journal, *self.hooks(journal), saver]
+            hooks = [journal, saver, *self.hooks(journal)]  # first what was learned, then what it is worth
             stop = stack.enter_context(stop_request(machine, recipe.log.every))
             begun = state.step
             self.learn(state, Session(loader, journal, saver, hooks, stop))
@@ -234,6 +237,10 @@ class Work:
         """What is done after an update, before it may be saved."""
         measured = dataclasses.replace(self.recipe, objective=self.objective())
         return [*hooks_of(measured, self.data, journal, self.machine, self.folder)]
+
+    def rehearse(self, state: TrainState) -> None:
+        """Raise ValueError if samples are wanted that this model cannot give, before it is trained."""
+        self.machine.evaluate(state.best, lambda model: rehearse(model, self.recipe, self.data))
 
     def coding(self, state: TrainState) -> Any:
         """What the rows are written in."""
@@ -269,10 +276,14 @@ class Work:
             resolve(recipe.training.start)
 
     @classmethod
-    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
-        """Raise ValueError if the weights that a new run begins with are of another tokenizer or codec."""
+    def check_beginning(cls, recipe: Any, tokenizer: Any, found: Path | None) -> None:
+        """Raise ValueError if the weights that a run begins with are of another tokenizer or codec, or those it goes on with of another function."""
         source = recipe.training.start
-        if source is not None and not is_of(tokenizer, resolve(source)):
+        if found is not None:
+            if apart := unlike(described(found / "config.json")[0].model, recipe.model, "before"):
+                raise ValueError(f"the weights of {found} would be another function: {', '.join(apart)}; leave the model as it was, or begin another "
+                                 "run with training.start")
+        elif source is not None and not is_of(tokenizer, resolve(source)):
             own = "use its own (data.tokenizer, data.codec)"
             raise ValueError(f"training.start {source} was trained with another tokenizer or codec than this recipe's data; {own}")
 
@@ -296,6 +307,13 @@ class Work:
             self.begin_weights(model)
         return new_state(model, self.machine, lambda model: optimizer(model, training), average=training.ema > 0)
 
+    def beginning(self) -> list[str]:
+        """With which weights the run begins, in words, if not random ones; and in what that model is another."""
+        if (source := self.recipe.training.start) is None:
+            return []
+        apart = unlike(described(resolve(source) / "config.json")[0].model, self.recipe.model, "there")
+        return [f"begins with the weights of {source}" + (f", which were another function there: {', '.join(apart)}" if apart else "")]
+
     def begin_weights(self, model: Any) -> None:
         """Give a model at step 0 the weights it begins with, if not random ones."""
         if (source := self.recipe.training.start) is not None:
@@ -314,7 +332,8 @@ class Work:
         begin = f"resumed from {found.name}" if found else "started"
         steps = self.recipe.training.steps
         over = [f"nothing is left to do: {state.step} of {steps} steps are made, raise training.steps to go on"] if state.step >= steps else []
-        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes, *over])
+        started = [] if found else self.beginning()
+        note = "; ".join([f"{begin}: {size:,} weights on {where}", *self.chosen.notes(), *changes, *over, *started])
         return {"step": state.step, "steps": steps, "note": note}
 
     def facts(self) -> dict[str, Any]:
@@ -376,8 +395,15 @@ class _CodecWork(Work):
             find_codec(recipe.training.start)
 
     @classmethod
-    def check_beginning(cls, recipe: Any, tokenizer: Any) -> None:
+    def check_beginning(cls, recipe: Any, tokenizer: Any, found: Path | None) -> None:
         pass  # a codec is what the run makes
+
+    def beginning(self) -> list[str]:
+        start = self.recipe.training.start
+        return [] if start is None else [f"begins with the weights of {start}"]
+
+    def rehearse(self, state: TrainState) -> None:
+        pass  # nothing is drawn
 
     @classmethod
     def choose(cls, recipe: Any, machine: Machine, recorded: str | None) -> Chosen:
@@ -415,6 +441,13 @@ def begin_with(model: Any, source: str) -> None:
     model.load_state_dict(checkpoint.weights)
 
 
+def check_pieces(training: Any, machine: Machine) -> None:
+    """Raise ValueError unless every process has as many rows of a batch, in as many micro-batches."""
+    if training.batch_size % (machine.world * training.accumulate):
+        raise ValueError(f"training.batch_size is {training.batch_size}, not a multiple of {machine.world} processes times training.accumulate "
+                         f"{training.accumulate}; change one of them")
+
+
 def _chosen(wanted: str, recorded: str | None) -> str:
     return recorded if wanted == "auto" and recorded else wanted
 
@@ -428,55 +461,3 @@ def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 def _tag(recipe: Recipe) -> str:
     return recipe_tree(recipe)["objective"]["type"]
-
-
-# ------------------------------------------------------------------------------------------------------------ folders
-
-
-def _default_folder(recipe: str | Path | Mapping, resume: bool) -> Path:
-    if isinstance(recipe, Mapping):
-        raise ValueError("a recipe given as a mapping has no name; say where the run goes with out=")
-    if resume and file_of(recipe) is None:
-        return Path(recipe)
-    return Path("runs") / str(recipe).removesuffix(".yaml").strip("/").replace("/", "-")
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file, the run needs a folder; choose another with --out")
-    if not resume and (folder / "config.yaml").exists():
-        raise ValueError(
-            f"{folder} holds a run already; continue it with --resume, or choose another folder with --out"
-        )
-    if not resume and (held := [name for name in ("config.json", "checkpoints", "metrics.jsonl") if (folder / name).exists()]):
-        raise ValueError(f"{folder} holds {held[0]}, of a model or of another run; choose another folder with --out")
-
-
-def _resumed(folder: Path, recipe: str | Path | Mapping, overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
-    """The recipe to continue with, and the keys in which it differs from the one the run had, with a sentence on each.
-
-    The run's own config.yaml with the overrides; or, where a recipe is named beside the folder, that recipe.
-    """
-    stored = folder / "config.yaml"
-    if not stored.is_file():
-        raise ValueError(f"{folder} is no run folder (it has no config.yaml); give the folder of the run to resume")
-    codec = trains_codec(stored)
-    load: Callable[..., Any] = load_codec_recipe if codec else load_recipe
-    before = load(stored)
-    named = not isinstance(recipe, Mapping) and (Path(recipe) == folder)
-    after = load(stored if named else recipe, *overrides)
-    if not codec and after.model.vocab_size == FROM_TOKENIZER:
-        filled = {name: getattr(before.model, name) for name in FROM_DATA if hasattr(before.model, name) and not getattr(after.model, name, True)}
-        after = dataclasses.replace(after, model=dataclasses.replace(after.model, **filled))
-    old, new = _flat(recipe_tree(before)), _flat(recipe_tree(after))
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    return after, {key: f"{key} is {new.get(key)} (was {old.get(key)})" for key in changed}
-
-
-def _flat(tree: Mapping, where: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{where}.{key}" if where else key
-        flat.update(_flat(value, name) if isinstance(value, Mapping) else {name: value})
-    return flat

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskless.checkpoints.native import check_sum, check_sums, check_weights, read_tensors, write_model, write_tensors
+from maskless.checkpoints.native import (
+    DamagedError,
+    check_sum,
+    check_sums,
+    check_weights,
+    read_tensors,
+    write_model,
+    write_tensors,
+)
 from maskless.training import ema
 from maskless.training.distributed import Machine, like, whole
 from maskless.training.optim import moments, restore_moments
@@ -95,7 +103,7 @@ def save_state(
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """trainer/state.json of a checkpoint. Raises ValueError if it cannot be resumed from."""
+    """trainer/state.json of a checkpoint. Raises ValueError if it cannot be resumed from, DamagedError if another one may."""
     try:
         notes = json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))
         return {**notes, "step": int(notes["step"])}
@@ -104,11 +112,11 @@ def read_notes(folder: Path) -> dict[str, Any]:
             f"{folder} has no trainer/state.json: it can be sampled from, not resumed; give a run folder"
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{folder}/trainer/state.json is damaged; resume from another checkpoint") from None
+        raise DamagedError(f"{folder}/trainer/state.json is damaged; use another checkpoint") from None
 
 
 def load_state(folder: Path, state: TrainState) -> None:
-    """Put a checkpoint back, bit for bit. Raises ValueError if it belongs to another model or is damaged."""
+    """Put a checkpoint back, bit for bit. Raises ValueError if its tensors are not the model's, DamagedError if its files are not as written."""
     notes, sums = read_notes(folder), check_sums(folder)
     sums = {**sums, **notes.get("crc32", {})}
 

@@ -74,6 +74,8 @@ class Foreign:
             made = self.importer.convert(weights, self.facts)
         except ValueError as error:
             raise ValueError(f"{self.contents.path}: {error}") from None
+        except (TypeError, ZeroDivisionError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.contents.path}: its settings or shapes are not of a model ({error}): the file is damaged") from None
         self.facts.check(self.importer.kind)
         return made
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.reference.facts import Facts, real
 from maskless.checkpoints.reference.importer import check_fit, check_settings, heads_of, layers_of, query_of
 from maskless.checkpoints.reference.names import BUFFER, MASKGIT, MASKGIT_WHOLE, PARTITION, native_name, renamed
 from maskless.models import Denoiser, MaskGITConfig, ModelConfig, PartitionConfig, build
@@ -101,9 +101,9 @@ def _maskgit(weights: Mapping[str, Tensor], facts: Facts) -> MaskGITConfig:
     if count * (width // count) != inner:
         raise ValueError(f"{count} heads of width {width // count} do not give the {inner} numbers of attn.wq; correct heads")
     return MaskGITConfig(
-        vocab_size=rows, length=sites, width=width, heads=int(count), grid=_square(sites), mask_id=rows - 1,
+        vocab_size=rows, length=sites, width=width, heads=count, grid=_square(sites), mask_id=rows - 1,
         layers=layers_of(weights, r"transformer\.layers\.(\d+)\."), registers=_rows(weights, "reg_tokens.weight"),
-        classes=len(weights["cls_emb.weight"]) - 1, forbidden=(rows - 1,), dropout=float(facts.choose("dropout", facts.settings.get("dropout"), 0.1)),
+        classes=len(weights["cls_emb.weight"]) - 1, forbidden=(rows - 1,), dropout=facts.choose("dropout", facts.settings.get("dropout"), 0.1, real),
     )
 
 
@@ -111,7 +111,7 @@ def _partition(weights: Mapping[str, Tensor], facts: Facts) -> PartitionConfig:
     _need(weights, "vocab_embed.embedding", "decoder.group_swap.base_embedding")
     rows, width = weights["vocab_embed.embedding"].shape
     model = {**facts.settings, **facts.settings.get("model", {})}
-    length = int(facts.choose("length", model.get("length"), 1025))
+    length = facts.choose("length", model.get("length"), 1025)
     selves = {match[1] for key in weights if (match := re.match(r"decoder\.layers\.(\d+)\.attn_qkv", key))}
     return PartitionConfig(
         vocab_size=rows, length=length, width=width, heads=heads_of(weights, facts, width), grid=_square(length - 1),
@@ -119,7 +119,7 @@ def _partition(weights: Mapping[str, Tensor], facts: Facts) -> PartitionConfig:
         decoder_layers=layers_of(weights, r"decoder\.layers\.(\d+)\."), query=query_of(model.get("swap", {}), facts),
         query_mlp="decoder.group_swap.query_processor.0.weight" in weights, forbidden=(rows - 2, rows - 1),
         classes=len(weights["cls_embed.embedding_table.weight"]) - 1, registers=_rows(weights, "reg_tokens.weight"),
-        dropout=float(facts.choose("dropout", model.get("dropout"), 0.1)),
+        dropout=facts.choose("dropout", model.get("dropout"), 0.1, real),
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.native import check_kind
+from maskless.checkpoints.reference.facts import Facts, flag, real, whole, words
 from maskless.checkpoints.reference.names import (
     BUFFER,
     DIT,
@@ -103,18 +104,18 @@ def configuration(weights: Mapping[str, Tensor], facts: Facts) -> ModelConfig:
     settings = facts.settings
     vocab, width = weights["vocab_embed.embedding"].shape
     inside = MASKS.get(settings.get("data", {}).get("tokenizer_name_or_path"))
-    mask = int(facts.choose("mask_id", inside, vocab - 1))
+    mask = facts.choose("mask_id", inside, vocab - 1)
     if not 0 <= mask < vocab:
         raise ValueError(f"mask_id {mask} is outside the {vocab} rows of the embedding; set the one of [MASK]")
     common: dict[str, Any] = {
         "vocab_size": vocab, "width": width, "heads": heads_of(weights, facts, width), "forbidden": (mask,),
-        "length": int(facts.choose("length", settings.get("length"), 1024)),
-        "dropout": float(facts.choose("dropout", settings.get("dropout"), 0.1)),
+        "length": facts.choose("length", settings.get("length"), 1024),
+        "dropout": facts.choose("dropout", settings.get("dropout"), 0.1, real),
     }
     if "sigma_map.mlp.0.weight" not in weights:
         return AutoregressiveConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."))
     common["cond_dim"] = weights["sigma_map.mlp.0.weight"].shape[0]
-    common["time_conditioned"] = bool(facts.choose("time_conditioned", settings.get("time_conditioning"), False))
+    common["time_conditioned"] = facts.choose("time_conditioned", settings.get("time_conditioning"), False, flag)
     if "decoder.group_swap.base_embedding" not in weights:
         return MaskedConfig(**common, layers=layers_of(weights, r"blocks\.(\d+)\."), mask_id=mask)
     return PartitionConfig(
@@ -136,7 +137,7 @@ def query_of(swap: Settings, facts: Facts) -> Any:
         raise ValueError(f"pre_query_mode {mode!r} is unknown; the released code has {', '.join(QUERIES)}")
     if norm != "layernorm":
         raise ValueError(f"normalize_mode {norm!r} does not run in the released code; only layernorm exists")
-    query = facts.choose("query", None if mode is None else QUERIES[mode], "position")
+    query = facts.choose("query", None if mode is None else QUERIES[mode], "position", words)
     if query not in QUERIES.values():
         raise ValueError(f"query {query!r} is unknown; choose {', '.join(QUERIES.values())}")
     return query
@@ -150,14 +151,18 @@ def heads_of(weights: Mapping[str, Tensor], facts: Facts, width: int) -> int:
         if heads is None:
             raise ValueError("the number of heads is not known: the file has neither rotary_emb.inv_freq nor n_heads; "
                              "give it with --set heads=12")
-        return int(heads)
+        return heads
+    if frequencies.ndim != 1 or not len(frequencies):
+        raise ValueError(f"rotary_emb.inv_freq has shape {tuple(frequencies.shape)}, which is no list of frequencies: the file is damaged")
     pairs = len(frequencies)
     facts.asked.add("heads")
     heads, wanted = width // (2 * pairs), facts.overrides.get("heads")
+    wanted = None if wanted is None else whole("heads", wanted)
     if wanted not in (None, heads):
         raise ValueError(f"heads {wanted} contradicts rotary_emb.inv_freq of the file, which says {heads}; leave it out")
     expected = 10000.0 ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
-    if not frequencies.is_meta and not torch.allclose(frequencies.double().cpu(), expected, rtol=1e-5, atol=0):
+    rounding = torch.finfo(frequencies.dtype).eps if frequencies.is_floating_point() else 0.0  # of a file in half precision
+    if not frequencies.is_meta and not torch.allclose(frequencies.double().cpu(), expected, rtol=max(1e-5, rounding), atol=0):
         raise ValueError("rotary_emb.inv_freq is not 10000^(-2j/d): these weights were trained with other positions")
     return heads
 
@@ -166,12 +171,11 @@ def check_settings(config: Any, settings: Settings) -> None:
     """Settings that can be read off the shapes must agree with them."""
     said = {
         "width": settings.get("hidden_size"), "heads": settings.get("n_heads"), "layers": settings.get("n_blocks"),
-        "encoder_layers": settings.get("encoder", {}).get("n_blocks"),
-        "decoder_layers": settings.get("decoder", {}).get("n_blocks"),
+        "encoder_layers": settings.get("encoder", {}).get("n_blocks"), "decoder_layers": settings.get("decoder", {}).get("n_blocks"),
         "cond_dim": settings.get("cond_dim") if hasattr(config, "cond_dim") else None,
     }
     for name, value in said.items():
-        if value is not None and getattr(config, name, value) != value:
+        if value is not None and hasattr(config, name) and getattr(config, name) != whole(name, value):
             raise ValueError(f"the configuration says {name} {value}, the weights have {getattr(config, name)}")
 
 
@@ -189,3 +193,4 @@ def check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
     for name, value in wanted.items():
         if named[name].shape != value.shape:
             raise ValueError(f"{name} has shape {tuple(named[name].shape)}, the model needs {tuple(value.shape)}")
+        check_kind(name, named[name], value)

@@ -57,8 +57,8 @@ def _configuration(weights: Mapping[str, Tensor], facts: Facts) -> PrimeLlamaCon
             raise ValueError(f"the number of {name} is in no shape; give it with --set {name}={example}")
         if int(value) < 1:
             raise ValueError(f"{name} is {value}; give at least 1")
-    base = base_of(rows, int(digits), classes, tables=int(digits))
-    return PrimeLlamaConfig(classes, digits=int(digits), base=base, length=int(facts.choose("length", None, 2048)), width=width, heads=int(heads),
+    base = base_of(rows, digits, classes, tables=digits)
+    return PrimeLlamaConfig(classes, digits=digits, base=base, length=facts.choose("length", None, 2048), width=width, heads=heads,
                             layers=layers_of(weights, r"transformer\.h\.(\d+)\."), inner=inner)
 
 

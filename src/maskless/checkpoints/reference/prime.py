@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.reference.facts import Facts, flag, real
 from maskless.checkpoints.reference.importer import Settings, check_fit, heads_of, layers_of
 from maskless.checkpoints.reference.names import BUFFER, DIT, native_name, renamed
 from maskless.checkpoints.torchfile import read_torch
@@ -89,8 +89,8 @@ def _configuration(weights: Mapping[str, Tensor], facts: Facts) -> PrimeConfig:
         vocab_size=classes, digits=digits, base=base, merge="sum" if summed and digits > 1 else "concatenate",
         tables="separate" if separate else "shared", width=width, heads=heads_of(weights, facts, width),
         layers=layers_of(weights, r"blocks\.(\d+)\."), cond_dim=weights["sigma_map.mlp.0.weight"].shape[0],
-        length=int(facts.choose("length", settings.get("length"), 1024)), dropout=float(facts.choose("dropout", settings.get("dropout"), 0.1)),
-        time_conditioned=bool(facts.choose("time_conditioned", settings.get("time_conditioning"), False)))
+        length=facts.choose("length", settings.get("length"), 1024), dropout=facts.choose("dropout", settings.get("dropout"), 0.1, real),
+        time_conditioned=facts.choose("time_conditioned", settings.get("time_conditioning"), False, flag))
 
 
 def base_of(rows: int, digits: int, classes: int, *, tables: int) -> int:
@@ -115,7 +115,7 @@ def _digits(weights: Mapping[str, Tensor], facts: Facts, by_width: int, summed: 
     digits = facts.choose("digits", said, None)
     if digits is None:
         raise ValueError("the vectors of digits are summed, so the number of digits is in no shape; give it with --set digits=16")
-    return int(digits)
+    return digits
 
 
 def _table(weights: Mapping[str, Tensor], config: PrimeConfig, facts: Facts) -> Tensor:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskless.decoding import Canvas, Sites
@@ -149,6 +149,12 @@ def released_predictor(model: PartitionTransformer, cond: Tensor | None = None, 
     """The predictor of the released image samplers; `counted`: with the register counted in the lengths."""
     predictor = RegistersNotAsked(model, cond)
     return predictor if counted else UncountedRegisters(predictor, model.packed_registers)
+def greedy_over_all(model: PartitionTransformer, tokens: Int[Tensor, "B L"], mask_id: int) -> Int[Tensor, "B L"]:
+    """PGM's `noise_removal: greedy`: the most probable token of every site, of those that were known as well (spec text.md, section 3.3)."""
+    logits = model(tokens, tokens != mask_id)
+    return logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf).argmax(-1)
+
+
 def reference_times(t: Float[Tensor, " B"], steps: int, dt: float) -> Float[Tensor, "K B"]:
     """t s + (1 - t) t_end for s from 1 to 0, where t s + (1 - s) t_end was meant (and would still include its end)."""
     s = torch.linspace(1, 0, steps, dtype=t.dtype, device=t.device)[:, None]

@@ -59,9 +59,12 @@ def _like(pattern: str) -> Fits:
 
 
 def _prime(found: Shapes) -> bool:
-    """The digits of a token are looked up one by one and joined, so a row of the table is narrower than the network."""
-    table, width = found.get("vocab_embed.embedding", (0, 0)), found.get("output_layer.norm_final.weight", (0,))
-    return "vocab_embed.weight.weight" in found or _like(r"wrapped_encoder\.")(found) or (len(table) == 2 and table[1:] != width)
+    """The digits of a token are looked up one by one and joined, so a row of the table is narrower than the network; or summed, and there are
+    fewer of them than tokens."""
+    table, width, head = (found.get(key, ()) for key in ("vocab_embed.embedding", "output_layer.norm_final.weight", "output_layer.linear.weight"))
+    narrow = len(table) == 2 and len(width) == 1 and table[1] != width[0]
+    few = len(table) == 2 and len(head) == 2 and table[0] < head[0]  # vectors of digits, summed
+    return "vocab_embed.weight.weight" in found or _like(r"wrapped_encoder\.")(found) or narrow or few
 
 
 IMPORTERS: tuple[Importer, ...] = (  # the first that fits

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.facts import Facts
+from maskless.checkpoints.reference.facts import Facts, real
 from maskless.checkpoints.reference.importer import check_shapes
 from maskless.checkpoints.reference.names import renamed
 from maskless.models import UNetConfig, build
@@ -64,15 +64,15 @@ def converted_unet(state: Mapping[str, Tensor], facts: Facts) -> tuple[UNetConfi
 
 def _configuration(weights: Mapping[str, Tensor], levels: list[list[int]], facts: Facts) -> UNetConfig:
     widths = [weights[f"input_blocks.{level[0]}.0.in_layers.2.weight"].shape[0] for level in levels]
-    width = int(facts.choose("width", None, math.gcd(*widths)))
+    width = facts.choose("width", None, math.gcd(*widths))
     entrance = weights["input_blocks.1.0.in_layers.2.weight"].shape[1]
     planes, digits, classes = _digits(weights[TABLE].shape, weights[f"{OUT}.weight"].shape[0], entrance)
-    side = int(facts.choose("size", None, 32))
+    side = facts.choose("size", None, 32)
     attends = tuple(2**i for i, level in enumerate(levels) if f"input_blocks.{level[0]}.1.qkv.weight" in weights)
     return UNetConfig(
         vocab_size=classes, digits=digits, base=weights[TABLE].shape[0] - 1, length=planes * side * side, planes=planes,
         grid=(planes * side, side), width=width, multipliers=tuple(each // width for each in widths), blocks=len(levels[0]), attention=attends,
-        head_width=int(facts.choose("head_width", None, 64)), dropout=float(facts.choose("dropout", facts.settings.get("dropout"), 0.4)))
+        head_width=facts.choose("head_width", None, 64), dropout=facts.choose("dropout", facts.settings.get("dropout"), 0.4, real))
 
 
 def _digits(table: torch.Size, outputs: int, entrance: int) -> tuple[int, int, int]:

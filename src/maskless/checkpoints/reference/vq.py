@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from maskless.checkpoints.reference.facts import Facts
-from maskless.checkpoints.reference.names import bare
+from maskless.checkpoints.reference.names import bare, renamed
 from maskless.data.vq import filled, sizes_of
 from maskless.data.vqgan import VQConfig
 
@@ -30,6 +30,5 @@ def converted_vq(state: Mapping[str, Tensor], facts: Facts) -> tuple[VQConfig, d
 
 
 def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters by bare name: without wrappers in front and without what only training used."""
-    found = {bare(name): value for name, value in state.items()}
-    return {name: value for name, value in found.items() if name != UNUSED}
+    """The parameters by bare name: without wrappers in front and without what only training used. Raises ValueError if two become one."""
+    return {name: value for name, value in renamed(state, bare).items() if name != UNUSED}

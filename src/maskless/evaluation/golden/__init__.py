@@ -5,7 +5,8 @@ tensor is compared, through the production importer, models, objectives and deco
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,17 +115,29 @@ def verify(
         OSError: the file cannot be read.
     """
     kinds: dict[str, Check] = {**KINDS, **(more or {})}
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
     if path.suffix == ".json" and path.name.startswith("text_data"):
-        found = [Comparison(name, float(not ok), float(not ok), ok) for name, ok in small.check_text(path).items()]
-        return _report(Report(path, "text_data", found, []))
+        with complete(path, "text_data"):
+            agreed = small.check_text(path)
+        return _report(Report(path, "text_data", [Comparison(name, float(not ok), float(not ok), ok) for name, ok in agreed.items()], []))
     kind = kind_of(path, kinds)
     case = Case.read(path, _device(device), dtype)
-    try:
+    with complete(path, kind):
         kinds[kind](case)
-    except (KeyError, IndexError, RuntimeError) as error:
+    return _report(Report(path, kind, case.found, case.unchecked()))
+
+
+@contextmanager
+def complete(path: Path, kind: str) -> Iterator[None]:
+    """Raise ValueError that names the file and its kind for whatever a check stumbles over."""
+    try:
+        yield
+    except (LookupError, RuntimeError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is not a complete file of kind {kind}: {reason}") from error
-    return _report(Report(path, kind, case.found, case.unchecked()))
 
 
 def _device(name: str) -> torch.device:

@@ -79,6 +79,11 @@ def compare(name: str, got: Tensor, want: Tensor, tolerance: Tolerance) -> Compa
     return Comparison(name, worst, worst / largest if largest else worst, passed)
 
 
+def _ids(tensor: Tensor) -> Tensor:
+    """Whole numbers as int64, whatever they were written as."""
+    return tensor if tensor.is_floating_point() or tensor.dtype == torch.bool else tensor.long()
+
+
 def _parsed(value: str) -> Any:
     try:
         return json.loads(value)
@@ -103,11 +108,11 @@ class Case:
         """Raises: ValueError if the file is damaged or no safetensors file; OSError if it cannot be read."""
         try:
             with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                meta = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
+                tensors = {key: _ids(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                said = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or no safetensors file ({error}); fetch it again") from error
-        return Case(path, tensors, meta, device, dtype)
+        return Case(path, tensors, {key: value for key, value in said.items() if value is not None}, device, dtype)
 
     def has(self, name: str) -> bool:
         return name in self.tensors

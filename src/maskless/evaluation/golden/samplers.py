@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.reference.quirks import LeakyChoice, NucleusFirst
+from maskless.checkpoints.reference.quirks import LeakyChoice, NucleusFirst, greedy_over_all
 from maskless.checkpoints.reference.replay import (
     ReplayNoise,
     Reveals,
@@ -76,11 +76,13 @@ def check_ancestral(case: Case) -> None:
     steps = len(uniforms) - ending.draws
     rows, length, _ = races[0].shape
     canvas = blank(rows, length, mask_id=case.mask_id, bos=bos_of(case))
-    plan = reveals(uniforms[:steps], chances(grid(steps)), canvas.unknown, rest=ending.reveals_rest)
     model = case.model
+    over_all = isinstance(model, PartitionTransformer) and ending == Ending(reveals_rest=True, draws=False)
+    plan = reveals(uniforms[:steps], chances(grid(steps)), canvas.unknown, rest=ending.reveals_rest and not over_all)
     predictor = model.full_predictor() if isinstance(model, PartitionTransformer) else model.predictor()
     noise = ReplayNoise(dict(enumerate(races)), rows)
-    case.expect("out", run(predictor, canvas.to(case.device), plan.steps, order=plan.order, noise=noise))
+    out = run(predictor, canvas.to(case.device), plan.steps, order=plan.order, noise=noise)
+    case.expect("out", greedy_over_all(model, out, case.mask_id) if isinstance(model, PartitionTransformer) and over_all else out)
     case.expect_number("network_calls", _calls(case, plan, steps, ending))
 
 

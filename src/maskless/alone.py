@@ -1,4 +1,4 @@
-"""One process trains in a run folder at a time."""
+"""One process writes into a folder at a time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold an existing run folder until the process leaves or ends, however it ends. Windows, and some network disks, know no such lock: there
+def alone(folder: Path, busy: str) -> Iterator[None]:
+    """Hold an existing folder until the process leaves or ends, however it ends. Windows, and some network disks, know no such lock: there
     nothing is held.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another one holds it; `busy` is the sentence.
     """
     if os.name == "nt":
         yield
@@ -27,8 +27,7 @@ def alone(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                remedy = "stop it before you resume the run, or choose another folder with --out"
-                raise ValueError(f"another process trains in {folder}; {remedy}") from None
+                raise ValueError(busy) from None
         yield
     finally:
         os.close(handle)
