@@ -15,7 +15,7 @@ import maskless
 from maskless import Choice, Sampler, SamplerOptions, Scheduled
 from maskless.api.template import Template
 from maskless.cli.sampling import Painter
-from maskless.data.tokenizer import SubwordTokenizer, load_tokenizer, symbol_tokenizer
+from maskless.data.tokenizer import SubwordTokenizer, SymbolTokenizer, load_tokenizer, symbol_tokenizer
 from maskless.decoding import Choices, Speculative
 from maskless.models.captured import reruns
 
@@ -36,6 +36,12 @@ def opened(name: str) -> maskless.TextModel:
         for parameter in network.parameters():
             parameter.normal_(0, 0.2)
     return maskless.TextModel(network, load_tokenizer("bytes"), device="cpu")
+
+
+def double(name: str) -> maskless.TextModel:
+    """In float64, where a row's numbers are the same in any batch."""
+    model = opened(name)
+    return maskless.TextModel(model.model.double(), model.tokenizer, device="cpu", dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -80,6 +86,23 @@ def test_several_texts_are_filled_in_one_batch(name):
     alone = [model.infill(text, lengths=3, seed=seed, **way) for text, seed in zip(texts, (3, 1, 4))]
     assert [(text.text, text.gaps, text.tokens) for text in together] == [(text.text, text.gaps, text.tokens) for text in alone]
     assert len(model.infill(texts[:1], lengths=3)) == 1
+
+
+@pytest.mark.parametrize("name", [*CONFIGS])
+def test_texts_are_the_same_alone_where_steps_are_left_out(name):
+    """Rows of unequal length take unequal numbers of steps."""
+    model = double(name)
+    prompts = ["a", "abcdefg", "abc"]
+    together = model.generate(prompt=prompts, length=24, seed=[1, 2, 3])
+    assert [text.tokens for text in together] == [model.generate(prompt=p, length=24, seed=n)[0].tokens for p, n in zip(prompts, (1, 2, 3))]
+    if name == "autoregressive":
+        return
+    texts = ["The ___{3} sat.", "It was ___{9}.", "___{17}"]
+    for way in ({}, {"plan": "ancestral"}, {"block": 4}, {"plan": "arccos", "order": "margin"}, {"order": "entropy-bound"}):
+        if name == "prime" and way.get("block"):
+            continue
+        filled = model.infill(texts, seed=[1, 2, 3], **way)
+        assert [text.tokens for text in filled] == [model.infill(text, seed=n, **way).tokens for text, n in zip(texts, (1, 2, 3))], way
 
 
 def test_an_order_causal_model_reencodes_and_speculates_where_asked():
@@ -491,3 +514,19 @@ def test_a_model_of_digits_draws_them_as_it_is_told(tmp_path, capsys, monkeypatc
         with pytest.raises(SystemExit):
             main()
         assert capsys.readouterr().out == texts[name] + "\n"
+
+
+def test_without_a_bos_an_autoregressive_model_does_not_score_the_first_token():
+    network = maskless.build(maskless.AutoregressiveConfig(3, length=8, width=16, heads=2, layers=1))
+    model = maskless.TextModel(network, SymbolTokenizer(("a", "b", "c"), ()), device="cpu")
+    with pytest.raises(ValueError, match="without a BOS has no law of the first token; score what follows one"):
+        model.logprob("abc")
+    assert model.logprob("bc", given="a").tokens == 2
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda model: model.generate(200_000_000), "give 65,536 or fewer"), (lambda model: model.infill(f"a ___{{{'9' * 5000}}}"), "has a gap of"),
+])
+def test_numbers_beyond_all_use(call, said):
+    with pytest.raises(ValueError, match=said):
+        call(opened("partition"))

@@ -13,6 +13,7 @@ import torch
 from maskless.data.loader import Loader
 from maskless.data.sources import SOURCES, Files, Prose, Puzzles, Sequences, open_data, tokenizer_of
 from maskless.data.store import Store
+from maskless.data.tokenizer import train_bpe
 
 TEXTS = [f"Story {n} has a number of its own, {n * n}, and an end." for n in range(60)]
 
@@ -327,3 +328,26 @@ def test_every_source_is_a_plain_frozen_dataclass():
         tagged = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.Annotated}
         assert {hints[field.name] for field in dataclasses.fields(kind) if field.name not in tagged} <= simple
         assert kind.__dataclass_params__.frozen and kind.__doc__
+
+
+def test_validation_files_below_the_training_folder_are_not_trained_on(tmp_path, cache):
+    folder = tmp_path / "novels"
+    (folder / "held").mkdir(parents=True)
+    (folder / "one.txt").write_text("the first book\n")
+    (folder / "held" / "valid.txt").write_text("the held out book\n")
+    spec = Files(train=str(folder), valid=str(folder / "held"))
+    assert list(spec.texts("train")) == ["the first book\n"] and list(spec.texts("valid")) == ["the held out book\n"]
+    beside = Files(train=str(folder), valid=str(tmp_path / "other.txt"))
+    (tmp_path / "other.txt").write_text("another")
+    assert spec.identity() != beside.identity() and spec.identity()[-1] == "apart" and len(list(beside.texts("train"))) == 2
+    with pytest.raises(ValueError, match=r"every file of .* is validation data as well"):
+        list(Files(train=str(folder / "one.txt"), valid=str(folder)).texts("train"))
+    assert len(list(Files(train=str(folder), valid=str(folder)).texts("train"))) == 2          # asked for: it measures what was trained on
+
+
+def test_numbers_too_long_and_vocabularies_too_large(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": ' + "9" * 5000 + "}")
+    with pytest.raises(ValueError, match=r"x\.jsonl.* holds a number that is too long to be read"):
+        list(Files(train=str(tmp_path / "x.jsonl")).texts("train"))
+    with pytest.raises(ValueError, match="a byte-level BPE has 259 to 4,194,304 ids"):
+        train_bpe(["a"], 10**9)

@@ -24,6 +24,7 @@ from maskless.decoding.decode import Callback
 from maskless.models import Denoiser
 from maskless.models.prime import WrittenInDigits
 
+MOST_IMAGES = 1 << 20                                               # of a call, which holds them all at once
 USUAL = {"order": "halton", "plan": "arccos", "steps": 32}          # what images are sampled with unless the call says otherwise
 OF_DIGITS = {"plan": "ancestral", "alpha_power": 3.0, "steps": 64}  # and images of a Prime model, as they were published
 
@@ -97,7 +98,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: a label that is not there, an option out of range, or options beside a sampler.
         """
-        check_count("n", n, of="images")
+        check_count("n", n, of="images", most=MOST_IMAGES)
         codes, known = torch.zeros(n, *self.grid, dtype=torch.int64), torch.zeros(n, *self.grid, dtype=torch.bool)
         return self._made(codes, known, labels, _How(seed, sampler, watch, refresh, batch, options))
 
@@ -118,7 +119,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: image and mask of different sizes, an image that does not fit, nothing to paint.
         """
-        check_count("n", n, of="images")
+        check_count("n", n, of="images", most=MOST_IMAGES)
         pixels, wanted = self._placed(image, mask, at)
         open_cells = torch.from_numpy(_any_in_cell(wanted, self.codec.factor)).repeat(self.codec.planes, 1)
         with torch.inference_mode():
@@ -140,7 +141,7 @@ class ImageModel(LoadedModel):
         Raises:
             ValueError: a model whose codes have one digit, digits that it does not have, none or all of them, an image of another size.
         """
-        check_count("n", n, of="images")
+        check_count("n", n, of="images", most=MOST_IMAGES)
         count = self.model.per_site
         if not isinstance(self.model, WrittenInDigits) or count == 1:
             raise ValueError(f"this {type(self.model).__name__} writes a code in one digit; digits are kept in models with several (a Prime model)")

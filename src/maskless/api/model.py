@@ -140,11 +140,13 @@ def check_whole(name: str, value: Any, of: str = "") -> None:
         raise ValueError(f"{name} is {value!r}; give a whole number{of and f' of {of}'}")
 
 
-def check_count(name: str, value: Any, least: int = 1, of: str = "") -> None:
-    """Raises ValueError if an argument called `name` is no whole number, or below `least` (of what `of` says)."""
+def check_count(name: str, value: Any, least: int = 1, of: str = "", most: int = 1 << 40) -> None:
+    """Raises ValueError if an argument called `name` is no whole number, below `least` (of what `of` says), or above `most`."""
     check_whole(name, value, of)
     if value < least:
         raise ValueError(f"{name} is {value}; give {least} or more{of and f' {of}'}")
+    if value > most:
+        raise ValueError(f"{name} is {value}; give {most:,} or fewer{of and f' {of}'}")
 
 
 def seeds_of(seed: Seeds, rows: int, each: int = 1) -> list[int]:

@@ -35,6 +35,8 @@ class Template:
         if not gaps:
             raise ValueError(f"the text {_short(text)} has no gap; write ___ or ___{{12}} where tokens are missing")
         edges = [0, *(edge for gap in gaps for edge in gap.span()), len(text)]
+        if long := [gap[0] for gap in gaps if len(gap[1] or "") > 9]:
+            raise ValueError(f"the text {_short(text)} has a gap of {_short(long[0])}, more tokens than any model has sites; give fewer")
         sizes = tuple(int(gap[1]) if gap[1] else None for gap in gaps)
         if 0 in sizes:
             raise ValueError(f"the text {_short(text)} has a gap of 0 tokens; a gap needs at least 1")
@@ -49,6 +51,8 @@ class Template:
         if isinstance(given, str):
             raise ValueError(f"lengths is {given!r}; give a number of tokens, one per gap, or \"search\"")
         said: Any = given
+        if not (said is None or isinstance(said, Number | Sequence)):
+            raise ValueError(f"lengths is {said!r}; give a number of tokens, one per gap, or \"search\"")
         listed: list[Any] = [said] * len(self.sizes) if said is None or isinstance(said, Number) else list(said)
         if len(listed) != len(self.sizes):
             raise ValueError(f"{len(listed)} lengths were given for {len(self.sizes)} gaps; give one per gap or one for all")

@@ -24,6 +24,7 @@ from maskless.evaluation.conditional import LogProb, conditional_bounds, log_pro
 from maskless.models import Denoiser
 
 MOST_DRAWS = 1_000_000                                              # of a score
+MOST_TEXTS = 65_536                                                 # of a call, which holds them all at once
 SEARCHED = (1, 2, 3, 4, 6, 8, 12, 16)                               # gap lengths that `lengths="search"` compares
 
 
@@ -126,7 +127,7 @@ class TextModel(LoadedModel):
             >>> model.generate(prompt="To be", length=16, steps=3)[0].text[:5]
             'To be'
         """
-        check_count("n", n, of="texts")
+        check_count("n", n, of="texts", most=MOST_TEXTS)
         prompts = _one_each("prompt", prompt, n)
         sites: int = self.model.config.length if length is None else length
         self._check_length(sites)
@@ -190,7 +191,7 @@ class TextModel(LoadedModel):
             >>> model.infill("The ___ sat.", lengths=3).text.endswith(" sat.")
             True
         """
-        check_count("n", n, of="texts")
+        check_count("n", n, of="texts", most=MOST_TEXTS)
         if isinstance(text, list) and (n > 1 or lengths == "search"):
             raise ValueError(f"a list of texts was given with n {n} and lengths {lengths}; several ways and lengths to search are of one text")
         texts = _one_each("text", text, n)
@@ -226,10 +227,9 @@ class TextModel(LoadedModel):
         Raises:
             ValueError: if spans and gaps do not match, a span is empty or not of the length that its gap states, or the text does not fit.
         """
-        check_count("samples", samples, 2, of="draws (a bound with its error needs two)")
-        if samples > MOST_DRAWS:
-            raise ValueError(f"samples is {samples}; give {MOST_DRAWS} draws or fewer")
-        seeds_of(seed, 1)                                           # a whole number in range
+        check_count("samples", samples, 2, of="draws (a bound with its error needs two)", most=MOST_DRAWS)
+        check_whole("seed", seed)
+        seeds_of(seed, 1)                                           # in range
         check_text("given", given)
         said: Any = of
         spans: list[str] = [of] if isinstance(of, str) else list(said) if isinstance(said, Sequence) else [said]
@@ -247,6 +247,8 @@ class TextModel(LoadedModel):
                 raise ValueError(f"the gap of {span!r} states {size} tokens, and the span has {len(ids)}; write ___, or ___{{{len(ids)}}}")
         tokens, known = self._layout(template.ids(self.tokenizer, lent), [len(ids) for ids in filled])
         target = ~known
+        if self.model.left_to_right and bool(target[0]):
+            raise ValueError("an autoregressive model without a BOS has no law of the first token; score what follows one (given=)")
         tokens[target] = torch.tensor([id for ids in filled for id in ids])
         if self.model.left_to_right and not bool(target[int(target.long().argmax()):].all()):
             raise ValueError("an autoregressive model scores continuations only, and text follows the span; use a masked or partition model")

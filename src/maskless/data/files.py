@@ -140,6 +140,8 @@ def _parsed(line: str, where: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not valid JSON ({error.msg}): the file is damaged or of another kind") from None
+    except ValueError:                                              # a number of thousands of digits
+        raise ValueError(f"{where} holds a number that is too long to be read: the file is damaged or of another kind") from None
     except RecursionError:
         raise ValueError(f"{where} is JSON nested too deep to be read: the file is damaged or of another kind") from None
 
@@ -180,7 +182,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         for batch in table.iter_batches(batch_size=1000, columns=[field]):
             for record in batch.to_pylist():
                 yield _text_of(record, field, str(path))
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a Parquet file that can be read ({error}): get it again") from None
 
 

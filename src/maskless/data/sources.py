@@ -68,12 +68,27 @@ class _Local:
         return self.valid is not None
 
     def identity(self) -> Any:
-        return [fingerprint(place, self.suffixes) for place in (self.train, self.valid) if place is not None]
+        found = [fingerprint(place, self.suffixes) for place in (self.train, self.valid) if place is not None]
+        return [*found, "apart"] if len(self._files("train")) < len(find_files(self.train, self.suffixes)) else found
+
+    def _files(self, split: Split) -> list[Path]:
+        """The files of a split: what is held out lies often below the folder that is trained on, and is left out there. Where both are the same
+        place, all of it is both."""
+        if self.valid is None or self.valid == self.train:
+            return find_files(self.train, self.suffixes)
+        held_out = find_files(self.valid, self.suffixes)
+        if split == "valid":
+            return held_out
+        apart = {path.resolve() for path in held_out}
+        found = [path for path in find_files(self.train, self.suffixes) if path.resolve() not in apart]
+        if not found:
+            raise ValueError(f"every file of {self.train} is validation data as well ({self.valid}); correct data.train or data.valid, or leave "
+                             "data.valid out to hold a share out")
+        return found
 
     def _records(self: Any, split: Split, read: Callable[[Path], Iterator[T]], text: Callable[[T], str]) -> Iterator[T]:
         """What `read` finds in the files of a split; `text` is what the choice of held-out records goes by."""
-        place = self.train if split == "train" or self.valid is None else self.valid
-        for path in find_files(place, self.suffixes):
+        for path in self._files(split):
             for record in read(path):
                 if self.divided or self.in_split(split, text(record)):
                     yield record

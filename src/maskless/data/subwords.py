@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -133,6 +134,9 @@ def _named(role: str, names: dict[str, str], known: dict[str, int]) -> str | Non
     return next((name for name in NAMES[role] if name in known), None)
 
 
+MOST_IDS = 1 << 22                                                  # beyond any vocabulary in use, and within any memory
+
+
 def train_bpe(texts: Iterable[str], size: int) -> SubwordTokenizer:
     """A byte-level BPE learned from `texts` (read once, not kept), with <|bos|>, <|eos|> and <|pad|> as ids 0, 1, 2.
 
@@ -152,8 +156,8 @@ def train_bpe(texts: Iterable[str], size: int) -> SubwordTokenizer:
         raise ValueError(f"texts is the one string {texts[:40]!r}; give a list of documents (a recipe learns from a folder: data.tokenizer=bpe)")
     specials = ["<|bos|>", "<|eos|>", "<|pad|>"]
     least = 256 + len(specials)
-    if size < least:
-        raise ValueError(f"a byte-level BPE needs {least} ids or more ({len(specials)} are special), not {size}")
+    if not isinstance(size, Integral) or not least <= size <= MOST_IDS:
+        raise ValueError(f"a byte-level BPE has {least} to {MOST_IDS:,} ids ({len(specials)} are special), not {size!r}; correct its size (bpe_size)")
     backend = _byte_level_backend(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=[AddedToken(name, special=True) for name in specials], show_progress=False,

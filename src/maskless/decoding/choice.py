@@ -180,14 +180,15 @@ def inverse_linear(first: float, last: float, *, power: float = 1.0, warmup: int
 
 
 def rising(base: float, rise: float, power: float = 1.0) -> Callable[[Step], float]:
-    """Temperatures base + rise (1 - t)^power, t the step's time, 1 at the first step: of MDM-Prime's images, where 1 - t is called t.
+    """Temperatures base + rise (1 - t)^power, t the time, from 1 at the first step: of MDM-Prime's images, where 1 - t is called t. Steps are
+    counted over the whole decode, blocks or none.
 
     Raises:
         ValueError: if that is not positive everywhere.
     """
     if not (0 < base < math.inf and 0 < base + rise < math.inf and 0 < power < math.inf):
         raise ValueError(f"a temperature from {base} to {base + rise:g} with power {power}: all three must be positive numbers")
-    return lambda step: base + rise * (1 - step.t) ** power
+    return lambda step: base + rise * (step.index / step.total) ** power
 
 
 def linear_top_k(first: int, last: int) -> Callable[[Step], int]:

@@ -61,7 +61,8 @@ class Corrected:
         inside = canvas.open if self.window is None else canvas.open[:, self.window[0]:self.window[1]]
         unknown = inside.sum(1)
         known, waiting = torch.zeros_like(unknown), torch.zeros_like(unknown)
-        u = torch.stack([noise.on_host(row, PLAN, 2 * self.steps).double() for row in range(canvas.rows)])      # (B, 2 S)
+        first = 2 * self.steps * (self.window[0] if self.window else 0)                                         # every block has its own
+        u = torch.stack([noise.on_host(row, PLAN, 2 * self.steps, first=first).double() for row in range(canvas.rows)])     # (B, 2 S)
         counts, forgets = [], []
         chances, levels = self._chances()
         for i, (back, on) in enumerate(chances):

@@ -5,7 +5,7 @@ B rows, L sites, Q queried sites, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -74,7 +74,10 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
     device = canvas.count.device
     order_at_work = order.start(canvas, steps, noise)
     reads = order.adaptive or stop_at is not None
+    begun = canvas.unknown.sum(1).clamp_min(1)
     for step in place(steps, device):
+        if step.counts is None:                                     # how much is known by now is the tokens' doing
+            step = replace(step, unknown=canvas.unknown.sum(1) / begun)
         if step.gone is not None:
             canvas.forget(_lost(canvas, step, noise))
         if step.counts is None and not _any_open(canvas, step):

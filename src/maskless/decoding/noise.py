@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.decoding.canvas import Sites
-from maskless.noise import uniform
+from maskless.noise import hashed, uniform
 
-ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT, ACCEPT, CORRECT = range(8)                        # purposes
+ORDER, TOKEN, PLAN, SCORE, REMASK, PROMPT, ACCEPT, CORRECT, AGAIN = range(9)                 # purposes
 
 BLOCK = 256                             # tokens whose probabilities are added up at once
 
@@ -89,9 +89,13 @@ class Noise:
         """A uniform number for each site."""
         return uniform(self.seeds[:, None], purpose, step, sites)
 
-    def on_host(self, row: int, purpose: int, size: int) -> Float[Tensor, " n"]:
-        """`size` uniform numbers of a row for the host's own draws (plans)."""
-        return uniform(self.host[row], purpose, torch.arange(size))
+    def again(self, round: int) -> Noise:
+        """Other noise, the same whenever it is asked for: of a decode that follows this one on the same canvas (after `remask`)."""
+        return Noise((hashed(AGAIN, round, self.host) >> 1).tolist(), self.seeds.device)
+
+    def on_host(self, row: int, purpose: int, size: int, *, first: int = 0) -> Float[Tensor, " n"]:
+        """`size` uniform numbers of a row for the host's own draws (plans), from number `first` on."""
+        return uniform(self.host[row], purpose, torch.arange(first, first + size))
 
     def picker(self, sites: Sites, step: int) -> Pick:
         """How tokens are drawn at this step: by inverse CDF, one uniform per site."""

@@ -16,7 +16,7 @@ from maskless.decoding.ends import Ends, arccos, arccos_maskgit, arccos_pgm, cos
 from maskless.decoding.guidance import constant, ramped
 from maskless.decoding.halton import Halton
 from maskless.decoding.order import Confidence, EntropyBound, LeftToRight, Margin, Order, Random, Spaced
-from maskless.decoding.plan import Adaptive, Ancestral, Blockwise, Plan, Scheduled
+from maskless.decoding.plan import MOST, Adaptive, Ancestral, Blockwise, Plan, Scheduled
 from maskless.decoding.sampler import Sampler
 from maskless.decoding.speculate import Speculative
 
@@ -39,7 +39,7 @@ class SamplerOptions:
     """Every sampler of this library, in plain fields.
 
     Args:
-        steps: calls of the model; None for min(64, sites to fill). An autoregressive model always takes one per site.
+        steps: calls of the model; None for min(64, sites to fill) of each row by itself. An autoregressive model always takes one per site.
         order: which sites; None for random (left-to-right for an autoregressive model). Raster is left-to-right, cell after cell of an image.
             Of a Prime model, coarse-first: all first digits before all second ones; token-by-token: a token's digits one after the other.
         roll: Halton order: every row begins at a place of its own.
@@ -130,6 +130,8 @@ class SamplerOptions:
             raise ValueError(f"roll is of the Halton order, and the order is {self.order or 'random'}; choose order halton, or leave roll out")
         if not math.isfinite(self.confidence_noise):
             raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number; 0 is none, 4.5 and 5 are usual")
+        if not math.isfinite(self.gamma):
+            raise ValueError(f"gamma {self.gamma} is not a finite number of nats; 0.1 is usual")
         if self.candidates and self.order not in SCORED:
             raise ValueError(f"candidates is {self.candidates}, and order {self.order or 'random'} scores no sites; "
                              f"choose order {', '.join(SCORED[:-1])} or {SCORED[-1]}, or leave candidates out")
@@ -148,6 +150,8 @@ class SamplerOptions:
     def _check_kind(self, name: str, kind: str) -> None:
         """Whole numbers where counts are wanted, numbers where numbers are; recipes have been checked before."""
         value, (wanted, _, none) = getattr(self, name), kind.partition(" | ")
+        if wanted == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; give true or false")
         if wanted not in ("int", "float") or (none == "None" and value is None):
             return
         if not isinstance(value, Integral if wanted == "int" else Real) or isinstance(value, bool):
@@ -194,20 +198,19 @@ class SamplerOptions:
         order = self._order(self.order or ("left-to-right" if left_to_right else "random"), grid)
         if left_to_right and self.plan != "even":
             raise ValueError(f"plan {self.plan} reveals several sites at a time, an autoregressive model one; leave the plan out")
-        steps = self.calls(sites, left_to_right=left_to_right and order.left_to_right)
         choice, stop_at = self._choice(forbid), eos if self.stop else None
         if self.draft:
             return self._speculative(order, choice, stop_at)
         guide = {"constant": constant, "linear": ramped}[self.guidance_schedule](self.guidance) if self.guidance else None
         if self.chunk_point != 1:
             order = WholeFirst(self.chunk_point)
-        return Sampler(self._plan(steps, order), order, choice, guide, stop_at, self.digits, self.count_registers)
+        return Sampler(self._plan(sites, order, left_to_right), order, choice, guide, stop_at, self.digits, self.count_registers)
 
     def calls(self, sites: int, *, left_to_right: bool = False) -> int:
         """Calls of the model for rows with at most `sites` open sites (of a block, where there are blocks)."""
         if left_to_right:
             return max(sites, 1)                                    # one site a call is all an autoregressive model can do
-        return min(64, max(sites, 1)) if self.steps is None else self.steps
+        return min(MOST, max(sites, 1)) if self.steps is None else self.steps
 
     @property
     def digits(self) -> DigitDraw | None:
@@ -257,35 +260,39 @@ class SamplerOptions:
             "entropy-bound": EntropyBound(self.gamma, self.candidates)}
         return orders[name]
 
-    def _plan(self, steps: int, order: Order) -> Plan:
+    def _plan(self, sites: int, order: Order, left_to_right: bool) -> Plan:
+        calls, own = self.calls(sites), None if left_to_right else self.steps
         if self.chunk_point != 1:
-            return Chunked(steps, self.chunk_point, partial(_alpha, self) if self.plan == "ancestral" else None)
+            return Chunked(calls, self.chunk_point, partial(_alpha, self) if self.plan == "ancestral" else None)
         if order.adaptive:
-            inside = partial(_adaptive, steps)
+            inside = partial(_adaptive, self.steps or MOST)
+        elif self.corrector:
+            inside = partial(_corrected, calls, self)
         elif self.plan == "ancestral":
-            inside = partial(_ancestral, steps, self)
+            inside = partial(_ancestral, own, self)
         else:
-            inside = partial(_scheduled, steps, ENDS[self.plan])
-        return Blockwise(self.block, inside) if self.block else inside(None)
+            inside = partial(_scheduled, own, ENDS[self.plan], None if left_to_right else MOST)
+        return Blockwise(self.block, inside, None if self.steps else min(MOST, self.block)) if self.block else inside(None)
 
 
 def _adaptive(steps: int, window: tuple[int, int] | None) -> Plan:
     return Adaptive(steps, window=window)
 
 
-def _ancestral(steps: int, how: SamplerOptions, window: tuple[int, int] | None) -> Plan:
-    alpha = partial(_alpha, how)
-    if not how.corrector:
-        return Ancestral(steps, alpha, window=window)
-    return Corrected(steps, alpha, lambda t: how.corrector * ((1 - t) * t) ** how.corrector_power, window=window)
+def _ancestral(steps: int | None, how: SamplerOptions, window: tuple[int, int] | None) -> Plan:
+    return Ancestral(steps, partial(_alpha, how), window=window)
+
+
+def _corrected(steps: int, how: SamplerOptions, window: tuple[int, int] | None) -> Plan:
+    return Corrected(steps, partial(_alpha, how), lambda t: how.corrector * ((1 - t) * t) ** how.corrector_power, window=window)
 
 
 def _alpha(how: SamplerOptions, t: float) -> float:
     return (1 - t**how.time_power) ** how.alpha_power
 
 
-def _scheduled(steps: int, ends: Ends, window: tuple[int, int] | None) -> Plan:
-    return Scheduled(steps, ends, window=window)
+def _scheduled(steps: int | None, ends: Ends, most: int | None, window: tuple[int, int] | None) -> Plan:
+    return Scheduled(steps, ends, window=window, most=most)
 
 
 def check_names(names: Iterable[str]) -> None:

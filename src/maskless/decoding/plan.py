@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -67,6 +68,9 @@ def place(steps: Sequence[Step], device: torch.device | str) -> list[Step]:
             for step, n, begun, gone, unknown, some in zip(steps, counts, done, forget, level, rows)]
 
 
+MOST = 64                               # steps of a row that was given none
+
+
 @runtime_checkable
 class Plan(Protocol):
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]: ...
@@ -99,8 +103,13 @@ def _open_counts(canvas: Canvas, window: tuple[int, int] | None) -> list[int]:
 
 
 def at_least_one(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps {steps} is below 1; a plan needs at least one step")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"steps {steps} is no whole number above 0; a plan needs at least one step")
+
+
+def own_steps(steps: int | None, most: int | None, sites: Sequence[int]) -> list[int]:
+    """Of every row: `steps`, or if None one for each of its open sites, at most `most`. So a row without a number of steps is what it is alone."""
+    return [steps or max(1, n if most is None else min(most, n)) for n in sites]
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,9 @@ class Scheduled:
 
     Ragged rows all finish on the last step, or after as many steps as they have sites.
 
+    Args:
+        steps: S; None: of every row one for each open site, at most `most` (None: no bound).
+
     Example:
         >>> from maskless.decoding import Canvas, Noise
         >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
@@ -116,17 +128,21 @@ class Scheduled:
         [(2,), (2,), (3,)]
     """
 
-    steps: int
+    steps: int | None
     ends: Ends = even
     window: tuple[int, int] | None = None
+    most: int | None = MOST
 
     def __post_init__(self) -> None:
-        at_least_one(self.steps)
+        at_least_one(1 if self.steps is None else self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
-        ends = [[0, *self.ends(n, self.steps)] for n in _open_counts(canvas, self.window)]
-        counts = [[row[i + 1] - row[i] for row in ends] for i in range(self.steps)]
-        return from_table(counts, window=self.window, levels=[[1 - row[i] / max(1, row[-1]) for row in ends] for i in range(self.steps)])
+        sites = _open_counts(canvas, self.window)
+        tables = [[0, *self.ends(n, steps)] for n, steps in zip(sites, own_steps(self.steps, self.most, sites))]
+        longest = max(map(len, tables), default=1)
+        ends = [row + row[-1:] * (longest - len(row)) for row in tables]
+        counts = [[row[i + 1] - row[i] for row in ends] for i in range(longest - 1)]
+        return from_table(counts, window=self.window, levels=[[1 - row[i] / max(1, row[-1]) for row in ends] for i in range(longest - 1)])
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,9 @@ class Ancestral:
     When a site is revealed does not depend on any token, so the host draws the counts before the loop; with a random order the law is
     exactly MDLM's (and PGM's non-uniform sampler, Algorithms 3-5, with the exact binomial). The last step reveals what is left.
 
+    Args:
+        steps, most: as for `Scheduled`.
+
     Example:
         >>> from maskless.decoding import Canvas, Noise
         >>> canvas = Canvas(torch.zeros(1, 7, dtype=torch.int64), torch.zeros(1, 7, dtype=torch.bool))
@@ -143,29 +162,32 @@ class Ancestral:
         7
     """
 
-    steps: int
+    steps: int | None
     alpha: Callable[[float], float] = lambda t: 1 - t
     window: tuple[int, int] | None = None
+    most: int | None = MOST
 
     def __post_init__(self) -> None:
-        at_least_one(self.steps)
+        at_least_one(1 if self.steps is None else self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
-        hidden = [1 - self.alpha(t) for t in times_of(self.steps)]
-        later = torch.tensor([h / hidden[0] for h in hidden[1:-1]], dtype=torch.float64)    # P(still unknown after step i)
-        return _drawn(canvas, noise, [later] * canvas.rows, self.steps, self.window, hidden)
+        own = own_steps(self.steps, self.most, _open_counts(canvas, self.window))
+        hidden = {steps: [1 - self.alpha(t) for t in times_of(steps)] for steps in set(own)}
+        unknown = {steps: torch.tensor([h / each[0] for h in each[1:-1]], dtype=torch.float64) for steps, each in hidden.items()}
+        longest = max(own, default=1)                               # unknown: P(of a site, after each step but the last)
+        levels = [[hidden[steps][min(i, steps)] for steps in own] for i in range(longest)]
+        return _drawn(canvas, noise, [unknown[steps] for steps in own], longest, self.window, levels)
 
 
 def _drawn(canvas: Canvas, noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None,
-           levels: Sequence[float] | None = None) -> list[Step]:
+           levels: Sequence[Sequence[float]] | None = None) -> list[Step]:
     """Steps whose counts are drawn: a site of row b is still unknown after step i with probability unknown[b][i], which never rises with i."""
     table = []
     for row, n in enumerate(_open_counts(canvas, window)):
-        u = noise.on_host(row, PLAN, canvas.length)[:n].to(torch.float64)
+        u = noise.on_host(row, PLAN, n, first=window[0] if window else 0).to(torch.float64)    # every block has numbers of its own
         step = (u[:, None] < unknown[row].to(u)).sum(1)
         table.append(torch.bincount(step, minlength=steps)[:steps].tolist())
-    told = None if levels is None else [[level] * canvas.rows for level in levels[:steps]]
-    return from_table([list(counts) for counts in zip(*table)], window=window, levels=told)
+    return from_table([list(counts) for counts in zip(*table)], window=window, levels=levels)
 
 
 @dataclass(frozen=True)
@@ -229,6 +251,7 @@ class Blockwise:
     Args:
         size: sites of a block; the last one may be shorter.
         inside: makes the plan of a block from its window, e.g. `lambda window: Scheduled(8, window=window)`.
+        grid: steps that a block has room for in the numbering of steps, where rows have their own; None: those of the longest.
 
     Example:
         >>> from maskless.decoding import Canvas, Noise
@@ -240,6 +263,7 @@ class Blockwise:
 
     size: int
     inside: Callable[[tuple[int, int]], Plan]
+    grid: int | None = None
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -249,7 +273,7 @@ class Blockwise:
         size = self.size * canvas.per_site
         windows = [(start, min(start + size, canvas.length)) for start in range(0, canvas.length, size)]
         plans = [self.inside(window)(canvas, noise) for window in windows]
-        grid = max((step.total for plan in plans for step in plan), default=0)
+        grid = self.grid or max((step.total for plan in plans for step in plan), default=0)
         every, done, steps = _open_counts(canvas, None), [0] * canvas.rows, []
         for block, plan in enumerate(plans):
             inside = _open_counts(canvas, windows[block])

@@ -182,7 +182,13 @@ def slide(sampler: Sampler, model: Model, canvas: Canvas, noise: Noise, *, strid
 
     Yields:
         (first site of the window in the whole text, the window's canvas, record), step after step.
+
+    Raises:
+        ValueError: for a stride out of range, rows that end before the window does, or a sampler that ends them (`stop_at`): their text has no
+            next window.
     """
+    if sampler.stop_at is not None or not bool(canvas.by_site().present.all()):
+        raise ValueError("a text that ends inside a window has no next one; slide over whole windows, without stop_at")
     if not 0 < stride < (length := canvas.length // canvas.per_site):
         raise ValueError(f"stride {stride} is not in 1..{length - 1}; it is the number of fresh sites of each window")
     for window in range(windows + 1):
@@ -203,7 +209,8 @@ def _next_window(canvas: Canvas, stride: int) -> Canvas:
 def remask(canvas: Canvas, share: float, noise: Noise, *, round: int = 0) -> None:
     """Forget a random `share` of what was generated (never prompts or anchors), for another decode of those sites.
 
-    With a new decode after it, a corrector step: both together leave the model's law unchanged where its conditionals are consistent.
+    With a new decode after it, whose noise is another (`noise.again(round)`), a corrector step: both together leave the model's law unchanged
+    where its conditionals are consistent.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share {share} of the sites to remask is not in (0, 1]")

@@ -22,6 +22,7 @@ from maskless.data.source import SPLITS
 from maskless.evaluation.classifier import Classifier, ClassifierConfig, Trained, save_classifier
 from maskless.evaluation.machine import device_of, versions
 from maskless.noise import uniform
+from maskless.places import no_file_above
 from maskless.training.recipe import at_least
 from maskless.training.recipes import find
 
