@@ -18,7 +18,8 @@ from maskless.models import build
 from maskless.training.classifier import describes_classifier, train_classifier
 from maskless.training.codec import trains_codec
 from maskless.training.distill import distill
-from maskless.training.recipe import complete, find, load_recipe, recipe_names
+from maskless.training.recipe import complete, load_recipe
+from maskless.training.recipes import find, recipe_names
 from maskless.training.run import train
 from tests.surface.shrinking import shrunk
 

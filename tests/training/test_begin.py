@@ -92,7 +92,6 @@ def test_a_bound_beyond_all_numbers_is_written_down(tmp_path):
 
 ALONE = {
     ("validation.complete=4",): "validation.complete is 4 and the data are no puzzles, which alone have givens; leave it out",
-    ("validation.complete=4", "validation.rows=0"): "complete is 4 and rows 0, so there are no rows to fill",
     ("training.eps=-1",): "eps is -1.0; it must be at least 0",
 }
 

@@ -125,6 +125,8 @@ class Film:
         path = Path(path)
         if path.suffix != ".gif":
             raise ValueError(f"{path} ends in {path.suffix or 'nothing'}; an animation is written as .gif")
+        if not self.frames:
+            raise ValueError("the film has no frames; give it to a call that makes images (watch=film) before it is saved")
         first, *rest = [picture(frame) for frame in self.frames]
         times = [*[milliseconds] * len(rest), 1000]
         with whole(path) as part:

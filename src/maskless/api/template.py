@@ -35,7 +35,7 @@ class Template:
         if not gaps:
             raise ValueError(f"the text {_short(text)} has no gap; write ___ or ___{{12}} where tokens are missing")
         edges = [0, *(edge for gap in gaps for edge in gap.span()), len(text)]
-        if long := [gap[0] for gap in gaps if len(gap[1] or "") > 9]:
+        if long := [gap[0] for gap in gaps if len(gap[1] or "") > 99]:
             raise ValueError(f"the text {_short(text)} has a gap of {_short(long[0])}, more tokens than any model has sites; give fewer")
         sizes = tuple(int(gap[1]) if gap[1] else None for gap in gaps)
         if 0 in sizes:

@@ -99,6 +99,8 @@ class TextModel(LoadedModel):
     def __init__(self, model: Denoiser, tokenizer: Tokenizer, *, device: str = "auto", dtype: Dtype = "auto", compile: str = "auto"):
         from maskless.checkpoints.native import check_vocabulary
 
+        if not hasattr(tokenizer, "vocabulary"):
+            raise ValueError(f"tokenizer is {tokenizer!r}; give a tokenizer, such as maskless.load_tokenizer(\"bytes\")")
         check_vocabulary(tokenizer.vocabulary.size, model.config, "the tokenizer")
         super().__init__(model, device=device, dtype=dtype, compile=compile)
         self.tokenizer = tokenizer

@@ -48,6 +48,8 @@ def find(source: str | Path) -> Place:
     path = local(source)
     if not path.exists() and (asked := _asked(str(source))):
         path = _fetched(str(source), *asked)
+    if path.is_file() and path.name in ("model.safetensors", "ema.safetensors") and is_native(path.parent):
+        raise ValueError(f"{path} is one file of a model; give its folder, {path.parent}")
     if path.is_dir() and not is_native(path) and (weights := _weights_in(path)):
         path = weights
     # a folder that holds nothing is left to the reader of folders, whose sentence says what is missing

@@ -45,9 +45,12 @@ def image_statistics(
         raise ValueError(f"there is no folder {destination.parent}; make it first, or write elsewhere")
     if destination.exists():
         raise ValueError(f"{destination} exists; give another name, or remove it")
-    images, network = source_called(source, split), extractor(features, choose_device(device))
+    images = source_called(source, split)
     if split == "valid" and not images.divided:
         raise ValueError(f"split is valid, and {source} has no part for validation; leave it out")
+    if not (Path(source).exists() or source == "digits" or source.startswith("hub:")):
+        raise ValueError(f"there is no file or folder {source}; correct the path, or name a data set: digits, hub:NAME")
+    network = extractor(features, choose_device(device))
     side = size or network.side or 256
     network.check(network.channels, side, side)
     strict = fit is None and network.side is not None

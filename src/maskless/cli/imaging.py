@@ -43,6 +43,8 @@ def labels_of(given: str | None, n: int, model: ImageModel) -> list[str] | list[
     names = [name.strip() for name in given.split(",")]
     if not all(names):
         raise ValueError(f"--label {given} has an empty name; write 3,7 or shoe")
+    if len(names) > n:
+        raise ValueError(f"--label {given} names {len(names)} classes for {n} images; make more (-n {len(names)}), or name fewer")
     return [names[i % len(names)] for i in range(n)]
 
 

@@ -43,6 +43,10 @@ def asked(verb: str, example: str, arguments: list[str], *, resume: bool, out: P
     if len(named) > 1:
         raise ValueError(f"{named[1]!r} is one recipe too many after {named[0]!r}; changes are written key=value")
     source = named[0] if named else out if resume else None
+    if resume and named and out is not None and (Path(named[0]) / "config.yaml").is_file() and Path(named[0]) != out:
+        raise ValueError(f"{named[0]} is the run to resume and --out {out} another folder; leave --out out")
+    if source is None and resume:
+        raise ValueError(f"no run was given; name its folder, for example: maskless {verb} --resume runs/first")
     if source is None:
         raise ValueError(f"no recipe was given; name one, for example: maskless {verb} {example}")
     return source, [argument for argument in arguments if "=" in argument]

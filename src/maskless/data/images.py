@@ -27,6 +27,7 @@ from maskless.data.image_sources import IMAGE_SOURCES
 from maskless.data.pack import Row
 from maskless.data.pictures import Pixels, in_unit_range
 from maskless.data.source import Source, Split, one_of
+from maskless.places import holding
 from maskless.vocabulary import Vocabulary
 
 ABOUT = "images.json"  # beside codec.json: the grid and the names of the classes
@@ -87,8 +88,9 @@ class ImageCodes:
 
 
 def load_image_codes(folder: Path | str) -> ImageCodes:
-    """What `ImageCodes.save` wrote. Raises ValueError if it is missing or damaged."""
-    path = Path(folder) / ABOUT
+    """What `ImageCodes.save` wrote, in a folder, a model's or a run's. Raises ValueError if it is missing or damaged."""
+    folder = holding(folder, ABOUT) or Path(folder)
+    path = folder / ABOUT
     if not path.is_file():
         raise ValueError(f"{folder} has no {ABOUT}, which says what codes are: give a folder of maskless encode-images, or of a model of images")
     about = read_json(path)

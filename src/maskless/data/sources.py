@@ -44,7 +44,9 @@ class Prose(TextSource):
     holdout: float = 0.1
 
     def texts(self, split: Split) -> Iterator[str]:
-        return (document for document in standard_library_prose() if self.in_split(split, document))
+        for document in standard_library_prose():                   # parsed when asked for: a store that is built needs none of it
+            if self.in_split(split, document):
+                yield document
 
     def identity(self) -> Any:
         return corpus_identity()

@@ -89,6 +89,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         >>> load_tokenizer("bytes").vocabulary.size
         259
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(f"name is {name!r}; give a path or a name, such as bytes or gpt2")
     if name == "bytes":
         return ByteTokenizer()
     if name == "text8":

@@ -76,7 +76,7 @@ def decode(predictor: Predictor, canvas: Canvas, steps: Sequence[Step], *, order
     reads = order.adaptive or stop_at is not None
     begun = canvas.unknown.sum(1).clamp_min(1)
     for step in place(steps, device):
-        if step.counts is None:                                     # how much is known by now is the tokens' doing
+        if step.counts is None and step.level is None:              # how much is known by now is the tokens' doing
             step = replace(step, unknown=canvas.unknown.sum(1) / begun)
         if step.gone is not None:
             canvas.forget(_lost(canvas, step, noise))

@@ -128,10 +128,10 @@ class SamplerOptions:
             raise ValueError(f"draft {self.draft} is below 0; give the sites to draft per round, or 0 for none")
         if self.roll and self.order != "halton":
             raise ValueError(f"roll is of the Halton order, and the order is {self.order or 'random'}; choose order halton, or leave roll out")
-        if not math.isfinite(self.confidence_noise):
-            raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number; 0 is none, 4.5 and 5 are usual")
-        if not math.isfinite(self.gamma):
-            raise ValueError(f"gamma {self.gamma} is not a finite number of nats; 0.1 is usual")
+        if not 0 <= self.confidence_noise < math.inf:
+            raise ValueError(f"confidence_noise {self.confidence_noise} is not a finite number, or below 0; 0 is none, 4.5 and 5 are usual")
+        if not 0 <= self.gamma < math.inf:
+            raise ValueError(f"gamma {self.gamma} is not a finite number of nats, or below 0; 0.1 is usual")
         if self.candidates and self.order not in SCORED:
             raise ValueError(f"candidates is {self.candidates}, and order {self.order or 'random'} scores no sites; "
                              f"choose order {', '.join(SCORED[:-1])} or {SCORED[-1]}, or leave candidates out")

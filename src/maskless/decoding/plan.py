@@ -280,7 +280,7 @@ class Blockwise:
             for step in plan:
                 earlier = None if step.done is None else tuple(a + b for a, b in zip(step.done, done))
                 parts = zip(every, done, inside, step.level or [step.t] * canvas.rows)      # open in all blocks, in those before, in this one
-                level = tuple((n - before - here * (1 - part)) / max(1, n) for n, before, here, part in parts)
+                level = None if step.counts is None else tuple((n - before - here * (1 - part)) / max(1, n) for n, before, here, part in parts)
                 steps.append(replace(step, index=block * grid + step.index, total=grid * len(plans), done=earlier, level=level))
             done = [a + b for a, b in zip(done, inside)]
         return steps

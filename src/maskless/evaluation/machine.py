@@ -23,6 +23,7 @@ def best_device() -> torch.device:
 
 def device_of(name: str) -> torch.device:
     """A device by name: auto, cpu, cuda, cuda:1, mps. Raises ValueError if this machine does not have it."""
+    name = str(name)                                                # or a torch.device
     if name == "auto":
         return best_device()
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}

@@ -121,7 +121,7 @@ class Validation:
 
     Attributes:
         every: steps between two; 0: at the last step only.
-        rows: at most so many rows (the first ones); null: all; 0: no validation.
+        rows: at most so many rows (the first ones); null: all; 0: no validation, and no rows to complete.
         samples: draws of (time, mask) per row.
         batch_size: rows at once.
         seed: of the draws: every validation sees the same.
@@ -140,8 +140,6 @@ class Validation:
         check_seed(self.seed)
         at_least(0, every=self.every, complete=self.complete, rows=self.rows or 0)
         at_least(1, samples=self.samples, batch_size=self.batch_size)
-        if self.complete and self.rows == 0:
-            raise ValueError(f"complete is {self.complete} and rows 0, so there are no rows to fill; leave complete out, or give rows")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def new_state(
     model: Any, machine: Machine, optimizer: Callable[[nn.Module], torch.optim.Optimizer], *, average: bool
 ) -> TrainState:
     """Step 0: the model as initialised, its average equal to it, an optimiser that has seen nothing."""
-    shapes = {name: torch.empty(tensor.shape, device="meta") for name, tensor in model.state_dict().items()}
+    shapes = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in model.state_dict().items()}
     copy = ema.averaged(model) if average else None
     called, wrapped = machine.setup(model, optimizer)
     if copy is not None:

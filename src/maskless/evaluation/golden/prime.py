@@ -100,7 +100,8 @@ def check_step(case: Case, model: PrimeTransformer, observed: bool) -> None:
     canvas = DigitCanvas.of_digits(digits, seen, code=model.code.to("cpu"), filter_observed=observed).to(case.device)
     t, dt = float(case.input("step/t")[0]), float(case.input("step/dt")[0])
     last = final_time(case, model, t - dt, observed)
-    steps = [Step(0, 2, t, t - dt, most=canvas.length), Step(1, 2, last, 0.0, most=canvas.length, rest=True)]
+    steps = [Step(0, 2, t, t - dt, most=canvas.length, level=(t,) * canvas.rows),
+             Step(1, 2, last, 0.0, most=canvas.length, rest=True, level=(last,) * canvas.rows)]
     noise = ReplayNoise({0: case.input("step/u_x0"), 1: case.input("final/u_x0")}, len(yt))
     laws = [_law(model, canvas, t, observed)]
     records = decode(model.predictor(), canvas, steps, order=DigitRace(case.input("step/u_reveal"), model.base), choice=Choice(), noise=noise)
