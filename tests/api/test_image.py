@@ -166,6 +166,8 @@ def test_files(tmp_path):
 def test_a_film_shows_every_step_and_what_is_not_known(tmp_path):
     model = opened()
     film = maskless.Film(model, enlarge=2)
+    with pytest.raises(ValueError, match="the film has no frames; give it to a call"):
+        film.save(tmp_path / "none.gif")
     images = model.generate(1, labels=0, steps=6, seed=1, watch=film)
     assert len(film.frames) == 6 and film.frames[0].shape == (8, 12, 1)
     grey = [int((frame == 96).all(-1).sum()) // 4 for frame in film.frames]
@@ -284,6 +286,8 @@ def test_labels_and_seeds_may_be_tensors():
 def test_a_name_with_a_comma_is_one_class():
     model = maskless.ImageModel(opened().model, maskless.ImageCodes(CODES.codec, CODES.grid, ("bag, leather", "shoe", "hat")), device="cpu")
     assert labels_of("bag, leather", 2, model) == ["bag, leather"] * 2 and labels_of("shoe,hat", 3, model) == ["shoe", "hat", "shoe"]
+    with pytest.raises(ValueError, match="names 3 classes for 2 images"):
+        labels_of("shoe,hat,shoe", 2, model)
 
 
 def test_ways_are_steps_without_guidance_and_strengths_at_one_number_of_steps():

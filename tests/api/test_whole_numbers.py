@@ -61,6 +61,8 @@ SENTENCES = {
     "text.generate(sampler='confidence')": NO_SAMPLER,
     "text.infill('a___b', lengths=2, sampler='confidence')": NO_SAMPLER,
     "image.generate(sampler='confidence')": NO_SAMPLER,
+    "maskless.load_tokenizer(5)": "name is 5; give a path or a name, such as bytes or gpt2",
+    "maskless.TextModel(text.model, 'bytes')": "tokenizer is 'bytes'; give a tokenizer, such as maskless.load_tokenizer(\"bytes\")",
     "maskless.load(None)": "source is None; give a folder, a file of weights, tiny, or organisation/name on the Hugging Face Hub",
     "maskless.load('tiny', dtype=torch.int8)": "dtype is torch.int8; give auto, float32, bfloat16, float16, float64",
     "maskless.load('tiny', dtype='float8')": "dtype is 'float8'; give auto, float32, bfloat16, float16, float64",
@@ -76,7 +78,8 @@ SENTENCES = {
     "image.generate(labels=0.7)": "label is 0.7; give a whole number",
     "image.generate(2, batch=1.5)": "batch is 1.5; give a whole number of images at once",
 }
-RIGHT = ("text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)",
+RIGHT = ("maskless.load('tiny', device=torch.device('cpu'))",
+         "text.generate(numpy.int64(2), seed=numpy.int64(3), length=8, steps=numpy.int32(2))", "image.generate(1, temperature=1, steps=2)",
          "image.generate(1, labels=numpy.int64(1), steps=2)", "maskless.load('tiny', dtype='float64').generate(length=6, steps=1)",
          "text.infill('a___b', lengths=2, n=numpy.int64(2), seed=numpy.arange(2), steps=1)", "text.logprob(('a', 'b'), given='___ ___')")
 

@@ -151,6 +151,12 @@ def test_prose_of_the_standard_library(tmp_path):
     assert not set(documents_of(Prose(), "train")) & set(documents_of(Prose(), "valid"))
 
 
+def test_a_store_that_is_built_parses_no_prose_again(tmp_path, monkeypatch):
+    built = open_data(Prose(), length=128, split="valid", cache=tmp_path)
+    monkeypatch.setattr("maskless.data.sources.standard_library_prose", lambda: pytest.fail("parsed again"))
+    assert open_data(Prose(), length=128, split="valid", cache=tmp_path).folder == built.folder
+
+
 def test_sequences_of_many_kinds(tmp_path):
     smiles = ["CCO", "ClCBr", "c1cc[nH]c1", "O=C=O"] * 3
     path = write(tmp_path / "smiles.txt.gz", "\n".join(smiles))
