@@ -38,7 +38,8 @@ class Way:
     guidance: float = 0.0
 
     def options(self) -> dict[str, Any]:
-        return {"order": self.order, "steps": self.steps, "plan": PLANS[self.order], "guidance": self.guidance, "confidence_noise": NOISE}
+        noise = {"confidence_noise": NOISE} if self.order == "confidence" else {}
+        return {"order": self.order, "steps": self.steps, "plan": PLANS[self.order], "guidance": self.guidance, **noise}
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,13 @@ def random_pair(side: int, *, width: int, layers: int, codes: int) -> dict[str, 
 
 def race(side: int, *, steps: int, batch: int, width: int = 256, layers: int = 12, codes: int = 1024, repeats: int = 3,
          device: str = "cpu", progress: Callable[[str], None] = lambda line: None) -> list[Timing]:
-    """Images a second of PGM and MaskGIT at equal depth, width, precision and steps, interleaved; MaskGIT's calls cost alike, so four are timed."""
+    """Images a second of PGM and MaskGIT at equal depth, width, precision and steps, interleaved; MaskGIT's calls cost alike, so four are timed.
+
+    Raises:
+        ValueError: more steps than cells.
+    """
+    if steps > side**2:
+        raise ValueError(f"steps {steps} are more than the {side**2} cells of a grid of {side}; give at most those")
     pair = random_pair(side, width=width, layers=layers, codes=codes)
     where = torch.device(device)
     timed, generate = {"pgm": None, "maskgit": min(4, steps)}, in_halton_order((side, side))

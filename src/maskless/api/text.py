@@ -120,7 +120,7 @@ class TextModel(LoadedModel):
             refresh: order-causal models: encode everything known afresh, as one bidirectional commit, every so many steps; 0 keeps the cache.
 
         Raises:
-            ValueError: if the prompt does not fit, an option is out of range, or options were given beside a sampler.
+            ValueError: if the prompt does not fit, an option is out of range, guidance has no prompt, or options were given beside a sampler.
 
         Example:
             >>> import maskless
@@ -141,6 +141,8 @@ class TextModel(LoadedModel):
             tokens[row, :len(ids)] = torch.tensor(ids, dtype=torch.int64)
         taken = torch.tensor([len(ids) for ids in rows])[:, None]
         chosen = self._chosen(sampler, options, sites - int(taken.min()), self._opening)
+        if chosen.guidance and longest == len(self._opening):
+            raise ValueError("guidance forgets the prompt, and there is none to be guided by; give a prompt, or leave guidance out")
         canvas = self._canvas(tokens, torch.arange(sites) < taken)
         if any(lent):
             self._begin_with_space(canvas, (torch.arange(sites) == taken) & torch.tensor(lent)[:, None])
