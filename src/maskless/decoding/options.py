@@ -134,7 +134,7 @@ class SamplerOptions:
             raise ValueError(f"gamma {self.gamma} is not a finite number of nats, or below 0; 0.1 is usual")
         for name, usual, order in (("confidence_noise", 4.5, "confidence"), ("gamma", 0.1, "entropy-bound")):
             if (value := getattr(self, name)) != usual and self.order != order:
-                raise ValueError(f"{name} is {value}, of order {order}, and the order is {self.order or 'random'}; choose that order, or leave it out")
+                raise ValueError(f"{name} is {value}, of order {order}, and the order is {self.order or 'random'}; choose it, or leave this out")
         if self.candidates and self.order not in SCORED:
             raise ValueError(f"candidates is {self.candidates}, and order {self.order or 'random'} scores no sites; "
                              f"choose order {', '.join(SCORED[:-1])} or {SCORED[-1]}, or leave candidates out")
