@@ -15,7 +15,7 @@ from maskless.api.image import ImageModel
 from maskless.api.image_files import Film
 from maskless.api.image_quality import batches_of, in_halton_order
 from maskless.data.image_sources import Digits
-from maskless.demo.run import TIMED, Say, Scale, Watch, affordable, begin, trained
+from maskless.demo.run import TIMED, Say, Scale, Watch, affordable, begin, quickly, trained
 from maskless.evaluation.features import ClassifierFeatures, classifier_features, extract, statistics_of
 from maskless.evaluation.image_metrics import Measurement, frechet_distance
 from maskless.evaluation.machine import versions
@@ -68,7 +68,7 @@ def demo_images(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str,
     distances = _distances(models, data, out, MEASURED.get(dataclasses.replace(scale, steps=None), 100), say)
     speeds = _speeds(models, scale, say)
     results = {
-        "where": versions(), "steps": steps, "command": f"maskless demo --images --steps {steps}",
+        "where": versions(), "steps": steps, "command": f"maskless demo --images{quickly(scale, QUICK)} --steps {steps}",
         "recipes": {name: recipe(name, steps, Path("digits.npz")) for name in NAMES},
         "parameters": {name: model.model.parameter_count() for name, model in models.items()},
         "bounds": {name: {key: bound[key] for key in ("bound", "standard_error")} for name, bound in bounds.items()},

@@ -70,6 +70,11 @@ def recipe(name: str, steps: int) -> dict[str, Any]:
     }
 
 
+def quickly(scale: Scale, quick: Scale) -> str:
+    """What a command says of its size."""
+    return " --quick" if dataclasses.replace(scale, steps=None) == quick else ""
+
+
 def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     """Run the demo into a new folder.
 
@@ -100,7 +105,8 @@ def demo(out: Path, scale: Scale, *, say: Say, watch: Watch) -> dict[str, Any]:
     # unit weights: PGM's loss is halved over all tokens, MDLM's counts the hidden half of them; twice either is nats per predicted token
     curves = {name: [(record["step"], 2 * record["loss"]) for record in run.metrics if "loss" in record] for name, run in runs.items()}
     results = {
-        "where": versions(), "steps": steps, "command": f"maskless demo --steps {steps}", "recipes": {name: recipe(name, steps) for name in NAMES},
+        "where": versions(), "steps": steps, "command": f"maskless demo{quickly(scale, QUICK)} --steps {steps}",
+        "recipes": {name: recipe(name, steps) for name in NAMES},
         "parameters": {name: model.model.parameter_count() for name, model in models.items()},
         "bounds": {name: {key: bound[key] for key in ("bound", "standard_error", "perplexity")} for name, bound in bounds.items()},
         "samples": samples, **({} if pretrained is None else {"pretrained": pretrained}),
