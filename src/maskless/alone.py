@@ -1,33 +1,49 @@
-"""One process writes into a folder at a time."""
-
+"""One process at work in a place at a time (POSIX; elsewhere nobody is refused)."""
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:                                                 # Windows
+    fcntl = None
+
+LOCK = "lock"  # the usual name of such a file
 
 
 @contextmanager
-def alone(folder: Path, busy: str) -> Iterator[None]:
-    """Hold an existing folder until the process leaves or ends, however it ends. Windows, and some network disks, know no such lock: there
-    nothing is held.
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file in an existing folder until this process is done or dies. A file that a dead process left is no obstacle.
 
     Raises:
-        ValueError: another one holds it; `busy` is the sentence.
+        ValueError: another process holds it; `busy` is the sentence.
     """
-    if os.name == "nt":
+    if fcntl is None:
         yield
         return
-    import fcntl
+    with open(lock, "ab") as file:
+        if not _taken(file, lock):
+            raise ValueError(busy)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
-    handle = os.open(folder, os.O_RDONLY)
+
+def _taken(file: Any, path: Path) -> bool:
+    """Whether a lock file could be had, and is still the one at `path`: it may have been given back and removed since it was opened."""
+    assert fcntl is not None
     try:
-        with suppress(OSError):  # of disks without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(busy) from None
-        yield
-    finally:
-        os.close(handle)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:                                                 # a file system without locks: nobody is refused
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -185,7 +185,7 @@ def test_settings_of_any_form(name, tmp_path, small, call):
 
 def test_one_conversion_at_a_time(tmp_path, small, call):
     (tmp_path / "m.tmp").mkdir()
-    with alone(tmp_path / "m.tmp", ""):
+    with alone(tmp_path / "m.tmp.lock", ""):
         ended = call("convert", small, tmp_path / "m")
     assert ended.code == 2 and "another process writes into" in ended.err and (tmp_path / "m.tmp").is_dir()
     assert call("convert", small, tmp_path / "m").code == 0

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from maskless.alone import LOCK
 from maskless.data.codec import PixelCodec
 from maskless.data.image_sources import ImageArrays, ImageFolder
 from maskless.data.images import ImageCodes
 from maskless.data.loader import Loader
-from maskless.data.shards import LOCK, Encoded, Encoding, Shards, encode_images
+from maskless.data.shards import Encoded, Encoding, Shards, encode_images
 from maskless.data.sources import open_data, tokenizer_of
 from tests.data.test_pictures import content
 from tests.surface.conftest import call  # noqa: F401  (a fixture)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from maskless.alone import alone
+from maskless.alone import LOCK, alone
 from maskless.places import latest
 from maskless.training import evaluate, records, run
 from maskless.training.distill import distill
@@ -50,7 +50,7 @@ def test_the_tokenizer_of_a_start_is_compared_before_rows_are_made(tmp_path, mon
 def test_a_folder_is_one_process_s_alone(tmp_path):
     made = train(recipe(tmp_path), "training.steps=1", out=tmp_path / "run")
     files = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
-    with alone(made.folder, ""), pytest.raises(ValueError, match=r"another process trains in .*run; stop it"):
+    with alone(made.folder / LOCK, ""), pytest.raises(ValueError, match=r"another process trains in .*run; stop it"):
         train(made.folder, "training.steps=2", out=made.folder, resume=True)
     assert files == {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
     assert train(made.folder, "training.steps=2", out=made.folder, resume=True).state.step == 2

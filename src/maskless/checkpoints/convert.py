@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.alone import alone
+from maskless.alone import LOCK, alone
 from maskless.checkpoints.native import (
     check_vocabulary,
     described,
@@ -143,8 +143,8 @@ def with_folder(dest: Path, write: Any) -> None:
         raise ValueError(f"{partial} is in the way and was not left by a conversion; move it, or choose another folder")
     first = next((parent for parent in reversed(partial.parents) if not parent.exists()), partial)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with alone(partial, f"another process writes into {dest}; wait for it, or choose another folder"):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with alone(partial.with_name(f"{partial.name}.{LOCK}"), f"another process writes into {dest}; wait for it, or choose another folder"):
             _fill(partial, dest, write, first)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -152,10 +152,10 @@ def with_folder(dest: Path, write: Any) -> None:
 
 
 def _fill(partial: Path, dest: Path, write: Any, first: Path) -> None:
-    """Into an empty folder; `first` is what goes if that fails."""
+    """Into a new folder; `first` is what goes if that fails."""
     try:
-        for left in partial.iterdir():
-            left.unlink()
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         write(partial)
         flush(partial)
         os.rename(partial, dest)

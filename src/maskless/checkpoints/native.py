@@ -406,12 +406,12 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Tensor], w
                 f"{where}: {name} has shape {tuple(weights[name].shape)}, the model wants "
                 f"{tuple(wanted.shape)}; {remedy}"
             )
-        check_kind(f"{where}: {name}", weights[name], wanted)
+        check_real(f"{where}: {name}", weights[name], wanted)
     if surplus := sorted(set(weights) - set(shapes)):
         raise ValueError(f"{where} holds the tensor {surplus[0]}, which the model does not have; {remedy}")
 
 
-def check_kind(who: str, tensor: Tensor, wanted: Tensor) -> None:
+def check_real(who: str, tensor: Tensor, wanted: Tensor) -> None:
     """Raise ValueError for whole numbers in place of real ones."""
     if wanted.is_floating_point() and not tensor.is_floating_point():
         raise ValueError(f"{who} holds whole numbers ({str(tensor.dtype).removeprefix('torch.')}), the model wants real ones: the file is damaged")

@@ -48,8 +48,7 @@ def image_statistics(
     images = source_called(source, split)
     if split == "valid" and not images.divided:
         raise ValueError(f"split is valid, and {source} has no part for validation; leave it out")
-    if not (Path(source).exists() or source == "digits" or source.startswith("hub:")):
-        raise ValueError(f"there is no file or folder {source}; correct the path, or name a data set: digits, hub:NAME")
+    images.identity()                                               # says what is not there, before features are fetched
     network = extractor(features, choose_device(device))
     side = size or network.side or 256
     network.check(network.channels, side, side)

@@ -18,10 +18,8 @@ N  images        h, w  cells        L  h x w
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -32,6 +30,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from maskless.alone import LOCK, alone
 from maskless.data.batch import Batch
 from maskless.data.definition import canonical, read_json, write_json
 from maskless.data.files import fingerprint
@@ -44,13 +43,7 @@ from maskless.data.source import Source, Split
 from maskless.data.store import Store, build_store
 from maskless.noise import uniform
 
-try:
-    import fcntl
-except ImportError:                                                 # Windows: nobody is refused
-    fcntl = None
-
 FORMAT = 1
-LOCK = "lock"
 HELD = 0x48454C44  # the purpose word of the choice of held-out rows
 
 
@@ -120,7 +113,8 @@ def encode_images(encoding: Encoding, folder: Path | str, progress: Callable[[in
             differ = _differing(folder / "plan.json", plan)
             _refuse(folder, [] if differ == ["source"] and _unchanged(encoding, folder) else differ)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        busy = f"another process encodes images into {folder}: wait until it is done, or choose a new folder"
+        with alone(folder / LOCK, busy):
             if not (folder / "manifest.json").is_file():            # nobody has finished it in this moment
                 _encode(encoding, folder, plan, progress)
     _refuse(folder, _differing(folder / "manifest.json", plan))
@@ -138,41 +132,6 @@ def _encode(encoding: Encoding, folder: Path, plan: dict[str, Any], progress: Ca
         raise ValueError("the source has no images: there is nothing to encode")
     write_json(folder / "manifest.json", {**plan, "images": images, "shards": -(-images // encoding.shard)})
     (folder / "plan.json").unlink()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The folder for this process alone, until it is done or dies (POSIX).
-
-    Raises:
-        ValueError: another process has it.
-    """
-    if fcntl is None:
-        yield
-        return
-    path = folder / LOCK
-    with open(path, "ab") as file:
-        if not _taken(file, path):
-            raise ValueError(f"another process encodes images into {folder}: wait until it is done, or choose a new folder")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _taken(file: Any, path: Path) -> bool:
-    """Whether a lock file could be had, and is still the one at `path`: it may have been given back and removed since it was opened."""
-    assert fcntl is not None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:                                                 # a file system without locks: nobody is refused
-        return True
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _write_shards(encoding: Encoding, folder: Path, progress: Callable[[int], None]) -> int:

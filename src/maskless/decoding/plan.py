@@ -171,19 +171,21 @@ class Ancestral:
         at_least_one(1 if self.steps is None else self.steps)
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
-        own = own_steps(self.steps, self.most, _open_counts(canvas, self.window))
+        sites = _open_counts(canvas, self.window)
+        own = own_steps(self.steps, self.most, sites)
         hidden = {steps: [1 - self.alpha(t) for t in times_of(steps)] for steps in set(own)}
         unknown = {steps: torch.tensor([h / each[0] for h in each[1:-1]], dtype=torch.float64) for steps, each in hidden.items()}
         longest = max(own, default=1)                               # unknown: P(of a site, after each step but the last)
         levels = [[hidden[steps][min(i, steps)] for steps in own] for i in range(longest)]
-        return _drawn(canvas, noise, [unknown[steps] for steps in own], longest, self.window, levels)
+        return _drawn(sites, noise, [unknown[steps] for steps in own], longest, self.window, levels)
 
 
-def _drawn(canvas: Canvas, noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None,
+def _drawn(sites: Sequence[int], noise: Noise, unknown: Sequence[Tensor], steps: int, window: tuple[int, int] | None = None,
            levels: Sequence[Sequence[float]] | None = None) -> list[Step]:
-    """Steps whose counts are drawn: a site of row b is still unknown after step i with probability unknown[b][i], which never rises with i."""
+    """Steps whose counts are drawn: one of the `sites[b]` open sites of row b is still unknown after step i with probability unknown[b][i], which
+    never rises with i."""
     table = []
-    for row, n in enumerate(_open_counts(canvas, window)):
+    for row, n in enumerate(sites):
         u = noise.on_host(row, PLAN, n, first=window[0] if window else 0).to(torch.float64)    # every block has numbers of its own
         step = (u[:, None] < unknown[row].to(u)).sum(1)
         table.append(torch.bincount(step, minlength=steps)[:steps].tolist())
@@ -207,7 +209,7 @@ class Stretch:
 
     def __call__(self, canvas: Canvas, noise: Noise) -> list[Step]:
         unknown = (1 - torch.tensor(self.reveal, dtype=torch.float64).view(len(self.reveal), canvas.rows)).cumprod(0)
-        return _drawn(canvas, noise, list(unknown.T), len(self.reveal)) if self.reveal else []
+        return _drawn(_open_counts(canvas, None), noise, list(unknown.T), len(self.reveal)) if self.reveal else []
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from maskless import config as configuration
-from maskless.alone import alone
+from maskless.alone import LOCK, alone
 from maskless.checkpoints.native import check_weights, described, load_checkpoint, resolve
 from maskless.data.codec import find_codec
 from maskless.data.images import ImageCodes
@@ -200,7 +200,7 @@ class Work:
             if machine.main:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 busy = f"another process trains in {self.folder}; stop it before you resume the run, or choose another folder with --out"
-                stack.enter_context(alone(self.folder, busy))
+                stack.enter_context(alone(self.folder / LOCK, busy))
             if found is None or state.step < training.steps:
                 self.open_folder()
             journal = Journal(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskless.checkpoints.native import check_kind
+from maskless.checkpoints.native import check_real
 from maskless.checkpoints.reference.facts import Facts, flag, real, whole, words
 from maskless.checkpoints.reference.names import (
     BUFFER,
@@ -193,4 +193,4 @@ def check_shapes(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
     for name, value in wanted.items():
         if named[name].shape != value.shape:
             raise ValueError(f"{name} has shape {tuple(named[name].shape)}, the model needs {tuple(value.shape)}")
-        check_kind(name, named[name], value)
+        check_real(name, named[name], value)
