@@ -105,6 +105,32 @@ def test_texts_are_the_same_alone_where_steps_are_left_out(name):
         assert [text.tokens for text in filled] == [model.infill(text, seed=n, **way).tokens for text, n in zip(texts, (1, 2, 3))], way
 
 
+@pytest.mark.parametrize("way", [{"order": "confidence", "candidates": 4, "steps": 5}, {"order": "margin", "candidates": 2, "steps": 3},
+                                 {"order": "confidence", "candidates": 3}, {"order": "entropy-bound", "block": 6, "steps": 9},
+                                 {"order": "entropy-bound", "block": 6, "steps": 3}], ids=str)
+@pytest.mark.parametrize("name", ["partition", "causal_partition"])
+def test_a_row_scores_candidates_and_counts_steps_by_itself(name, way):
+    model, texts = double(name), ["It ___{2} was ___{4} now", "The old ___{20} in it ___{9}.", "___{1}"]
+    filled = model.infill(texts, seed=[1, 2, 3], **way)
+    assert [text.tokens for text in filled] == [model.infill(text, seed=n, **way).tokens for text, n in zip(texts, (1, 2, 3))]
+
+
+@pytest.mark.parametrize("name", ["masked", "partition", "causal_partition"])
+def test_texts_follow_the_weights(name):
+    """The network that samples is made once, with modulations folded away, and anew after the weights have changed."""
+    model, other = opened(name), opened(name)
+    before, same = model.generate(length=24, steps=6)[0].tokens, model.network
+    model.generate(length=24, steps=6)
+    assert model.network is same
+    with torch.no_grad():
+        for mine, theirs in zip(model.model.parameters(), other.model.parameters()):
+            theirs.copy_(mine.add_(torch.randn_like(mine), alpha=0.3))
+    after = model.generate(length=24, steps=6)[0].tokens
+    assert after != before and after == other.generate(length=24, steps=6)[0].tokens
+    model.model.load_state_dict(opened(name).model.state_dict())
+    assert model.generate(length=24, steps=6)[0].tokens == before
+
+
 def test_an_order_causal_model_reencodes_and_speculates_where_asked():
     model = opened("causal_partition")
     ways = {"steps": 8}, {"steps": 8, "refresh": 1}, {"draft": 3}

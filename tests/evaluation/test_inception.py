@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from maskless.data.pictures import in_unit_range
 from maskless.evaluation.features import Features, InceptionFeatures, extract, inception_features
 from maskless.evaluation.image_transform import (
     BICUBIC_TRUNCATED,
@@ -183,3 +184,11 @@ def test_the_cache_folder_is_used(file, tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / FILE).symlink_to(file)
     assert inception_features(fetch=False).name == f"inception-v3-compat {hashlib.sha256(file.read_bytes()).hexdigest()[:8]}"
+
+
+def test_adm_sees_the_bytes_of_an_image():
+    """Bytes become floats in [-1, 1] on the way; float32 brings 63 of 256 back a little below themselves, where truncation takes one away."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    flat = in_unit_range(levels[:, None, None, None].expand(-1, 3, 8, 8))
+    seen = PROTOCOLS["adm"].transform(flat)
+    assert torch.equal(seen[:, 0, 150, 150], levels.float())

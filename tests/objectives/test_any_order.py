@@ -173,6 +173,11 @@ def test_the_dial_turns_through_its_modes_and_never_takes_the_whole_row():
     assert not dial.valid and list(Dial(p_two_group=0.0).reported(8)) == ["bound"]
 
 
+def test_a_dial_refuses_what_its_batches_would_before_the_first():
+    with pytest.raises(ValueError, match="left_to_right is 1.5"):
+        Dial(left_to_right=1.5, p_two_group=1.0)
+
+
 def test_every_rank_and_micro_batch_takes_the_same_mode():
     whole = draws(0, 5, torch.arange(8), 8, 4)
     part = draws(0, 5, torch.arange(4, 8), 8, 4)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from maskless.models.captured import Captured, fits, recorder
 Dtype = torch.dtype | Literal["auto", "float32", "bfloat16", "float16", "float64"]
 GivenSampler = Sampler | Speculative | SamplerOptions | None
 Seeds = int | Sequence[int] | np.ndarray | Tensor                   # of a whole call, or of every row
+Weights = tuple[tuple[int, torch.dtype, int], ...]                  # where each lies, its dtype, how often it was written in place
 
 
 class LoadedModel:
@@ -53,6 +55,7 @@ class LoadedModel:
         self._recorders, self._packed = recorder(compile, self.device), compile != "inductor"
         self._network: Denoiser | None = None
         self._captured: Captured | None = None
+        self._weights: Weights | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -61,8 +64,13 @@ class LoadedModel:
 
     @property
     def network(self) -> Denoiser:
-        """The network that samples: modulation folded away where it is constant, in `dtype`, packed where that pays."""
-        if self._network is None:
+        """The network that samples: modulation folded away where it is constant, in `dtype`, packed where that pays.
+
+        It is made anew after the weights of `model` have changed.
+        """
+        weights = weights_of(self.model)
+        if self._network is None or weights != self._weights:
+            self._weights = weights
             self._network = for_sampling(self.model, self.dtype, packed=self._packed)
             self._captured = Captured(self._network, self._recorders) if self._recorders and fits(self._network) else None
         return self._network
@@ -168,3 +176,8 @@ def seeds_of(seed: Seeds, rows: int, each: int = 1) -> list[int]:
     if len(given) != rows:
         raise ValueError(f"{len(given)} seeds were given for {rows} rows; give one for each, or one number for all")
     return [noise for one in given for noise in Noise.of(int(one), each).host.tolist()]
+
+
+def weights_of(model: torch.nn.Module) -> Weights:
+    """What tells whether the weights of a model are still those seen before; changes through `.data` and in inference mode are not seen."""
+    return tuple((w.data_ptr(), w.dtype, 0 if w.is_inference() else w._version) for w in chain(model.parameters(), model.buffers()))

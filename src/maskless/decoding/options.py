@@ -275,7 +275,10 @@ class SamplerOptions:
             inside = partial(_ancestral, own, self)
         else:
             inside = partial(_scheduled, own, ENDS[self.plan], None if left_to_right else MOST)
-        return Blockwise(self.block, inside, None if self.steps else min(MOST, self.block)) if self.block else inside(None)
+        if not self.block:
+            return inside(None)
+        room = min(self.steps or MOST, self.block) if order.adaptive or not self.steps else None
+        return Blockwise(self.block, inside, room)
 
 
 def _adaptive(steps: int, window: tuple[int, int] | None) -> Plan:

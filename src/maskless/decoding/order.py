@@ -189,9 +189,15 @@ class Scoring:
         start, stop = step.window or (0, canvas.length)
         most = stop - start if step.window else canvas.length - canvas.fewest
         width = min(most, max(self.order.candidates, self._needed(step, most))) if self.order.candidates else most
-        rank = self.noise.at(ORDER, 0, _positions(canvas))[:, start:stop] if width < most else None
+        rank = self.noise.at(ORDER, 0, _positions(canvas))[:, start:stop] if self.order.candidates else None
         inside = Sites.of(canvas.unknown[:, start:stop], width, rank)
-        return Sites(inside.index + start, inside.valid)
+        return Sites(inside.index + start, inside.valid & self._own(step, inside.valid))
+
+    def _own(self, step: Step, valid: Bool[Tensor, "B Q"]) -> Tensor:
+        """The candidates of each row by itself: as many as it reveals, where that is more, whatever its neighbours reveal."""
+        if not self.order.candidates or step.n is None:
+            return valid
+        return torch.arange(valid.shape[1], device=valid.device) < step.n.clamp(min=self.order.candidates)[:, None]
 
     def _needed(self, step: Step, most: int) -> int:
         """Sites that a step must look at to reveal as many as it should."""

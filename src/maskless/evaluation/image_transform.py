@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 SIDE = 299
+BYTE_ERROR = 1e-3                                                   # float32 takes a byte to [-1, 1] and back to a little below itself
 
 
 def to_255(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -80,7 +81,7 @@ def _resize_then_truncate(images: Tensor) -> Tensor:
 
 
 def _truncate_then_resize(images: Tensor) -> Tensor:
-    return bilinear(truncated(to_255(images)).float(), SIDE, SIDE)
+    return bilinear(truncated(to_255(images) + BYTE_ERROR).float(), SIDE, SIDE)
 
 
 BICUBIC_TRUNCATED = Transform("PIL bicubic 299, truncated", _resize_then_truncate)

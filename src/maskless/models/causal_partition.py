@@ -312,7 +312,8 @@ class CachedPredictor:
         if where.start is not None and where.span == where.end and (width == 1 or one_commit or (not token and canvas.commits == self.commits + 1)):
             return everywhere
         if token:
-            return Masked((entry <= (place if where.start is None else place[:1])[..., None])[:, None], blind=False)
+            alike = len({*self.passed, *self.reached}) == 1
+            return Masked((entry <= (place[:1] if alike else place)[..., None])[:, None], blind=False)
         known = entry < self.ahead + canvas.count[:, None]
         if one_commit:
             return Masked(known[:, None, None])

@@ -133,6 +133,7 @@ class Dial(Single):
             raise ValueError(f"largest is {self.largest}; give the largest commit, or 0 for an eighth of the row")
         if not 0 <= self.p_two_group <= 1:
             raise ValueError(f"p_two_group is {self.p_two_group}; a share of batches lies in [0, 1]")
+        AnyOrder(1, self.left_to_right, self.anchor)                # refuses what its batches would
 
     def check_length(self, length: int, where: str = "") -> None:
         """Raise ValueError where the largest commit is the whole row; `where` is what a reader of the error knows this objective by."""

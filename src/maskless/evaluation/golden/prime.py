@@ -103,7 +103,7 @@ def check_step(case: Case, model: PrimeTransformer, observed: bool) -> None:
     steps = [Step(0, 2, t, t - dt, most=canvas.length, level=(t,) * canvas.rows),
              Step(1, 2, last, 0.0, most=canvas.length, rest=True, level=(last,) * canvas.rows)]
     noise = ReplayNoise({0: case.input("step/u_x0"), 1: case.input("final/u_x0")}, len(yt))
-    laws = [_law(model, canvas, t, observed)]
+    laws = [_law(model, canvas.tokens, canvas.known, t, observed)]
     records = decode(model.predictor(), canvas, steps, order=DigitRace(case.input("step/u_reveal"), model.base), choice=Choice(), noise=noise)
     for number, name in enumerate(("step", "final")):
         case.expect(f"{name}/p_x0", laws[-1])
@@ -111,7 +111,7 @@ def check_step(case: Case, model: PrimeTransformer, observed: bool) -> None:
         next(records, None)
         states = torch.where(canvas.known, canvas.tokens, model.base)
         case.expect("step/ys" if number == 0 else "final/y", states)
-        laws.append(_law(model, canvas, last, observed))
+        laws.append(_law(model, canvas.tokens, canvas.known, last, observed))
     case.expect("final/x", model.code.number_of(canvas.tokens.unflatten(1, (-1, model.per_site))))
     check(canvas)
 
@@ -120,18 +120,15 @@ def final_time(case: Case, model: PrimeTransformer, after: float, observed: bool
     """What the last fill told a time-conditioned model: the time after the step, or the end of the sampler's grid; the one nearer to the file."""
     if not model.config.time_conditioned or not case.has("final/p_x0"):
         return after
-    states = case.tensors["step/ys"]
-    digits, seen = (x.unflatten(1, (-1, model.per_site)) for x in (states, states != model.base))
-    canvas = DigitCanvas.of_digits(digits, seen, code=model.code.to("cpu"), filter_observed=observed).to(case.device)
+    states = case.tensors["step/ys"].to(case.device)               # unfiltered, it may hold digits that no class has
     wanted = case.tensors["final/p_x0"].to(case.device)
-    return min((after, GRID_END), key=lambda time: float((_law(model, canvas, time, observed) - wanted).abs().max()))
+    return min((after, GRID_END), key=lambda time: float((_law(model, states, states != model.base, time, observed) - wanted).abs().max()))
 
 
-def _law(model: PrimeTransformer, canvas: DigitCanvas, t: float, observed: bool) -> Tensor:
-    """(B, L, V) probabilities of every site, known or not."""
-    times = torch.full((canvas.rows,), t, device=canvas.count.device)
-    states = model.hidden_of_digits(canvas.tokens, canvas.known, t=times)
-    digits, seen = (x.unflatten(1, (-1, model.per_site)).flatten(0, 1) for x in (canvas.tokens, canvas.known))
+def _law(model: PrimeTransformer, digits: Tensor, known: Tensor, t: float, observed: bool) -> Tensor:
+    """(B, L, V) probabilities of every site, known or not, given digits (B, L l)."""
+    states = model.hidden_of_digits(digits, known, t=torch.full((len(digits),), t, device=digits.device))
+    digits, seen = (x.unflatten(1, (-1, model.per_site)).flatten(0, 1) for x in (digits, known))
     logits = model.head(states).flatten(0, 1).float()
     law = filtered(model.code, logits, digits, seen) if observed else logits
     return law.softmax(-1).view(*states.shape[:2], -1)
