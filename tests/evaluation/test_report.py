@@ -349,5 +349,5 @@ def test_nothing_but_a_report_is_written_over(folder):
         write(found, folder / "mine")
     assert (folder / "mine.html").read_text() == "<p>mine</p>" and not (folder / "mine.md").exists()
     write(found, folder / "ours")
-    write(found, folder / "ours", "Another title")
+    assert write(found, folder / "ours.html", "Another title") == [folder / "ours.html", folder / "ours.md"]
     assert "Another title" in (folder / "ours.html").read_text()

@@ -174,7 +174,7 @@ def test_the_dial_turns_through_its_modes_and_never_takes_the_whole_row():
 
 
 def test_a_dial_refuses_what_its_batches_would_before_the_first():
-    with pytest.raises(ValueError, match="left_to_right is 1.5"):
+    with pytest.raises(ValueError, match=r"left_to_right is 1\.5"):
         Dial(left_to_right=1.5, p_two_group=1.0)
 
 

@@ -13,7 +13,8 @@ HEAD = 1000                                                         # bytes in w
 
 def check(path: Path) -> list[Path]:
     """The files of a report. Raises ValueError if one of them exists and is something else, or the folder cannot hold them."""
-    files = [path.with_name(f"{path.name}.html"), path.with_name(f"{path.name}.md")]
+    name = path.stem if path.suffix in (".html", ".md") else path.name
+    files = [path.with_name(f"{name}.html"), path.with_name(f"{name}.md")]
     for file in files:
         if file.is_dir() or (file.exists() and MADE.encode() not in file.read_bytes()[:HEAD]):
             raise ValueError(f"{file} exists and is no report; give another name with --out")
@@ -24,7 +25,7 @@ def check(path: Path) -> list[Path]:
 
 
 def write(found: Gathered, path: Path, name: str = "Results") -> list[Path]:
-    """Write PATH.html and PATH.md, over an older report if there is one.
+    """Write PATH.html and PATH.md (PATH may end in one of the two), over an older report if there is one.
 
     Raises:
         ValueError: a file of this name is something else.
