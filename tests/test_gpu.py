@@ -108,6 +108,7 @@ def test_the_autoregressive_cache_never_waits():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.filterwarnings("default")                              # it may choose FlexAttention: torch.compile warns
 def test_a_recipe_trains_in_bfloat16(tmp_path):
     import maskless
 

@@ -238,6 +238,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
     pytest.param("flex", torch.bfloat16, 3e-2, marks=GPU),
     pytest.param("flex", torch.float32, 1e-3, marks=GPU),
 ])
+@pytest.mark.filterwarnings("default")                              # torch.compile looks at the gradients of what has none, and says so
 def test_gradients_on_a_gpu(way, dtype, tolerance, ragged, causal):
     for length in (64, 300):
         known, present = groups(1, length=length, ragged=ragged)

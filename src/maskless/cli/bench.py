@@ -58,12 +58,16 @@ def training(preset: PresetName = "cpu-small",
              models: Annotated[str, typer.Option(help="Comma-separated: mdlm, pgm, any-order, ar, or pgm- and a way of attending.")] = "mdlm,pgm",
              batch: Batch = None, length: Length = None, dtype: Dtype = None, repeats: Repeats = 5, device: Device = "auto", out: Out = None) -> None:
     """Time of a training step, beside MDLM of equal depth, at several lengths with equal sites a batch."""
+    from dataclasses import replace
+
     from maskless.evaluation.bench import report
     from maskless.evaluation.bench.training import run
 
     _refuse_best(batch, "training compares times at one batch")
     chosen, where = _chosen(preset, batch, length, None, dtype, False), _device(device)
     lengths = _numbers(length, "length", 2) or list(chosen.training)
+    if batch is None and chosen.training_batch:
+        chosen = replace(chosen, setting=replace(chosen.setting, batch=chosen.training_batch))
     rows = run(chosen.setting, lengths, _words(models), where, repeats=repeats or 5, progress=_progress)
     _head(chosen.setting, where)
     report.print_training(rows)

@@ -34,10 +34,15 @@ def attention(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Floa
               mask: Mask = None, is_causal: bool = False) -> Float[Tensor, "B h N d"]:
     """softmax(q k^T / sqrt(d)) v: by torch's fused attention, or by products where that is faster (docs/performance.md)."""
     if not _products_pay(q, k, v):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        return fused(q, k, v, attn_mask=mask, is_causal=is_causal)
     if is_causal:
         mask = upto(q, k)
     return by_products(q, k, v, bias(mask, q, v.dtype))
+
+
+def fused(q: Float[Tensor, "#B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"], **how: Any) -> Float[Tensor, "B h N d"]:
+    """torch's fused attention; queries that all rows share are laid out for each, since it would make all scores for them otherwise."""
+    return F.scaled_dot_product_attention(q.expand(len(k), -1, -1, -1), k, v, **how)
 
 
 def upto(q: Tensor, k: Tensor) -> Bool[Tensor, "1 1 N M"]:
@@ -145,7 +150,7 @@ class Masked:
         if _products_pay(q, k, v):
             mixed = by_products(q, k, v, self.bias(q, v.dtype))
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+            mixed = fused(q, k, v, attn_mask=self.mask)
         return merge(mixed if self.unseeing is None else mixed.masked_fill(self.unseeing, 0.0))
 
     def bias(self, q: Tensor, dtype: torch.dtype) -> Bias:

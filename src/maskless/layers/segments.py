@@ -98,10 +98,11 @@ class Flex:
         of_query, of_key = segment_at(queries, length), segment_at(keys, length)
         same = lambda row, head, query, key: of_query[row, query] == of_key[row, key]       # traced: plain functions, nothing checked inside
         upto = lambda row, head, query, key: same(row, head, query, key) & (query >= key)
-        self.mask = _block_mask(of_query, of_key, causal, upto if causal else same)
+        self.mask, self.causal = _block_mask(of_query, of_key, causal, upto if causal else same), causal
 
     def __call__(self, q: Float[Tensor, "B h N d"], k: Float[Tensor, "B h M d"], v: Float[Tensor, "B h M d"]) -> Float[Tensor, "B N D"]:
-        return merge(_flex(q.device.type)(q.to(v.dtype), k.to(v.dtype), v, block_mask=self.mask))
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return merge(_flex(q, k, v, self.causal)(q, k, v, block_mask=self.mask))
 
 
 def _block_mask(of_query: Int[Tensor, "B N"], of_key: Int[Tensor, "B M"], causal: bool, sees: Callable[..., Tensor]) -> Any:
@@ -123,9 +124,24 @@ def _block_mask(of_query: Int[Tensor, "B N"], of_key: Int[Tensor, "B M"], causal
                                     seq_lengths=(of_query.shape[1], of_key.shape[1]))
 
 
-@cache
-def _flex(device: str) -> Callable[..., Tensor]:
+def _flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Callable[..., Tensor]:
     """FlexAttention, compiled; on a CPU as it is (forward only, and it makes all scores: for tests)."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=False)  # type: ignore[return-value]
+    if q.device.type == "cpu":
+        return flex_attention  # type: ignore[return-value]
+    kinds = tuple((x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in (q, k, v))
+    return _compiled(kinds, causal, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+
+
+@cache
+def _compiled(*kind: Any) -> Callable[..., Tensor]:
+    """FlexAttention for one kind of call, compiled from a code object of its own: after eight compilations of one, torch runs it unfused."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def own(q: Any, k: Any, v: Any, block_mask: Any) -> Any:
+        return flex_attention(q, k, v, block_mask=block_mask)
+
+    own.__code__ = own.__code__.replace()
+    own.__annotations__ = {}
+    return torch.compile(own, dynamic=False)

@@ -85,7 +85,7 @@ class Graph(Rerun):
                 compute(*self.inputs)                                                           # kernels are chosen, workspaces made
             here.wait_stream(beside)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=pool, stream=beside):
+            with torch.cuda.stream(here), torch.cuda.graph(self.graph, pool=pool, stream=beside):   # a failed capture does not go back by itself
                 self.output = compute(*self.inputs)
             self.check(compute, turned(inputs))
 

@@ -117,7 +117,8 @@ class Generation:
 def _sampling(session: Session, settings: Speed, length: int, batch: int, protocol: str) -> Result:
     opened = session.subject.opened
     generation, steps = Generation(session, settings, batch, length), options_of(session, settings.sampler)["steps"]
-    contender = Contender(session.title, opened.network, generation, batch, length, steps or length)
+    network = opened.network
+    contender = Contender(session.title, opened._captured or network, generation, batch, length, steps or length)
     extra = max(settings.warmups - 1, 0)                            # `race_them` warms up once itself
     with torch.inference_mode():
         found = race_them([contender], device=opened.device, repeats=settings.repeats + extra, progress=session.say)[0]

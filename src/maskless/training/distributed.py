@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -163,13 +164,16 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
+PATIENCE = timedelta(days=7)                                        # processes wait while the first prepares data, which may take hours
+
+
 def _strategy(world: int, sharded: bool) -> Any:
     if world == 1:
         return "auto"
     if not sharded:
-        return DDPStrategy(gradient_as_bucket_view=True)
+        return DDPStrategy(gradient_as_bucket_view=True, timeout=PATIENCE)
     return ModelParallelStrategy(
-        lambda module, mesh: shard(module, mesh), data_parallel_size=world, tensor_parallel_size=1
+        lambda module, mesh: shard(module, mesh), data_parallel_size=world, tensor_parallel_size=1, timeout=PATIENCE
     )
 
 
@@ -178,7 +182,8 @@ def shard(model: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = mesh["data_parallel"]
-    blocks: list[Any] = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
+    blocks: list[Any] = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module
+                         if not isinstance(block, nn.ModuleList)]
     for block in blocks:
         fully_shard(block, mesh=mesh)
         if hasattr(block, "keys_values"):  # a cross-attention block is entered twice
@@ -261,11 +266,15 @@ def attention_kernels() -> list[str]:
 
 @contextmanager
 def numerics(*, threads: int | None, attention: list[str] | None, deterministic: bool):
-    """What decides the last bits: thread count, attention kernels, deterministic algorithms. Put back afterwards."""
-    before = torch.get_num_threads(), attention_kernels(), torch.are_deterministic_algorithms_enabled()
+    """What decides the last bits: thread count, attention kernels, deterministic algorithms. Put back afterwards.
+
+    What has no deterministic form warns: cumulative sums on CUDA, which draws are made with.
+    """
+    strict = torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), attention_kernels(), strict, torch.is_deterministic_algorithms_warn_only_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    _set_numerics(threads or before[0], attention or before[1], deterministic or before[2])
+    _set_numerics(threads or before[0], attention or before[1], deterministic or strict, before[3] if strict else deterministic)
     try:
         cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=cuda):
@@ -274,9 +283,9 @@ def numerics(*, threads: int | None, attention: list[str] | None, deterministic:
         _set_numerics(*before)
 
 
-def _set_numerics(threads: int, attention: list[str], deterministic: bool) -> None:
+def _set_numerics(threads: int, attention: list[str], deterministic: bool, warn_only: bool) -> None:
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     for name in ATTENTION:
         getattr(torch.backends.cuda, f"enable_{name}_sdp")(name in attention)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -53,6 +53,7 @@ class Preset:
         minutes: no repetition, and no point of the curves, is begun after that time.
         sizes, scaling: tokens a call, and lengths, of `bench scaling`.
         training: lengths of `bench training`.
+        training_batch: its rows at the setting's length; None: the setting's batch.
     """
 
     setting: Setting
@@ -64,6 +65,7 @@ class Preset:
     sizes: tuple[int, ...] = (16, 8, 4, 2, 1)
     scaling: tuple[int, ...] = (512, 1024, 2048, 4096)
     training: tuple[int, ...] = (1024, 128)
+    training_batch: int | None = None
 
 
 CPU_SMALL = Setting(batch=4, length=1024, steps=64, vocab_size=8192, width=256, heads=4, layers=12, encoder_layers=6, decoder_layers=6,
@@ -77,7 +79,7 @@ PRESETS = {
     "cpu-small": Preset(CPU_SMALL, steps=(16, 256), lengths=(256, 512)),
     "toy": Preset(TOY, steps=(4, 32), lengths=(32, 128), scaling=(32, 64, 128), training=(64, 16)),
     "toy-best": Preset(dataclasses.replace(TOY, batch=1), steps=(4, 32), lengths=(32, 128), best_batch=True),
-    "gpu": Preset(PUBLISHED, steps=(32, 512), lengths=(512, 2048), repeats=3, best_batch=True, minutes=6),
+    "gpu": Preset(PUBLISHED, steps=(32, 512), lengths=(512, 2048), repeats=3, best_batch=True, minutes=6, training_batch=32),
     "memory": Preset(dataclasses.replace(PUBLISHED, batch=32), steps=(), lengths=()),
     "gpu-long": Preset(dataclasses.replace(PUBLISHED, length=8192, steps=8192), repeats=2, minutes=4),
 }
