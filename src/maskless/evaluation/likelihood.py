@@ -78,7 +78,7 @@ def times(
     each time is uniform by itself (the estimate is unbiased) and all of them together cover the interval evenly.
     """
     origin = uniform(seed, EVALUATION, TIMES, rows * 0)
-    start = (origin + rows * GOLDEN_RATIO) % 1
+    start = (origin + rows.to(origin.dtype) * GOLDEN_RATIO) % 1
     low, high = interval
     return low + (high - low) * ((start + sample) / samples)
 
