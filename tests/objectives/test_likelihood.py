@@ -40,6 +40,11 @@ def test_units():
     assert bound(Tiny(), Masked(LogLinear(1e-3)), cut(rows(2), 2)).perplexity is None
 
 
+def test_times_cover_the_interval_evenly_wherever_the_rows_are():
+    t = times(0, torch.arange(10**6, 10**6 + 1000), 0, 1, (0.0, 1.0)).sort().values
+    assert t.diff().max() < 4 / 1000 and len(t.unique()) == 1000
+
+
 def test_times_cover_the_interval_evenly():
     t = torch.cat([times(0, torch.arange(100), k, 4, (0.0, 1.0)) for k in range(4)]).sort().values
     assert (t - (torch.arange(400) + 0.5) / 400).abs().max() < 0.01

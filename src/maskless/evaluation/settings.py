@@ -205,6 +205,8 @@ class Speed(Suite):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(batch=self.batch, length=self.length, repeats=self.repeats)
+        if self.warmups < 0:
+            raise ValueError(f"warmups is {self.warmups}; give 0 or more")
         among("protocols", self.protocols, PROTOCOLS)
 
 

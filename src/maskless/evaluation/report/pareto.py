@@ -93,6 +93,7 @@ def _terms(quality: Entry, speed: Entry) -> tuple[Any, ...]:
         terms.append(("scorer", named(result.scorer.name, result.scorer.hash)))
     if result.data is not None:
         terms.append(("data", f"{named(result.data.name, result.data.hash)} {result.data.split}"))
+    terms += [("quality", ", ".join(protocol_of(quality)))] if protocol_of(quality) else []
     terms += [("machine", machine(speed)), ("precision of the speed", precision(speed))]
     terms += [("speed", ", ".join(protocol_of(speed)))] if protocol_of(speed) else []
     return (result.metric, result.unit, result.better, "images per second" if result.suite == "images" else speed.result.unit, tuple(terms))
