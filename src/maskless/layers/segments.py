@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskless.layers.attention import bias, by_products, merge, upto
+from maskless.layers.compiled import compiled
 
 Counts = Int[Tensor, "B S"]             # how long the segments of each row are; they sum to N (of queries) or M (of keys)
 Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
@@ -136,12 +137,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Callable[..., Tensor
 
 @cache
 def _compiled(*kind: Any) -> Callable[..., Tensor]:
-    """FlexAttention for one kind of call, compiled from a code object of its own: after eight compilations of one, torch runs it unfused."""
+    """FlexAttention for one kind of call."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    def own(q: Any, k: Any, v: Any, block_mask: Any) -> Any:
-        return flex_attention(q, k, v, block_mask=block_mask)
-
-    own.__code__ = own.__code__.replace()
-    own.__annotations__ = {}
-    return torch.compile(own, dynamic=False)
+    return compiled(flex_attention)

@@ -26,6 +26,7 @@ from maskless.decoding.decode import Predictor
 from maskless.decoding.plan import Step
 from maskless.decoding.registers import packed_registers
 from maskless.layers.attention import Masked, rounded_up
+from maskless.layers.compiled import compiled
 from maskless.models.base import Denoiser, FullPredictor
 from maskless.models.causal_partition import CachedPredictor, Place
 from maskless.models.maskgit import MaskGITPredictor
@@ -144,15 +145,6 @@ def graphs_of_inductor() -> Recorder:
     """Graphs of what torch.compile makes."""
     record = graphs()
     return lambda compute, inputs: record(compiled(compute), inputs)
-
-
-def compiled(compute: Compute) -> Compute:
-    """torch.compile at fixed shapes, of a code object of its own: after eight compilations of one, torch runs it as it is."""
-    def own(*tensors: Any) -> Any:
-        return compute(*tensors)
-
-    own.__code__ = own.__code__.replace()
-    return torch.compile(own, dynamic=False)
 
 
 def recorder(mode: str, device: torch.device) -> Recorders | None:
